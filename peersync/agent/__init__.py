@@ -1,0 +1,1 @@
+"""Joins the database and the network: the node, its jobs and its supervision."""

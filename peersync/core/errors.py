@@ -1,0 +1,135 @@
+"""Every error that peersync raises on purpose, on one screen.
+
+A class says four things that its caller needs: the exit code of a command that
+ends with it (docs/exit-codes.md), a stable code for the wire and for scripts,
+whether trying again can help, and what the operator can do next. Errors of a
+driver or of HTTP are translated at two edges only (`postgres.errors`,
+`transport.problems`), with `raise … from`. A bug is never translated: it ends
+its job aloud, with its traceback in the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class PeersyncError(Exception):
+    """Something went wrong that peersync can name.
+
+    `message` says what happened and where; `detail` has the database's or the
+    system's own words; `hint` is what to do next, a command where there is one.
+    """
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, detail: str | None = None, hint: str | None = None, **data: Any
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.data = data  # facts for scripts: plain JSON values, never a secret
+
+
+# --- the caller's side --------------------------------------------------------------------
+class BadRequest(PeersyncError):
+    code, exit_code, http_status = "bad-request", 2, 400
+
+
+class NotFound(PeersyncError):
+    code, http_status = "not-found", 404
+
+
+class ConfigError(PeersyncError):
+    code, exit_code = "config-invalid", 7
+
+
+class Denied(PeersyncError):
+    """The other side is not known here, or has not been given this right."""
+
+    code, exit_code, http_status = "denied", 8, 403
+
+
+class Locked(PeersyncError):
+    """Somebody else holds what this needs; `data["holder"]` names them."""
+
+    code, exit_code, http_status = "locked", 6, 409
+
+
+# --- the network --------------------------------------------------------------------------
+class PeerUnreachable(PeersyncError):
+    code, exit_code, http_status, retryable = "peer-unreachable", 5, 502, True
+
+
+class PeerFailed(PeersyncError):
+    """The peer answered, and its answer is that it failed."""
+
+    code, http_status = "peer-failed", 502
+
+
+class ProtocolError(PeersyncError):
+    """The peer sent something that a peer does not send."""
+
+    code, http_status = "protocol", 502
+
+
+class CorruptData(PeersyncError):
+    """Bytes that do not have the digest, the length or the form that was announced."""
+
+    code, retryable = "corrupt-data", True
+
+
+class AgentNotRunning(PeersyncError):
+    code, exit_code, retryable = "agent-not-running", 5, True
+
+
+# --- the database -------------------------------------------------------------------------
+class DatabaseError(PeersyncError):
+    """The database refused; `data["sqlstate"]` has its code where there is one."""
+
+    code = "database"
+
+
+class DatabaseUnreachable(DatabaseError):
+    code, exit_code, http_status, retryable = "database-unreachable", 5, 503, True
+
+
+class PermissionMissing(DatabaseError):
+    code, exit_code = "permission-missing", 8
+
+
+class SchemaMismatch(DatabaseError):
+    """The two databases, or peersync and its own schema, do not fit together."""
+
+    code = "schema-mismatch"
+
+
+class ToolMissing(PeersyncError):
+    """A client program of PostgreSQL is missing, too old or too new."""
+
+    code = "tool-missing"
+
+
+# --- a full sync --------------------------------------------------------------------------
+class RefusedInput(PeersyncError):
+    """A dump that holds something other than data, where only data may be."""
+
+    code = "refused-input"
+
+
+class VerifyFailed(PeersyncError):
+    """What was written is not what was read. Nothing was committed."""
+
+    code, exit_code = "verify-failed", 4
+
+
+class DiskFull(PeersyncError):
+    code, retryable = "disk-full", True
+
+
+class Cancelled(PeersyncError):
+    code, exit_code, http_status = "cancelled", 130, 409

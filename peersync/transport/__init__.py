@@ -1,0 +1,1 @@
+"""Everything that talks to another node, or to people, over HTTP."""
