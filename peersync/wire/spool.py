@@ -1,0 +1,150 @@
+"""The spool of one full sync: a directory of chunk files, on either side.
+
+A file appears under its digest only when it is whole and on disk, so whatever is found
+there after a crash can be used. The directory's name is the session's id, which is made
+here or checked against its pattern: no path from the wire reaches the file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from peersync.core.errors import BadRequest, DiskFull
+from peersync.wire.messages import DIGEST_PATTERN, SESSION_PATTERN, Chunk
+
+_JOURNAL = "journal"
+
+
+class Spool:
+    """`root/<session>/<digest>` and a journal of JSON lines beside them."""
+
+    def __init__(self, root: Path, session: str) -> None:
+        if not re.fullmatch(SESSION_PATTERN, session):
+            raise BadRequest(f"{session[:64]!r} is not the id of a session")
+        self.session = session
+        self.directory = root / session
+
+    def create(self) -> None:
+        with disk_full_named(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def exists(self) -> bool:
+        return self.directory.is_dir()
+
+    def path(self, digest: str) -> Path:
+        if not re.fullmatch(DIGEST_PATTERN, digest):
+            raise BadRequest(f"{digest[:80]!r} is not a SHA-256 digest")
+        return self.directory / digest
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether a file of the right name and size is here; reading proves the rest."""
+        try:
+            return self.path(chunk.digest).stat().st_size == chunk.size
+        except FileNotFoundError:
+            return False
+
+    def write(self, digest: str, data: bytes) -> None:
+        """Keeps a chunk. Harmless when it is here already."""
+        with self.writing(digest) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, digest: str) -> Iterator[_ChunkFile]:
+        """A file that gets its name only if the block ends without an error."""
+        final = self.path(digest)
+        temporary = final.with_name(f"{digest}.{os.getpid()}.part")
+        with disk_full_named(self.directory):
+            file = _ChunkFile(temporary)
+            try:
+                yield file
+                file.close()
+                temporary.replace(final)
+            except BaseException:
+                file.close()
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def discard(self, chunk: Chunk) -> None:
+        self.path(chunk.digest).unlink(missing_ok=True)
+
+    def append(self, entry: msgspec.Struct) -> None:
+        """Adds a line to the journal and sees it on disk."""
+        with disk_full_named(self.directory), (self.directory / _JOURNAL).open("ab") as file:
+            file.write(msgspec.json.encode(entry) + b"\n")
+            file.flush()
+            os.fdatasync(file.fileno())
+
+    def journal(self) -> Iterator[bytes]:
+        """The whole lines of the journal; a last line that a crash cut short is left out."""
+        try:
+            content = (self.directory / _JOURNAL).read_bytes()
+        except FileNotFoundError:
+            return
+        yield from (line for line in content.split(b"\n")[:-1] if line)
+
+    def restart_journal(self) -> None:
+        (self.directory / _JOURNAL).unlink(missing_ok=True)
+
+    def used_bytes(self) -> int:
+        return sum(p.stat().st_size for p in self.directory.glob("*")) if self.exists() else 0
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class _ChunkFile:
+    """An unbuffered file: the callers write in large pieces."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def sessions(root: Path) -> list[str]:
+    """The sessions that have a spool under `root`."""
+    if not root.is_dir():
+        return []
+    return sorted(p.name for p in root.iterdir() if re.fullmatch(SESSION_PATTERN, p.name))
+
+
+def free_bytes(root: Path) -> int:
+    """What an unprivileged process may still write where `root` is, or will be."""
+    place = root
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+@contextmanager
+def disk_full_named(directory: Path) -> Iterator[None]:
+    """Turns "no space left" into an error that says where, and what to do."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"the disk of the spool directory is full ({directory})",
+            detail=str(exc),
+            hint="Free some space there, or set node.spool_dir to a larger disk; "
+            "what has arrived is kept and is not sent again.",
+        ) from exc
