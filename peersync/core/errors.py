@@ -133,3 +133,22 @@ class DiskFull(PeersyncError):
 
 class Cancelled(PeersyncError):
     code, exit_code, http_status = "cancelled", 130, 409
+
+
+def root_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group of failed tasks is about: a bug first, then what no retry mends."""
+    flat: list[BaseException] = []
+    for error in group.exceptions:
+        flat.append(root_error(error) if isinstance(error, BaseExceptionGroup) else error)
+    return min(flat, key=lambda e: (isinstance(e, PeersyncError), getattr(e, "retryable", False)))
+
+
+def error_class(code: str) -> type[PeersyncError]:
+    """The class of a stable code; PeersyncError itself for one that this version lacks."""
+    waiting = [PeersyncError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.code == code:
+            return kind
+        waiting.extend(kind.__subclasses__())
+    return PeersyncError

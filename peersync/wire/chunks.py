@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import zstandard
 
@@ -106,7 +106,7 @@ def _unpacked(path: Path, chunk: Chunk, digest: hashlib._Hash) -> Iterator[bytes
         if chunk.codec == "zstd":
             # Not decompressobj(): one call of it returns all that its input unpacks to.
             decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT_BYTES)
-            frame = decompressor.stream_reader(reader, read_size=_READ_BYTES)
+            frame = decompressor.stream_reader(cast("BinaryIO", reader), read_size=_READ_BYTES)
             try:
                 while piece := frame.read(_PIECE_BYTES):
                     yield piece

@@ -32,7 +32,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all messages: unknown fields are ignored, so that minors can differ."""
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     protocol: int
     version: str
     node_id: Name
@@ -41,7 +41,7 @@ class Hello(Message):
     databases: tuple[Name, ...]
 
 
-class ColumnInfo(Message):
+class ColumnInfo(Message, frozen=True, kw_only=True):
     name: Name
     type: str  # format_type(), for people and for comparison
     not_null: bool = False
@@ -49,7 +49,7 @@ class ColumnInfo(Message):
     identity: Literal["", "always", "by default"] = ""
 
 
-class TableInfo(Message):
+class TableInfo(Message, frozen=True, kw_only=True):
     """A table of the source. `rows` is the planner's estimate (None: never analyzed)."""
 
     schema: Name
@@ -60,7 +60,7 @@ class TableInfo(Message):
     size_bytes: Bytes
 
 
-class Catalogue(Message):
+class Catalogue(Message, frozen=True, kw_only=True):
     """What a database has that a full sync would copy."""
 
     server_version_num: Count
@@ -73,22 +73,21 @@ class Catalogue(Message):
     sequences: Count
     large_objects: Count
     size_bytes: Bytes
-    may_bring_schema: bool  # this peer's right here is the taker's affair; see PeerRights
 
 
-class TableRef(Message):
+class TableRef(Message, frozen=True, kw_only=True):
     schema: Name
     name: Name
 
 
-class DescribeRequest(Message):
+class DescribeRequest(Message, frozen=True, kw_only=True):
     database: Name
 
 
 SchemaScope = Literal["none", "all", "tables"]
 
 
-class BackupRequest(Message):
+class BackupRequest(Message, frozen=True, kw_only=True):
     """Asks the source for a backup. Asking again with the same session is harmless."""
 
     session: SessionId
@@ -103,7 +102,7 @@ class BackupRequest(Message):
 PartKind = Literal["pre-data", "data", "post-data"]
 
 
-class Part(Message):
+class Part(Message, frozen=True, kw_only=True):
     """One run of pg_dump. A data part of one big table names it; the rest names none."""
 
     id: Count
@@ -115,7 +114,7 @@ class Part(Message):
     raw_bytes: Bytes = 0
 
 
-class Chunk(Message):
+class Chunk(Message, frozen=True, kw_only=True):
     """A piece of a part's stream: its own zstd frame, named by what it holds."""
 
     number: Count  # over the whole backup, dense from 0, in order of completion
@@ -127,7 +126,7 @@ class Chunk(Message):
     codec: Codec
 
 
-class Baseline(Message):
+class Baseline(Message, frozen=True, kw_only=True):
     """What the target may claim to have once the backup is applied."""
 
     node_id: Name
@@ -136,7 +135,7 @@ class Baseline(Message):
     vector: dict[str, int] = {}
 
 
-class ManifestPage(Message):
+class ManifestPage(Message, frozen=True, kw_only=True):
     """The chunks from `after` on. A new `generation` means that the dump began again."""
 
     generation: Count
@@ -150,17 +149,17 @@ class ManifestPage(Message):
     waiting_for: str | None = None
 
 
-class ManifestRequest(Message):
+class ManifestRequest(Message, frozen=True, kw_only=True):
     generation: Count = 0
     after: Count = 0
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 20.0
 
 
-class ProgressReport(Message):
+class ProgressReport(Message, frozen=True, kw_only=True):
     progress: Progress
 
 
-class FinishRequest(Message):
+class FinishRequest(Message, frozen=True, kw_only=True):
     """The target is done with the backup, however it ended; the source frees its spool."""
 
     state: Literal["done", "partly", "cancelled", "failed"]
@@ -168,5 +167,5 @@ class FinishRequest(Message):
     error: str | None = None
 
 
-class Ok(Message):
+class Ok(Message, frozen=True, kw_only=True):
     ok: bool = True

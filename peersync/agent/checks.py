@@ -1,0 +1,202 @@
+"""Named checks of everything a sync needs, each with a line that mends what is wrong.
+
+Run by `peersync check`, with or without a running agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from peersync.agent.databases import Databases
+from peersync.agent.workers import Workers
+from peersync.config.model import Config
+from peersync.core.errors import PeersyncError
+from peersync.postgres.binaries import choose_pg_dump
+from peersync.postgres.catalog import read_server
+from peersync.postgres.migrate import status
+from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
+from peersync.transport.client import PeerClient
+from peersync.transport.peers import Peer, PeerBook
+from peersync.wire.messages import Hello
+from peersync.wire.spool import free_bytes
+
+MIN_SUPPORTED = 150000
+LOW_DISK_BYTES = 1 << 30
+CLOCK_WARNING_S = 5.0
+
+
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One check: ok, or a warning, or failed, which blocks syncing; `fix` can be pasted."""
+
+    name: str
+    state: Literal["ok", "warning", "failed"]
+    text: str
+    fix: str | None = None
+
+
+class Checks:
+    """All checks of one node."""
+
+    def __init__(
+        self,
+        config: Config,
+        databases: Databases,
+        book: PeerBook,
+        client_for: Callable[[Peer], PeerClient],
+        spool_root: Path,
+        workers: Workers,
+    ) -> None:
+        self._config = config
+        self._databases = databases
+        self._book = book
+        self._client_for = client_for
+        self._root = spool_root
+        self._workers = workers
+
+    async def run(self) -> list[CheckResult]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._database(d), name=f"check-{d.name}")
+                for d in self._databases
+            ]
+            tasks += [
+                group.create_task(self._peer(p), name=f"check-{p.name}") for p in self._book.peers()
+            ]
+        results = [result for task in tasks for result in task.result()]
+        if not self._databases.names():
+            results.append(
+                CheckResult(
+                    name="databases",
+                    state="failed",
+                    text="none is configured",
+                    fix='add [database.NAME] with conninfo = "postgresql:///NAME"',
+                )
+            )
+        return [*results, await self._disk()]
+
+    async def ready(self) -> list[CheckResult]:
+        """The part that /readyz asks: databases and disk, no peers."""
+        results: list[CheckResult] = []
+        for database in self._databases:
+            results += await _guarded(f"database {database.name}", self._reachable(database))
+        return [*results, await self._disk()]
+
+    async def _database(self, database: Database) -> list[CheckResult]:
+        name = f"database {database.name}"
+        found = await _guarded(name, self._reachable(database))
+        if found[0].state == "failed":
+            return found
+        found += await _guarded(f"schema of {database.name}", self._schema(database))
+        found += await _guarded(f"rights in {database.name}", self._rights(database))
+        found += await _guarded(f"pg_dump for {database.name}", self._tool(database))
+        return found
+
+    async def _reachable(self, database: Database) -> CheckResult:
+        async with database.acquire(f"checking {database.name}") as connection:
+            server = await read_server(connection)
+        where = f"{server.version}, {database.resolved.display()}"
+        if server.version_num < MIN_SUPPORTED:
+            return CheckResult(
+                name=f"database {database.name}",
+                state="failed",
+                text=f"{where}: PostgreSQL 15 or newer is needed",
+                fix="upgrade the server",
+            )
+        return CheckResult(name=f"database {database.name}", state="ok", text=where)
+
+    async def _schema(self, database: Database) -> CheckResult:
+        name = f"schema of {database.name}"
+        async with database.acquire(f"checking {database.name}") as connection:
+            found = await status(connection)
+        if found.current:
+            return CheckResult(name=name, state="ok", text=f"{len(found.applied)} migrations")
+        return CheckResult(
+            name=name,
+            state="warning",
+            text="not installed" if not found.installed else f"{len(found.pending)} pending",
+            fix="the agent installs it when it starts; its role must own the database or have "
+            "CREATE on it",
+        )
+
+    async def _rights(self, database: Database) -> CheckResult:
+        name = f"rights in {database.name}"
+        async with database.acquire(f"checking {database.name}") as connection:
+            replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
+            tables = await connection.fetch(queries("catalog")["tables"])
+            role = await connection.fetchval("SELECT quote_ident(current_user)")
+        refused = [t for t in tables if not t["may_select"]]
+        if refused:
+            first = f"{refused[0]['schema']}.{refused[0]['name']}"
+            return CheckResult(
+                name=name,
+                state="failed",
+                text=f"no SELECT on {first} ({len(refused)} tables in all)",
+                fix=f"GRANT pg_read_all_data TO {role};",
+            )
+        read_only = [t for t in tables if not (t["may_insert"] and t["may_update"])]
+        if read_only:
+            first = f"{read_only[0]['schema']}.{read_only[0]['name']}"
+            return CheckResult(
+                name=name,
+                state="warning",
+                text=f"peers can pull from here, but nothing can be written into {first}",
+                fix=f"GRANT pg_write_all_data TO {role};",
+            )
+        if not replica:
+            return CheckResult(
+                name=name,
+                state="warning",
+                text="triggers fire and foreign keys are checked while a sync writes",
+                fix=f"GRANT SET ON PARAMETER session_replication_role TO {role};",
+            )
+        return CheckResult(name=name, state="ok", text=f"{len(tables)} tables")
+
+    async def _tool(self, database: Database) -> CheckResult:
+        name = f"pg_dump for {database.name}"
+        async with database.acquire(f"checking {database.name}") as connection:
+            server = await read_server(connection)
+        tool = await self._workers.run(
+            choose_pg_dump, server.version_num, bindirs=self._config.tools.bindirs
+        )
+        state: Literal["ok", "warning"] = "warning" if tool.note else "ok"
+        return CheckResult(name=name, state=state, text=tool.note or f"{tool.version}, {tool.path}")
+
+    async def _peer(self, peer: Peer) -> list[CheckResult]:
+        return await _guarded(f"peer {peer.name}", self._hello(peer))
+
+    async def _hello(self, peer: Peer) -> CheckResult:
+        before = time.time()
+        hello = await self._client_for(peer).call("GET", "/api/sync/hello", None, Hello)
+        offset = hello.unix_time - (before + time.time()) / 2
+        text = f"{peer.address}, version {hello.version}, clock {offset:+.3f} s"
+        if abs(offset) > CLOCK_WARNING_S:
+            return CheckResult(
+                name=f"peer {peer.name}",
+                state="warning",
+                text=text,
+                fix="set the clock of the server that is wrong: timedatectl set-ntp true",
+            )
+        return CheckResult(name=f"peer {peer.name}", state="ok", text=text)
+
+    async def _disk(self) -> CheckResult:
+        free = await self._workers.run(free_bytes, self._root)
+        text = f"{free >> 20} MiB free in {self._root}"
+        if free < LOW_DISK_BYTES:
+            fix = "free some space, or set node.spool_dir to a larger disk"
+            return CheckResult(name="disk for spool", state="warning", text=text, fix=fix)
+        return CheckResult(name="disk for spool", state="ok", text=text)
+
+
+async def _guarded(name: str, check: Awaitable[CheckResult]) -> list[CheckResult]:
+    try:
+        return [await check]
+    except PeersyncError as exc:
+        words = f"{exc.message}: {exc.detail}" if exc.detail else exc.message
+        return [CheckResult(name=name, state="failed", text=words, fix=exc.hint)]

@@ -1,0 +1,255 @@
+"""Takes a backup into the target database while it still arrives: threads, in their order.
+
+    definitions (if brought) ─▶ data parts, several at a time, each with its indexes ─▶
+    the one final transaction
+
+Everything before the final transaction is undone by `clean_up`, whoever calls it: this
+process, or the next one after a crash, from what the session's record says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import psycopg
+
+from peersync.agent.plan import Plan
+from peersync.agent.stream import PartStream
+from peersync.agent.workers import Workers
+from peersync.config.model import FullSync
+from peersync.core.errors import SchemaMismatch
+from peersync.core.names import TableName
+from peersync.core.progress import Step
+from peersync.core.session import SessionRecord
+from peersync.postgres import schema
+from peersync.postgres.bulk import Stop, connect
+from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
+from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
+from peersync.postgres.pool import Database
+from peersync.postgres.restore import Final, TableResult, commit_session
+from peersync.wire.messages import Baseline
+
+MAX_SCHEMA_BYTES = 256 << 20
+
+
+class Loader:
+    """One attempt to restore one session's backup into one database."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        session: str,
+        database: Database,
+        record: SessionRecord,
+        workers: Workers,
+        settings: FullSync,
+        now: Callable[[], float],
+    ) -> None:
+        self._plan = plan
+        self._session = session
+        self._database = database
+        self._record = record
+        self._workers = workers
+        self._settings = settings
+        self._now = now
+        self._stop = Stop()
+        self._loading: Loading | None = None
+        self._parents: dict[int, frozenset[int]] = {}
+        self._post = schema.PostData({}, [])
+        self._built: set[str] = set()
+        self._merged_bytes = 0
+        self._verified = 0
+
+    # --- progress -----------------------------------------------------------------------
+    def count(self, data_bytes: int | None) -> None:
+        """Brings the record up to date with what the threads have done."""
+        loading = self._loading
+        if loading is None:
+            return
+        record = self._record
+        record.rows = loading.rows
+        record.count(Step.CONVERT, loading.scanned_bytes, data_bytes)
+        record.count(Step.RESTORE, loading.direct_bytes + self._merged_bytes, data_bytes)
+        record.count(Step.VERIFY, self._verified, len(loading.tables))
+
+    # --- the attempt --------------------------------------------------------------------
+    def _connect(self, kind: str, what: str) -> AbstractContextManager[psycopg.Connection]:
+        settings = {"work_mem": self._settings.work_mem, "synchronous_commit": "off"}
+        return connect(
+            self._database.resolved,
+            f"{kind}/{self._session[:8]}",
+            self._stop,
+            what=what,
+            settings=settings,
+        )
+
+    async def load(self, streams: Sequence[PartStream]) -> None:
+        """Definitions, then data and indexes. Nothing that was here before is changed."""
+        self._record.begin(Step.CONVERT, self._now())
+        self._record.begin(Step.RESTORE, self._now())
+        await self._load_definitions([s for s in streams if s.part.kind != "data"])
+        await self._prepare_tables()
+        waiting = [s for s in reversed(streams) if s.part.kind == "data"]
+
+        async def work(number: int) -> None:
+            while waiting:
+                stream = waiting.pop()
+                await self._workers.pump(
+                    lambda s=stream: self._interrupt(s),  # type: ignore[misc]
+                    lambda s=stream: self._load_part(s),  # type: ignore[misc]
+                )
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._settings.parallel):
+                group.create_task(work(number), name=f"load-{number}")
+        self._record.end(Step.CONVERT, self._now())
+
+    def _interrupt(self, stream: PartStream) -> None:
+        stream.abort()
+        self._stop.set()
+
+    async def _load_definitions(self, streams: Sequence[PartStream]) -> None:
+        texts: dict[str, bytes] = {}
+        for stream in streams:
+            texts[stream.part.kind] = await self._workers.pump(
+                lambda s=stream: self._interrupt(s),  # type: ignore[misc]
+                lambda s=stream: _whole(s),  # type: ignore[misc]
+            )
+        if "pre-data" in texts:
+            text = texts["pre-data"]
+            await self._workers.pump(self._stop.set, lambda: self._restore_definitions(text))
+        if "post-data" in texts:
+            self._post = schema.split_post_data(texts["post-data"])
+
+    def _restore_definitions(self, text: bytes) -> None:
+        with self._connect("schema", "restoring the peer's schema") as connection:
+            schema.restore_pre_data(connection, text, self._session)
+
+    async def _prepare_tables(self) -> None:
+        async with self._database.acquire("reading the catalog") as connection:
+            catalog = await read_catalog(connection)
+        self._parents = catalog.parents
+        self._loading = Loading(
+            tables=self._table_loads(catalog),
+            large_objects=TableName("peersync", f"{stage_prefix(self._session)}_lo"),
+            take_large_objects=self._plan.large_objects > 0,
+            stop=self._stop,
+        )
+        await self._workers.pump(self._stop.set, self._create_stages)
+
+    def _table_loads(self, catalog: DatabaseCatalog) -> dict[TableName, TableLoad]:
+        loads = {}
+        for number, planned in enumerate(self._plan.wanted()):
+            table = catalog.tables.get(planned.table)
+            if table is None:
+                raise SchemaMismatch(
+                    f"table {planned.table} is not here, although the plan had it",
+                    hint="It was dropped meanwhile, or the peer's schema does not create it. "
+                    "Start again: the plan is then made anew.",
+                )
+            stage = TableName("peersync", f"{stage_prefix(self._session)}_{number}")
+            loads[table.name] = TableLoad(table, planned.action == "create", stage)
+        return loads
+
+    def _create_stages(self) -> None:
+        assert self._loading is not None
+        with self._connect("stage", "preparing the restore") as connection:
+            create_stages(connection, self._loading)
+
+    def _load_part(self, stream: PartStream) -> None:
+        assert self._loading is not None
+        with self._connect("load", "loading rows") as connection:
+            load_part(connection, stream.pieces(), self._loading)
+            ref = stream.part.table
+            tables = (
+                [TableName(ref.schema, ref.name)]
+                if ref is not None
+                else [name for name, load in self._loading.tables.items() if load.loaded]
+            )
+            for name in tables:
+                load = self._loading.tables.get(name)
+                if load is not None and load.created:
+                    self._finish_table(connection, load.table)
+
+    def _finish_table(self, connection: psycopg.Connection, table: Table) -> None:
+        """Indexes and statistics of a table that this session created, once its rows are in."""
+        with self._loading_guard():
+            if str(table.name) in self._built:
+                return
+            self._built.add(str(table.name))
+        self._stop.check()
+        schema.build_indexes(connection, self._post.indexes.pop(table.name, []))
+        connection.execute(f"ANALYZE {table.name.sql}")
+
+    def _loading_guard(self) -> AbstractContextManager[object]:
+        assert self._loading is not None
+        return self._loading.guard
+
+    async def commit(
+        self, fence: int, baseline: Baseline, *, verify: bool, replica_role: bool
+    ) -> list[TableResult]:
+        """The final transaction. Afterwards the target is what the source was."""
+        loading = self._loading
+        assert loading is not None
+        final = Final(
+            session=self._session,
+            fence=fence,
+            baseline=baseline,
+            indexes=[text for texts in self._post.indexes.values() for text in texts],
+            rest=self._post.rest,
+            verify=verify,
+            replica_role=replica_role,
+            lock_timeout_s=int(self._settings.lock_timeout_s),
+            restored=self._table_restored,
+            verified=self._table_verified,
+        )
+        self._record.begin(Step.VERIFY, self._now())
+
+        def work() -> list[TableResult]:
+            with self._connect("restore", "restoring") as connection:
+                return commit_session(connection, loading, self._parents, final)
+
+        return await self._workers.pump(self._stop.set, work)
+
+    def _table_restored(self, load: TableLoad) -> None:
+        if not load.created:
+            self._merged_bytes += load.raw_bytes
+
+    def _table_verified(self, load: TableLoad) -> None:
+        self._verified += 1
+
+
+def _whole(stream: PartStream) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    for piece in stream.pieces():
+        size += len(piece)
+        if size > MAX_SCHEMA_BYTES:
+            raise SchemaMismatch("the peer's schema is larger than 256 MiB; this can't be right")
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def stage_prefix(session: str) -> str:
+    return f"stage_{session[:12]}"
+
+
+async def clean_up(
+    session: str, created: Sequence[schema.Created], database: Database, workers: Workers
+) -> list[str]:
+    """Drops what a session left: staging tables, and what it created if it did not commit.
+
+    Gives what could not be dropped, with the reason. Harmless to repeat.
+    """
+    stop = Stop()
+
+    def work() -> list[str]:
+        with connect(
+            database.resolved, f"clean/{session[:8]}", stop, what="cleaning up"
+        ) as connection:
+            schema.drop_stages(connection, stage_prefix(session))
+            return schema.drop_created(connection, created) if created else []
+
+    return await workers.pump(stop.set, work)

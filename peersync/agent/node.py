@@ -1,0 +1,198 @@
+"""The agent: puts the rooms together, serves three listeners, supervises, stops in order.
+
+A job's own failure ends that job. What ends the node is only the failure of the node
+itself: a listener that can't be had, an identity that is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from peersync import __version__
+from peersync.agent.admin_api import AdminApi
+from peersync.agent.backups import Backups
+from peersync.agent.checks import Checks
+from peersync.agent.clients import Clients
+from peersync.agent.databases import Databases
+from peersync.agent.jobs import Jobs
+from peersync.agent.metrics import JobTotals, make_registry
+from peersync.agent.peer_api import PeerApi
+from peersync.agent.status import StatusReport
+from peersync.agent.systemd import Notifier
+from peersync.agent.workers import Workers
+from peersync.config.model import Config
+from peersync.core.progress import Progress
+from peersync.postgres.sqlfiles import queries, query_modules
+from peersync.transport.app import control_app, peer_app, people_app
+from peersync.transport.health import Asked, Check, health_routes
+from peersync.transport.identity import load_identity
+from peersync.transport.listener import Connections, listen_tcp, listen_unix
+from peersync.transport.pairing import PairingDesk
+from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping_peer
+from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.tls import server_context
+from peersync.wire.address import parse_address
+
+log = logging.getLogger("peersync.agent")
+
+
+class Node:
+    """One agent. `run` ends when it is told to stop (SIGTERM, SIGINT)."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        """Reads identity and peer book; ConfigError where one is missing or damaged. Blocks."""
+        self._config = config
+        state_dir = Path(config.node.state_dir)
+        self._spool = Path(config.node.spool_dir)
+        self._state_dir = state_dir
+        self.identity = load_identity(state_dir)
+        self.book = PeerBook(state_dir / "peers.json", self.identity.node_id)
+        self._databases = Databases(config, environ)
+        self._notifier = Notifier(environ, os.getpid())
+        self._workers = Workers(pumps=4 * config.full_sync.parallel + 8)
+        self._clients = Clients(config, self.identity, self.book)
+        self._desk = PairingDesk(
+            self.book,
+            self.identity,
+            state_dir=state_dir,
+            name=config.node.name,
+            advertise=config.node.advertise or None,
+        )
+        self._totals = JobTotals()
+        for module in query_modules():
+            queries(module)  # read now: the loop must not wait for a file later
+
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self.serve(stop)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serves until `stop` is set. Jobs that run are left to be taken up at the next start."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._workers.close)
+            stack.push_async_callback(self._databases.close)
+            stack.push_async_callback(self._clients.close)
+            async with asyncio.TaskGroup() as group:
+                running: set[asyncio.Task[None]] = set()
+
+                def spawn(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+                    task = group.create_task(work, name=name)
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    return task
+
+                backups, jobs = self._build(spawn)
+                async with AsyncExitStack() as listeners:
+                    await self._listen(listeners, backups, jobs)
+                    spawn(backups.expire(), name="expire-backups")
+                    for name in self._databases.names():
+                        spawn(jobs.recover(name), name=f"recover-{name}")
+                    spawn(self._notifier.keep(lambda: _status_line(jobs)), name="systemd")
+                    self._notifier.send("READY=1")
+                    log.info("node %s is ready, version %s", self._config.node.name, __version__)
+                    await stop.wait()
+                    self._notifier.send("STOPPING=1")
+                    log.info("stopping")
+                    jobs.leave()
+                    for task in list(running):
+                        task.cancel()
+
+    def _build(self, spawn: Callable[..., asyncio.Task[None]]) -> tuple[Backups, Jobs]:
+        backups = Backups(
+            self._config,
+            self._databases,
+            self._spool / "given",
+            self._workers,
+            self.identity.node_id,
+            spawn,
+        )
+        jobs = Jobs(
+            self._config,
+            self._databases,
+            self.book,
+            self._clients.get,
+            self._spool / "taken",
+            self._workers,
+            spawn,
+            self._totals,
+        )
+        return backups, jobs
+
+    async def _listen(self, stack: AsyncExitStack, backups: Backups, jobs: Jobs) -> None:
+        node = self._config.node
+        checks = Checks(
+            self._config,
+            self._databases,
+            self.book,
+            self._clients.get,
+            self._spool,
+            self._workers,
+        )
+        report = StatusReport(node.name, self._databases, self.book, jobs, backups, self._probe)
+        registry = make_registry(self._totals, jobs.running, self._state_dir)
+        health = health_routes(_ready(checks), registry)
+        shown = health_routes(_ready(checks), registry, show_checks=True)
+        peer_api = PeerApi(self.identity, node.name, self._databases, backups, self._workers)
+        connections = Connections()
+        self.book.watch(removed=lambda peer: connections.close_node(peer.node_id) and None)
+        listen, admin = parse_address(node.listen), parse_address(node.admin)
+        await stack.enter_async_context(
+            listen_unix(
+                control_app(
+                    [
+                        *AdminApi(jobs, backups, checks, report).routes(),
+                        *peer_book_routes(self._desk, probe=self._probe),
+                        *shown,
+                    ]
+                ),
+                Path(node.socket),
+            )
+        )
+        await stack.enter_async_context(
+            listen_tcp(
+                peer_app(self.book, [*pair_routes(self._desk), *peer_api.routes()]),
+                listen.host,
+                listen.port,
+                tls=server_context(self.identity, self.book),
+                connections=connections,
+            )
+        )
+        await stack.enter_async_context(listen_tcp(people_app(health), admin.host, admin.port))
+
+    async def _probe(self, peer: Peer) -> None:
+        await ping_peer(peer, self.identity)
+
+
+def _ready(checks: Checks) -> Callable[[Asked], Awaitable[list[Check]]]:
+    async def ready(_asked: Asked) -> list[Check]:
+        results = await checks.ready()
+        return [Check(r.name, r.state != "failed", r.text) for r in results]
+
+    return ready
+
+
+def _status_line(jobs: Jobs) -> str:
+    running = jobs.running()
+    if not running:
+        return "waiting for work"
+    return "; ".join(progress_line(p) for p in running)
+
+
+def progress_line(progress: Progress) -> str:
+    """One short line: "full sync shop from server-a: restore 61 %"."""
+    percent = f" {progress.percent:.0f} %" if progress.percent is not None else ""
+    return f"full sync {progress.database} from {progress.source}: {progress.step}{percent}"

@@ -1,0 +1,261 @@
+"""What a full sync will do, table by table, before anything is touched.
+
+Pure: two catalogues in, a plan out. The command line, the API and the run itself read the
+same plan, so what was shown is what is done. Whatever can't be synced is named here, with
+the reason and what would help.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from peersync.core.errors import Denied, SchemaMismatch
+from peersync.core.names import TableName, quote_ident
+from peersync.postgres.catalog import DatabaseCatalog, Table
+from peersync.wire.messages import Catalogue, SchemaScope, TableInfo
+
+Action = Literal["create", "upsert", "insert", "blocked"]
+
+
+class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One table. `rows` and `rows_here` are the planner's estimates; None is unknown.
+
+    Actions: create (and fill), upsert (by `key`), insert (no key: only rows whose whole
+    content is not here yet), blocked (left out, with the reason).
+    """
+
+    schema: str
+    name: str
+    action: Action
+    key: tuple[str, ...] = ()
+    rows: int | None = None
+    rows_here: int | None = None
+    size_bytes: int = 0
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> TableName:
+        return TableName(self.schema, self.name)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole of it: who changes, what is overwritten, kept and left out."""
+
+    action: str
+    database: str
+    source: str
+    target: str
+    method: str = "backup"
+    source_version: str
+    target_version: str
+    dump_tool: str
+    schema_scope: SchemaScope
+    tables: tuple[TablePlan, ...]
+    only_here: tuple[str, ...]  # tables of the target that the source does not have
+    not_copied: tuple[tuple[str, str], ...]
+    size_bytes: int
+    rows: int | None
+    large_objects: int
+    free_bytes: int
+    needed_bytes: int
+    expected_s: float | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether rows that are here now may get other values."""
+        return any(t.action in ("upsert", "insert") and t.rows_here != 0 for t in self.tables)
+
+    @property
+    def blocked(self) -> tuple[TablePlan, ...]:
+        return tuple(t for t in self.tables if t.action == "blocked")
+
+    def wanted(self) -> tuple[TablePlan, ...]:
+        return tuple(t for t in self.tables if t.action != "blocked")
+
+
+def make_plan(
+    source: Catalogue,
+    target: DatabaseCatalog,
+    *,
+    source_name: str,
+    target_name: str,
+    database: str,
+    may_bring_schema: bool,
+    replica_role: bool,
+    free_bytes: int,
+    expected_s: float | None = None,
+) -> Plan:
+    """Raises Denied or SchemaMismatch where nothing at all could be synced."""
+    if source.encoding != target.server.encoding and "SQL_ASCII" in (
+        source.encoding,
+        target.server.encoding,
+    ):
+        raise SchemaMismatch(
+            f"the encodings do not fit: {source.encoding} on {source_name}, "
+            f"{target.server.encoding} here",
+            hint="SQL_ASCII says nothing about what its bytes mean; create the database anew "
+            "with ENCODING 'UTF8'.",
+        )
+    here = target.tables
+    missing = [t for t in source.tables if _name(t) not in here]
+    scope: SchemaScope = "none"
+    if missing and may_bring_schema:
+        scope = "all" if len(missing) == len(source.tables) else "tables"
+    tables = tuple(
+        _plan_table(t, here.get(_name(t)), source_name, may_bring_schema, replica_role)
+        for t in source.tables
+    )
+    if tables and all(t.action == "blocked" for t in tables):
+        _nothing_possible(tables, source_name, may_bring_schema, bool(missing))
+    size = sum(t.size_bytes for t in tables if t.action != "blocked")
+    rows = [t.rows for t in tables if t.action != "blocked"]
+    staged = sum(t.size_bytes for t in tables if t.action in ("upsert", "insert"))
+    return Plan(
+        action="pull",
+        database=database,
+        source=source_name,
+        target=target_name,
+        source_version=source.server_version,
+        target_version=target.server.version,
+        dump_tool=source.dump_tool,
+        schema_scope=scope,
+        tables=tables,
+        only_here=tuple(str(n) for n in sorted(set(here) - {_name(t) for t in source.tables})),
+        not_copied=source.skipped,
+        size_bytes=size,
+        rows=sum(r for r in rows if r is not None) if None not in rows else None,
+        large_objects=source.large_objects,
+        free_bytes=free_bytes,
+        needed_bytes=size // 3 + staged,
+        expected_s=expected_s,
+        warnings=_warnings(source, target, replica_role, tables),
+        notes=_notes(tables),
+    )
+
+
+def _name(table: TableInfo) -> TableName:
+    return TableName(table.schema, table.name)
+
+
+def _nothing_possible(
+    tables: tuple[TablePlan, ...], source_name: str, may_bring_schema: bool, missing: bool
+) -> None:
+    if missing and not may_bring_schema:
+        raise Denied(
+            f"this database has none of the {len(tables)} tables of {source_name}, and "
+            f"{source_name} may not bring its schema",
+            hint=f"Allow it with: peersync peer allow {source_name} --schema\n"
+            "or create the tables here yourself, then start again.",
+        )
+    first = tables[0]
+    raise SchemaMismatch(
+        f"none of the {len(tables)} tables can be synced; {first.table}: {first.reason}"
+    )
+
+
+def _plan_table(
+    source: TableInfo, here: Table | None, source_name: str, may_bring: bool, replica_role: bool
+) -> TablePlan:
+    plan = TablePlan(
+        schema=source.schema,
+        name=source.name,
+        action="create",
+        key=source.key or (),
+        rows=source.rows,
+        rows_here=0,
+        size_bytes=source.size_bytes,
+    )
+    if here is None:
+        if may_bring:
+            return plan
+        return msgspec.structs.replace(
+            plan,
+            action="blocked",
+            reason="this database does not have it "
+            f"(peersync peer allow {source_name} --schema lets the sync create it)",
+        )
+    plan = msgspec.structs.replace(plan, rows_here=here.rows)
+    if reason := _blocked_by(source, here):
+        return msgspec.structs.replace(plan, action="blocked", reason=reason)
+    brought = frozenset(c.name for c in source.columns if not c.generated)
+    usable = brought - {c.name for c in here.columns if c.generated}
+    key = here.key_within(usable)
+    warnings = tuple(_table_warnings(source, here, replica_role, keyed=key is not None))
+    return msgspec.structs.replace(
+        plan,
+        action="upsert" if key else "insert",
+        key=key.columns if key else (),
+        warnings=warnings,
+    )
+
+
+def _blocked_by(source: TableInfo, here: Table) -> str | None:
+    """Why rows of the source can't be written into the table that is here."""
+    table = here.name.sql
+    if not source.columns:
+        return "it has no columns"
+    for column in source.columns:
+        if not column.generated and here.column(column.name) is None:
+            return (
+                f"column {column.name} is missing here: "
+                f"ALTER TABLE {table} ADD COLUMN {quote_ident(column.name)} {column.type};"
+            )
+    brought = {c.name for c in source.columns if not c.generated}
+    for own in here.columns:
+        fills_itself = own.has_default or own.generated or own.identity
+        if own.name not in brought and own.not_null and not fills_itself:
+            return (
+                f"column {own.name} here is NOT NULL, has no default, and the source does not "
+                f"have it: ALTER TABLE {table} ALTER COLUMN {quote_ident(own.name)} SET DEFAULT …;"
+            )
+    if not (here.may_select and here.may_insert and here.may_update):
+        return f"rights are missing here: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO …;"
+    return None
+
+
+def _table_warnings(
+    source: TableInfo, here: Table, replica_role: bool, *, keyed: bool
+) -> list[str]:
+    found = []
+    if not keyed:
+        found.append("no key: whole rows are compared, and rows that are only here stay")
+    for column in source.columns:
+        own = here.column(column.name)
+        if own is not None and own.type != column.type:
+            found.append(f"column {column.name} is {column.type} there and {own.type} here")
+    if not replica_role and here.has_triggers:
+        found.append("its triggers will fire")
+    if not replica_role and here.has_rules:
+        found.append("its rules will apply")
+    return found
+
+
+def _warnings(
+    source: Catalogue, target: DatabaseCatalog, replica_role: bool, tables: tuple[TablePlan, ...]
+) -> tuple[str, ...]:
+    found = []
+    if not replica_role and any(t.action in ("upsert", "insert") for t in tables):
+        found.append(
+            "this role may not set session_replication_role: triggers fire and foreign keys are "
+            "checked while rows are written (GRANT SET ON PARAMETER session_replication_role)"
+        )
+    if source.server_version_num // 10000 > target.server.version_num // 10000 and any(
+        t.action == "create" for t in tables
+    ):
+        found.append(
+            "the source is newer than this server: definitions that it does not know will be "
+            "refused, and then nothing is changed"
+        )
+    return tuple(found)
+
+
+def _notes(tables: tuple[TablePlan, ...]) -> tuple[str, ...]:
+    """What happens to rows that are here, in words."""
+    if not any(t.action in ("upsert", "insert") for t in tables):
+        return ("tables are created and filled; nothing that is here is touched",)
+    return ("rows here that differ are overwritten, rows only here are kept, nothing is deleted",)

@@ -1,0 +1,45 @@
+"""Threads for what would block the loop: bounded, and never abandoned while they run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Workers:
+    """One pool for short work (files, hashing), one for pumps that run for hours."""
+
+    def __init__(self, *, pumps: int) -> None:
+        self._short = ThreadPoolExecutor(4, thread_name_prefix="peersync-file")
+        self._pumps = ThreadPoolExecutor(pumps, thread_name_prefix="peersync-pump")
+
+    def close(self) -> None:
+        self._short.shutdown(wait=False, cancel_futures=True)
+        self._pumps.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Short work in a thread. A cancelled caller does not wait for its end."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._short, lambda: work(*args, **kwargs))
+
+    async def pump(self, stop: Callable[[], None], work: Callable[[], T]) -> T:
+        """Long work in a thread. A cancelled caller stops it and waits until it has ended.
+
+        `stop` may block (it cancels statements on the server), so it runs in a thread, too.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._pumps, work)
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            await loop.run_in_executor(self._short, stop)
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # looked at: the cancellation says it all
+            raise
+        return future.result()

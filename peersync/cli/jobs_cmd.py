@@ -1,0 +1,100 @@
+"""`peersync jobs`: the long work of this node, whoever started it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from peersync.cli.context import Context
+from peersync.cli.failure import as_text
+from peersync.cli.output import emit_json, print_err, print_out
+
+if TYPE_CHECKING:
+    from peersync.agent.jobs import JobView
+
+
+@click.group()
+def command() -> None:
+    """List, show, watch and cancel jobs. A job's id may be shortened."""
+
+
+@command.command("list")
+@click.pass_obj
+def list_(ctx: Context) -> None:
+    """List the jobs that run, and those that ended last."""
+    from peersync.cli.history_cmd import fetch, print_views
+
+    views = asyncio.run(fetch(ctx, 20))
+    if ctx.json:
+        emit_json({"jobs": views})
+    else:
+        print_views(ctx, views)
+
+
+@command.command()
+@click.argument("job")
+@click.pass_obj
+def show(ctx: Context, job: str) -> None:
+    """Show one job: how far it is, or how it ended."""
+    from peersync.cli.progress import screen
+    from peersync.cli.watch import error_of, print_result
+
+    view = asyncio.run(_get(ctx, job))
+    if ctx.json:
+        emit_json(msgspec.to_builtins(view))
+        return
+    print_out(f"{view.id}  {view.action} {view.database} from {view.peer}: {view.state}")
+    if view.progress is not None:
+        print_out("\n".join(screen(view.progress)))
+    print_result(ctx, view)
+    if (error := error_of(view)) is not None:
+        print_err(as_text(error))
+
+
+@command.command()
+@click.argument("job")
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+    default="auto",
+    show_default=True,
+)
+@click.pass_obj
+def watch(ctx: Context, job: str, mode: str) -> int:
+    """Follow a job to its end; the exit code is the job's."""
+    from peersync.cli.pull_cmd import report, watch_job
+
+    return report(ctx, asyncio.run(watch_job(ctx, job, mode)))
+
+
+@command.command()
+@click.argument("job")
+@click.pass_obj
+def cancel(ctx: Context, job: str) -> None:
+    """Stop a job. What it has not committed is undone."""
+    view = asyncio.run(_cancel(ctx, job))
+    if ctx.json:
+        emit_json(msgspec.to_builtins(view))
+    else:
+        print_err(f"{view.id[:8]} is {view.state}")
+
+
+async def _get(ctx: Context, job: str) -> JobView:
+    from peersync.agent.jobs import JobView
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.get(f"/api/admin/jobs/{job}", JobView)
+
+
+async def _cancel(ctx: Context, job: str) -> JobView:
+    from peersync.agent.jobs import JobView
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)

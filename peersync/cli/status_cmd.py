@@ -1,0 +1,71 @@
+"""`peersync status`: one sentence, then what it rests on."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peersync.cli.context import Context
+from peersync.cli.output import ago, clean, emit_json, print_err, print_out, print_table
+
+if TYPE_CHECKING:
+    from peersync.agent.status import Status
+
+
+@click.command()
+@click.pass_obj
+def command(ctx: Context) -> int:
+    """Say in one sentence whether everything is fine. Exit code 1 when it is not."""
+    import msgspec
+
+    status = asyncio.run(_ask(ctx))
+    if ctx.json:
+        emit_json(msgspec.to_builtins(status))
+    else:
+        _print(ctx, status)
+    return 0 if status.fine else 1
+
+
+async def _ask(ctx: Context) -> Status:
+    from peersync.agent.status import Status
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.get("/api/admin/status", Status)
+
+
+def _print(ctx: Context, status: Status) -> None:
+    from peersync.cli.progress import one_line
+
+    now = datetime.now(UTC)
+    print_out(f"{clean(status.sentence)}   {now:%H:%M:%S} UTC")
+    if ctx.quiet:
+        return
+    for database in status.databases:
+        if not database.reachable:
+            print_err(f"database {database.name}: {clean(database.problem or '')}")
+    if status.links:
+        print_out("")
+        print_table(
+            ("database", "peer", "state", "last sync", "what now"),
+            [
+                (
+                    link.database,
+                    link.peer,
+                    link.state,
+                    ago(datetime.fromisoformat(link.last_sync), now) if link.last_sync else "never",
+                    link.hint or link.problem,
+                )
+                for link in status.links
+            ],
+            color=ctx.color,
+        )
+        for link in status.links:
+            if link.problem:
+                print_err(f"{link.database} from {link.peer}: {clean(link.problem)}")
+    for progress in [*status.running, *status.giving]:
+        print_out(one_line(progress))

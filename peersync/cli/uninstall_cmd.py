@@ -1,0 +1,55 @@
+"""`peersync uninstall`: takes everything of peersync's out of a database again."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from peersync.cli.context import Context
+from peersync.cli.output import clean, emit_json, print_err, print_out
+from peersync.core.errors import BadRequest
+from peersync.postgres.migrate import SchemaObject, list_objects, uninstall
+from peersync.postgres.pool import Database
+
+
+@click.command()
+@click.option("--database", metavar="NAME", help="Which one; needed when there are several.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be dropped.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def command(ctx: Context, database: str | None, dry_run: bool, yes: bool) -> None:
+    """Drop schema peersync and its triggers. Your tables and rows stay as they are."""
+    name = ctx.database_name(database)
+    if not (dry_run or yes or ctx.interactive):
+        raise BadRequest("nobody is here to confirm this", hint="add --yes, or --dry-run first")
+    found = Database(name, ctx.resolved(name))
+    objects = asyncio.run(_list(found))
+    if not ctx.json:
+        _print(ctx, objects, name)
+    if objects and not dry_run:
+        if not yes:
+            click.confirm(f"Drop these from {found.resolved.display()}?", abort=True, err=True)
+        objects = asyncio.run(_uninstall(found))
+    if ctx.json:
+        listed = [{"kind": item.kind, "name": item.name} for item in objects]
+        emit_json({"database": name, "dropped": not dry_run and bool(objects), "objects": listed})
+    elif objects and not dry_run and not ctx.quiet:
+        print_err(f"peersync is gone from {name}: {len(objects)} objects dropped")
+
+
+def _print(ctx: Context, objects: tuple[SchemaObject, ...], name: str) -> None:
+    if not objects and not ctx.quiet:
+        print_err(f"peersync has nothing in {name}")
+    for item in objects:
+        print_out(f"{item.kind} {clean(item.name)}")
+
+
+async def _list(database: Database) -> tuple[SchemaObject, ...]:
+    async with database.connect("uninstall", what="uninstalling peersync") as conn:
+        return await list_objects(conn)
+
+
+async def _uninstall(database: Database) -> tuple[SchemaObject, ...]:
+    async with database.connect("uninstall", what="uninstalling peersync") as conn:
+        return await uninstall(conn, dry_run=False)

@@ -1,0 +1,201 @@
+"""Follows a job of the agent to its end, says how it ended, and what Ctrl-C means.
+
+The job belongs to the agent: if this window goes away it goes on, and if the agent is
+restarted in the middle this waits for it and looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import msgspec
+
+from peersync.agent.jobs import JobView
+from peersync.cli.context import Context
+from peersync.cli.output import clean, count, duration, print_err, print_out, print_table, size
+from peersync.cli.progress import Mode, Renderer, make_renderer
+from peersync.core.errors import AgentNotRunning, NotFound, PeersyncError, error_class
+from peersync.core.progress import Progress
+from peersync.transport.local import AgentClient
+
+FINAL = frozenset({"done", "partly", "failed", "cancelled"})
+EXIT = {"done": 0, "partly": 3, "cancelled": 130}
+_WAIT_FOR_AGENT_S = 60.0
+_PAUSE_S = 0.5
+
+
+class Detached(Exception):
+    """The user chose to leave the job alone."""
+
+
+async def follow(ctx: Context, agent: AgentClient, job: str, mode: Mode) -> JobView:
+    """Shows the job's progress until it ends. Raises Detached when the user leaves it."""
+    interval = ctx.environ.get("PEERSYNC_PROGRESS_INTERVAL")
+    renderer = make_renderer(
+        mode, interval_s=float(interval) if interval else None, quiet=ctx.quiet or ctx.json
+    )
+    interrupted = asyncio.Event()
+    with _on_interrupt(interrupted), renderer:
+        watching = asyncio.ensure_future(_watch(agent, job, renderer))
+        stopping = asyncio.ensure_future(interrupted.wait())
+        try:
+            while not watching.done():
+                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if stopping.done() and not watching.done():
+                    await _interrupted(ctx, agent, job)
+                    interrupted.clear()
+                    stopping = asyncio.ensure_future(interrupted.wait())
+            return watching.result()
+        finally:
+            for future in (watching, stopping):
+                future.cancel()
+            await asyncio.wait({watching, stopping})
+
+
+async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
+    last_event: str | None = None
+    missing_since: float | None = None
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            async for event in agent.events(f"/api/admin/jobs/{job}/events", after=last_event):
+                last_event, missing_since = event.id, None
+                if event.event == "progress":
+                    renderer.show(msgspec.json.decode(event.data, type=Progress))
+        except NotFound:
+            pass  # it has ended, or the agent takes it up again in a moment
+        except AgentNotRunning:
+            last_event = None
+            missing_since = missing_since or loop.time()
+            if loop.time() - missing_since > _WAIT_FOR_AGENT_S:
+                raise
+        try:
+            view = await agent.get(f"/api/admin/jobs/{job}", JobView)
+        except AgentNotRunning:
+            await asyncio.sleep(_PAUSE_S)
+            continue
+        if view.state in FINAL:
+            if view.progress is not None:
+                renderer.show(view.progress)
+            return view
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _interrupted(ctx: Context, agent: AgentClient, job: str) -> None:
+    """Asks at a terminal; in a script Ctrl-C cancels."""
+    answer = "c"
+    if ctx.interactive:
+        print_err("")
+        answer = click.prompt(
+            "c cancel the sync · d detach, it goes on · w watch on",
+            type=click.Choice(["c", "d", "w"]),
+            default="d",
+            show_choices=False,
+            err=True,
+        )
+    if answer == "d":
+        raise Detached
+    if answer == "c":
+        await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
+        print_err("cancelling; nothing has been changed unless it was committing already …")
+
+
+@contextmanager
+def _on_interrupt(event: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, event.set)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def result(view: JobView) -> dict[str, Any]:
+    """The object that `--json` prints for an ended sync (docs/cli-json.md)."""
+    progress = view.progress
+    totals = {
+        name: sum(getattr(t, name) for t in view.tables)
+        for name in ("inserted", "updated", "unchanged", "skipped")
+    }
+    return {
+        "session": view.id,
+        "result": view.state,
+        "action": view.action,
+        "database": view.database,
+        "peer": view.peer,
+        "rows": totals,
+        "tables": view.tables,
+        "raw_bytes": progress.raw_bytes if progress else 0,
+        "wire_bytes": progress.wire_bytes if progress else 0,
+        "saved_bytes": progress.saved_bytes if progress else 0,
+        "resumed": progress.resumed if progress else 0,
+        "seconds": view.seconds,
+        "started_at": view.started_at,
+        "completed_at": view.completed_at,
+        "error": view.error,
+    }
+
+
+def error_of(view: JobView) -> PeersyncError | None:
+    """How the job failed, as the error that it was."""
+    if view.error is None or view.state != "failed":
+        return None
+    kind = error_class(view.error.code)
+    return kind(view.error.message, detail=view.error.detail, hint=view.error.hint)
+
+
+def exit_code(view: JobView) -> int:
+    error = error_of(view)
+    return error.exit_code if error else EXIT.get(view.state, 1)
+
+
+def print_result(ctx: Context, view: JobView) -> None:
+    """The closing summary: tables worst first, then what it cost."""
+    if view.tables:
+        order = {"failed": 0, "partly": 1, "done": 2}
+        tables = sorted(view.tables, key=lambda t: (order[t.result], -t.raw_bytes))
+        changed = [t for t in tables if t.result != "done" or t.inserted or t.updated]
+        rows = [
+            (
+                f"{t.schema}.{t.name}",
+                t.result,
+                t.inserted,
+                t.updated,
+                t.unchanged,
+                t.target_only,
+            )
+            for t in changed
+        ]
+        if rows:
+            print_table(
+                ("table", "result", "inserted", "updated", "unchanged", "only here"),
+                rows,
+                color=ctx.color,
+            )
+        same = len(tables) - len(changed)
+        if same:
+            print_out(f"{same} table{'s' if same != 1 else ''} had nothing to change.")
+        for table in tables:
+            for words in (table.error, table.note):
+                if words:
+                    print_err(f"{table.schema}.{table.name}: {clean(words)}")
+    if view.progress is not None and view.state in ("done", "partly"):
+        print_out(_cost(view, view.progress))
+
+
+def _cost(view: JobView, progress: Progress) -> str:
+    longest = max(view.seconds.values(), default=0.0)
+    steps = ", ".join(f"{name} {duration(s)}" for name, s in view.seconds.items())
+    ratio = progress.raw_bytes / progress.wire_bytes if progress.wire_bytes else 0
+    wire = f", {size(progress.wire_bytes)} on the wire" if progress.wire_bytes else ""
+    shrunk = f" ({ratio:.1f}:1)" if ratio > 1 else ""
+    saved = f", {size(progress.saved_bytes)} not sent again" if progress.saved_bytes else ""
+    return (
+        f"{count(progress.rows)} rows, {size(progress.raw_bytes)} of dump{wire}{shrunk}{saved} "
+        f"in {duration(longest)} ({steps})"
+    )

@@ -1,0 +1,246 @@
+"""Merges defaults, file, environment and flags into one frozen `Config`.
+
+Owns the search for the file, the order (flag > environment > file > default), the origin
+of each value, and errors that name the path, the place and the nearest valid key. It reads
+the file and nothing else: the environment comes in as an argument, and nothing below the
+CLI looks at it again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from peersync.config.environment import from_environment
+from peersync.config.model import SECTIONS, Config, Database, DatabaseName, Node, fields, known_keys
+from peersync.config.secret import mask_conninfo
+from peersync.core.errors import ConfigError
+
+SYSTEM_CONFIG = Path("/etc/peersync/peersync.toml")
+SYSTEM_STATE = Path("/var/lib/peersync")
+SYSTEM_SOCKET = Path("/run/peersync/peersync.sock")
+UNIX_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1 on Linux
+
+Key = tuple[str, ...]
+Values = dict[Key, tuple[Any, str]]  # path → (value, origin)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The configuration, and where each value came from.
+
+    `origins` has dotted paths ("node.listen") and "default", "FILE: KEY", the name of an
+    environment variable, or "flag".
+    """
+
+    config: Config
+    origins: Mapping[str, str]
+    path: Path
+    files: tuple[Path, ...]
+
+
+def find_config(flag: str | None, environ: Mapping[str, str], *, uid: int) -> Path:
+    """The file to use: `--config`, PEERSYNC_CONFIG, the user's own, the system's.
+
+    The file need not exist: where none does, it is the one that `init` should write.
+    """
+    if named := flag or environ.get("PEERSYNC_CONFIG"):
+        return Path(named).expanduser()
+    if uid == 0:
+        return SYSTEM_CONFIG
+    home = _xdg(environ, "XDG_CONFIG_HOME", ".config")
+    own = home / "peersync" / "peersync.toml"
+    return own if own.exists() or not SYSTEM_CONFIG.exists() else SYSTEM_CONFIG
+
+
+def load_config(
+    path: Path,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object] = MappingProxyType({}),
+    *,
+    uid: int,
+) -> Loaded:
+    """Read `path` and `conf.d/*.toml` beside it; overlay environment and flags.
+
+    `flags` has dotted paths; a value of None means "not given". Raises ConfigError.
+    """
+    values: Values = {}
+    files = _files(path)
+    for file in files:
+        values.update(_from_file(file))
+    values.update(from_environment(environ, [key[1] for key in values if key[0] == "database"]))
+    for dotted, given in flags.items():
+        if given is not None:
+            key = tuple(dotted.split("."))
+            values[key] = (_checked(key, given, "flag", strict=False), "flag")
+    _derive(values, path, environ, uid)
+    config = _build(values)
+    _check_paths(config, values)
+    return Loaded(config, MappingProxyType(dict(_origins(config, values))), path, files)
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no configuration at {path}",
+            hint="peersync init writes one; --config or PEERSYNC_CONFIG names another",
+            path=str(path),
+        )
+    return (path, *sorted((path.parent / "conf.d").glob("*.toml")))
+
+
+def _from_file(file: Path) -> Values:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read: {error.strerror}", hint="check its owner and mode"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML", detail=str(error)) from error
+    found: Values = {}
+    for key, raw in _leaves(document, (), file):
+        origin = f"{file}: {'.'.join(key)}"
+        found[key] = (_checked(key, raw, str(file), strict=True), origin)
+    return found
+
+
+def _leaves(table: dict[str, Any], path: Key, file: Path) -> Iterator[tuple[Key, Any]]:
+    for name, value in table.items():
+        key = (*path, name)
+        if path == ("database",):
+            _check_database_name(name, str(file))
+        elif name not in known_keys(path):
+            raise unknown_key(key, str(file))
+        is_table = bool(known_keys(key)) or key == ("database",)
+        if is_table != isinstance(value, dict):
+            expected = "a table" if is_table else "a value"
+            raise ConfigError(
+                f"{'.'.join(key)} in {file} must be {expected}", path=".".join(key), file=str(file)
+            )
+        if is_table:
+            yield from _leaves(value, key, file)
+        else:
+            yield key, value
+
+
+def unknown_key(key: Sequence[str], where: str) -> ConfigError:
+    """The error for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key[-1], known_keys(key[:-1]), n=1)
+    hint = f"did you mean {'.'.join([*key[:-1], near[0]])}?" if near else None
+    if hint is None:
+        hint = "valid here: " + ", ".join(known_keys(key[:-1]))
+    path = ".".join(key)
+    return ConfigError(f"unknown key {path} in {where}", hint=hint, path=path, file=where)
+
+
+def _check_database_name(name: str, where: str) -> None:
+    try:
+        msgspec.convert(name, DatabaseName)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"database.{name} in {where} is not a valid name",
+            hint="1 to 63 of a-z, 0-9, _ and -; it need not be the database's name in PostgreSQL",
+        ) from error
+
+
+def _checked(key: Key, raw: Any, where: str, *, strict: bool) -> Any:
+    """One value, in the type of its key; ConfigError says which key, where, and why."""
+    table = Database if key[0] == "database" else SECTIONS.get(key[0])
+    if table is None or not known_keys(key[:-1]) or key[-1] not in fields(table):
+        raise unknown_key(key, where)
+    try:
+        return msgspec.convert(raw, fields(table)[key[-1]].type, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"{'.'.join(key)} in {where} is not valid",
+            detail=f"{error}; got {mask_conninfo(repr(raw))}",
+            path=".".join(key),
+            file=where,
+        ) from error
+
+
+def _derive(values: Values, path: Path, environ: Mapping[str, str], uid: int) -> None:
+    """Fill in what depends on the machine or on another value."""
+
+    def default(key: str, value: str) -> str:
+        current: str = values.get(("node", key), ("", ""))[0]
+        if not current:
+            values[("node", key)] = (value, "default")
+        return current or value
+
+    system = uid == 0 or path == SYSTEM_CONFIG
+    home = SYSTEM_STATE if system else _xdg(environ, "XDG_STATE_HOME", ".local/state") / "peersync"
+    state_dir = default("state_dir", str(home))
+    default("spool_dir", str(Path(state_dir) / "spool"))
+    system_state = Path(state_dir) == SYSTEM_STATE
+    default("socket", str(SYSTEM_SOCKET if system_state else Path(state_dir) / "agent.sock"))
+    hostname = socket.gethostname()
+    default("name", _node_name(hostname))
+    listen: str = values.get(("node", "listen"), (fields(Node)["listen"].default, ""))[0]
+    host, _, port = listen.rpartition(":")
+    wildcard = host in ("", "0.0.0.0", "[::]", "*")  # noqa: S104 - compared, not bound
+    default("advertise", f"{hostname if wildcard else host}:{port}")
+
+
+def _node_name(hostname: str) -> str:
+    short = hostname.split(".")[0].lower()
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in short).strip("-")
+    return name[:63] or "node"
+
+
+def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
+    if value := environ.get(variable):
+        return Path(value)
+    return Path(environ.get("HOME") or "~").expanduser() / fallback
+
+
+def _build(values: Values) -> Config:
+    tree: dict[str, Any] = {}
+    for key, (value, _) in values.items():
+        table = tree
+        for part in key[:-1]:
+            table = table.setdefault(part, {})
+        table[key[-1]] = value
+    for name, database in tree.get("database", {}).items():
+        if "conninfo" not in database:
+            raise ConfigError(
+                f"database.{name} has no conninfo",
+                hint=f'for example: [database.{name}] conninfo = "postgresql:///{name}"',
+                path=f"database.{name}.conninfo",
+            )
+    return msgspec.convert(tree, Config)
+
+
+def _check_paths(config: Config, values: Values) -> None:
+    for key in ("state_dir", "spool_dir", "socket"):
+        value = getattr(config.node, key)
+        if not Path(value).is_absolute():
+            raise ConfigError(
+                f"node.{key} must be an absolute path", detail=value, path=f"node.{key}"
+            )
+    if len(config.node.socket.encode()) > UNIX_PATH_MAX:
+        raise ConfigError(
+            f"node.socket is longer than {UNIX_PATH_MAX} bytes, which no Unix socket can be",
+            detail=f"{config.node.socket} ({values[('node', 'socket')][1]})",
+            hint="set node.socket to a shorter path, for example below /run",
+            path="node.socket",
+        )
+
+
+def _origins(config: Config, values: Values) -> Iterator[tuple[str, str]]:
+    for section, table in SECTIONS.items():
+        for name in fields(table):
+            yield f"{section}.{name}", values.get((section, name), (None, "default"))[1]
+    for database in config.database:
+        for name in fields(Database):
+            key = ("database", database, name)
+            yield ".".join(key), values.get(key, (None, "default"))[1]

@@ -1,0 +1,128 @@
+"""What can be configured: one frozen structure for each table of the TOML file.
+
+Owns the names, the types, the limits and the defaults. It reads nothing: `load` merges
+file, environment and flags into these values. Sizes and durations are plain numbers with
+the unit in the name. docs/configuration.md explains each key; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, get_origin
+
+import msgspec
+
+from peersync.config.secret import mask_conninfo
+
+NodeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+OptionalNodeName = Annotated[str, msgspec.Meta(pattern=r"^$|^[a-z0-9][a-z0-9-]{0,62}$")]
+DatabaseName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,62}$")]
+Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]*):[0-9]{1,5}$")]
+OptionalAddress = Annotated[
+    str, msgspec.Meta(pattern=r"^$|^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$")
+]
+Memory = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+ ?(kB|MB|GB|TB)$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400 * 30)]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of every table of the file."""
+
+
+class Node(Table, frozen=True):
+    """This agent: its name, where it listens, where it keeps its things."""
+
+    name: OptionalNodeName = ""  # `load` fills it in
+    listen: Address = "0.0.0.0:8791"  # peers come from other servers, over mTLS
+    advertise: OptionalAddress = ""
+    admin: Address = "127.0.0.1:8790"
+    socket: str = ""
+    state_dir: str = ""
+    spool_dir: str = ""
+
+
+class Database(Table, frozen=True):
+    """One database that is synced, under the name that its peers share."""
+
+    conninfo: str
+    password_file: str = ""
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Database(conninfo={mask_conninfo(self.conninfo)!r}, include={self.include!r})"
+
+
+class FullSync(Table, frozen=True):
+    """How a full sync uses the machine and the network."""
+
+    chunk_mib: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    parallel: Count = 2
+    in_flight: Count = 4
+    work_mem: Memory = "128MB"
+    compression_level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 1
+    lock_timeout_s: Seconds = 30.0
+    keep_spool_h: Annotated[float, msgspec.Meta(ge=0, le=8760)] = 24.0
+    spool_max_gib: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class Network(Table, frozen=True):
+    """How long peers are waited for."""
+
+    connect_timeout_s: Seconds = 10.0
+    read_timeout_s: Seconds = 60.0
+    retry_max_s: Seconds = 30.0
+    retry_for_s: Seconds = 600.0
+
+
+class Log(Table, frozen=True):
+    """What the agent says, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class Tools(Table, frozen=True):
+    """Where PostgreSQL's client programs are, beside the usual places."""
+
+    bindirs: tuple[str, ...] = ()
+
+
+class Config(Table, frozen=True):
+    """Everything, as `config show` prints it."""
+
+    node: Node = msgspec.field(default_factory=Node)
+    database: dict[DatabaseName, Database] = msgspec.field(default_factory=dict)
+    full_sync: FullSync = msgspec.field(default_factory=FullSync)
+    network: Network = msgspec.field(default_factory=Network)
+    log: Log = msgspec.field(default_factory=Log)
+    tools: Tools = msgspec.field(default_factory=Tools)
+
+
+SECTIONS: dict[str, type[Table]] = {
+    "node": Node,
+    "full_sync": FullSync,
+    "network": Network,
+    "log": Log,
+    "tools": Tools,
+}
+
+
+def fields(table: type[Table]) -> dict[str, msgspec.structs.FieldInfo]:
+    """The keys of a table, in the order of the file."""
+    return {field.name: field for field in msgspec.structs.fields(table)}
+
+
+def is_list(field_type: Any) -> bool:
+    """Whether a key holds a list (in the environment: separated by commas)."""
+    return get_origin(field_type) is tuple
+
+
+def known_keys(path: Sequence[str]) -> list[str]:
+    """The keys that are valid below `path`; empty below a value."""
+    if not path:
+        return [*SECTIONS, "database"]
+    if path[0] == "database":
+        return list(fields(Database)) if len(path) == 2 else []
+    return list(fields(SECTIONS[path[0]])) if path[0] in SECTIONS and len(path) == 1 else []

@@ -1,0 +1,165 @@
+"""What a database has: tables, columns, keys, sequences, as plain values.
+
+Read with named queries (`sql/queries/catalog.sql`) on any connection, inside whatever
+transaction the caller has open, so that a plan and a dump can share one view.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from peersync.core.names import TableName
+from peersync.postgres.sqlfiles import queries
+
+
+class Fetches(Protocol):
+    """An asyncpg connection, pooled or not."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Any]: ...
+
+    async def fetchrow(self, query: str, *args: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str  # as format_type() writes it
+    not_null: bool
+    generated: bool
+    identity: str  # "", "always", "by default"
+    has_default: bool
+
+
+@dataclass(frozen=True)
+class Key:
+    """Columns that tell rows apart, with the equality that their index uses."""
+
+    columns: tuple[str, ...]
+    operators: tuple[str, ...]
+    is_primary: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that holds rows. `rows` is the planner's estimate, None before any ANALYZE."""
+
+    oid: int
+    name: TableName
+    rows: int | None
+    size_bytes: int
+    has_rules: bool
+    has_triggers: bool
+    row_security: bool
+    may_select: bool
+    may_insert: bool
+    may_update: bool
+    columns: tuple[Column, ...]
+    keys: tuple[Key, ...]
+
+    def column(self, name: str) -> Column | None:
+        return next((c for c in self.columns if c.name == name), None)
+
+    def key_within(self, columns: frozenset[str]) -> Key | None:
+        """The best key whose columns are all among these."""
+        return next((k for k in self.keys if columns.issuperset(k.columns)), None)
+
+
+@dataclass(frozen=True)
+class Server:
+    version_num: int
+    version: str
+    encoding: str
+    size_bytes: int
+    large_objects: int
+    sequences: int
+
+
+@dataclass(frozen=True)
+class DatabaseCatalog:
+    server: Server
+    tables: dict[TableName, Table]
+    parents: dict[int, frozenset[int]]  # table oid → oids of the tables that it refers to
+    not_copied: tuple[tuple[str, str], ...]  # (object, reason)
+
+
+async def read_server(connection: Fetches) -> Server:
+    row = await connection.fetchrow(queries("catalog")["server"])
+    return Server(
+        version_num=row["server_version_num"],
+        version=row["server_version"],
+        encoding=row["encoding"],
+        size_bytes=row["size_bytes"],
+        large_objects=row["large_objects"],
+        sequences=row["sequences"],
+    )
+
+
+async def read_catalog(connection: Fetches) -> DatabaseCatalog:
+    """Everything that planning a full sync needs to know of one side."""
+    sql = queries("catalog")
+    rows = await connection.fetch(sql["tables"])
+    oids = [row["oid"] for row in rows]
+    columns: dict[int, list[Column]] = {}
+    for row in await connection.fetch(sql["columns"], oids):
+        columns.setdefault(row["oid"], []).append(
+            Column(
+                name=row["name"],
+                type=row["type"],
+                not_null=row["not_null"],
+                generated=row["generated"],
+                identity=row["identity"],
+                has_default=row["has_default"],
+            )
+        )
+    keys: dict[int, list[Key]] = {}
+    for row in await connection.fetch(sql["keys"], oids):
+        key = Key(tuple(row["columns"]), tuple(row["operators"]), row["is_primary"])
+        keys.setdefault(row["oid"], []).append(key)
+    parents: dict[int, set[int]] = {}
+    for row in await connection.fetch(sql["foreign_keys"], oids):
+        parents.setdefault(row["child"], set()).add(row["parent"])
+    tables = [_table(row, columns, keys) for row in rows]
+    return DatabaseCatalog(
+        server=await read_server(connection),
+        tables={table.name: table for table in tables},
+        parents={child: frozenset(oids) for child, oids in parents.items()},
+        not_copied=tuple(
+            (row["object"], row["reason"]) for row in await connection.fetch(sql["not_copied"])
+        ),
+    )
+
+
+def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]]) -> Table:
+    return Table(
+        oid=row["oid"],
+        name=TableName(row["schema"], row["name"]),
+        rows=row["rows"],
+        size_bytes=row["size_bytes"],
+        has_rules=row["has_rules"],
+        has_triggers=row["has_triggers"],
+        row_security=row["row_security"],
+        may_select=row["may_select"],
+        may_insert=row["may_insert"],
+        may_update=row["may_update"],
+        columns=tuple(columns.get(row["oid"], ())),
+        keys=tuple(keys.get(row["oid"], ())),
+    )
+
+
+def parents_first(tables: list[Table], parents: dict[int, frozenset[int]]) -> list[Table]:
+    """The tables in an order in which what is referred to comes before what refers.
+
+    Tables in a cycle of foreign keys come in name order: nothing can be right for them.
+    """
+    ordered: list[Table] = []
+    placed: set[int] = set()
+    waiting = sorted(tables, key=lambda t: t.name)
+    mine = {t.oid for t in tables}
+    while waiting:
+        ready = [t for t in waiting if not (parents.get(t.oid, frozenset()) & mine) - placed]
+        batch = ready or waiting[:1]
+        ordered.extend(batch)
+        placed.update(t.oid for t in batch)
+        waiting = [t for t in waiting if t.oid not in placed]
+    return ordered

@@ -1,0 +1,189 @@
+"""The durable record of full syncs: written while they run, read by everyone."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+
+from peersync.core.errors import PeersyncError
+from peersync.core.progress import Progress
+from peersync.postgres.pool import Database
+from peersync.postgres.restore import TableResult
+from peersync.postgres.schema import Created
+from peersync.postgres.sqlfiles import queries
+
+_JSON = ("options", "plan", "progress", "tables", "created_objects", "error")
+
+
+class ErrorRecord(msgspec.Struct, frozen=True):
+    """An error as it is kept and shown: the same parts as on the terminal."""
+
+    code: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: PeersyncError) -> ErrorRecord:
+        return cls(error.code, error.message, error.detail, error.hint)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One full sync, as history shows it. Times are ISO 8601 in UTC."""
+
+    session: str
+    role: str
+    action: str
+    method: str
+    sync_type: str
+    database: str
+    peer_id: str
+    peer: str
+    requested_by: str
+    state: str
+    phase: str
+    options: dict[str, Any]
+    plan: dict[str, Any] | None
+    progress: Progress | None
+    tables: list[TableResult]
+    created_objects: list[Created]
+    raw_bytes: int
+    wire_bytes: int
+    saved_bytes: int
+    rows: int
+    resumable: bool
+    resumed: int
+    error: ErrorRecord | None
+    started_at: str
+    committed_at: str | None
+    completed_at: str | None
+
+
+class History:
+    """The sessions of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = queries("sessions")
+
+    async def create(
+        self,
+        session: str,
+        *,
+        role: str,
+        action: str,
+        peer_id: str,
+        peer_name: str,
+        requested_by: str,
+        options: object,
+        sync_type: str,
+        plan: object | None,
+    ) -> None:
+        async with self._database.acquire("recording the sync") as connection:
+            await connection.execute(
+                self._sql["create"],
+                uuid.UUID(session),
+                role,
+                action,
+                self._database.name,
+                peer_id,
+                peer_name,
+                requested_by,
+                _json(options),
+                sync_type,
+                _json(plan) if plan is not None else None,
+            )
+
+    async def update(self, progress: Progress) -> None:
+        async with self._database.acquire("recording the progress") as connection:
+            await connection.execute(
+                self._sql["update_progress"],
+                uuid.UUID(progress.session),
+                progress.state,
+                progress.step.value,
+                _json(progress),
+                progress.raw_bytes,
+                progress.wire_bytes,
+                progress.saved_bytes,
+                progress.rows,
+                int(progress.rate_bytes_s) if progress.rate_bytes_s is not None else None,
+                progress.eta_s,
+                progress.resumed,
+            )
+
+    async def finish(
+        self, progress: Progress, *, error: PeersyncError | None = None, resumable: bool = False
+    ) -> None:
+        async with self._database.acquire("recording the end of the sync") as connection:
+            await connection.execute(
+                self._sql["finish"],
+                uuid.UUID(progress.session),
+                progress.state,
+                _json(ErrorRecord.of(error)) if error else None,
+                resumable,
+                _json(progress),
+                progress.raw_bytes,
+                progress.wire_bytes,
+                progress.saved_bytes,
+                progress.rows,
+            )
+
+    async def get(self, session: str) -> Entry | None:
+        async with self._database.acquire("reading the history") as connection:
+            row = await connection.fetchrow(self._sql["get"], uuid.UUID(session))
+        return _entry(row) if row is not None else None
+
+    async def unfinished(self, role: str) -> list[Entry]:
+        async with self._database.acquire("reading the history") as connection:
+            rows = await connection.fetch(self._sql["unfinished"], role)
+        return [_entry(row) for row in rows]
+
+    async def newest(self, limit: int) -> list[Entry]:
+        async with self._database.acquire("reading the history") as connection:
+            rows = await connection.fetch(self._sql["history"], limit)
+        return [_entry(row) for row in rows]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _time(value: Any) -> str | None:
+    return value.isoformat(timespec="milliseconds") if value is not None else None
+
+
+def _entry(row: Any) -> Entry:
+    parsed = {name: msgspec.json.decode(row[name]) if row[name] else None for name in _JSON}
+    return msgspec.convert(
+        {
+            **{
+                f: row[f]
+                for f in (
+                    "role",
+                    "action",
+                    "method",
+                    "sync_type",
+                    "peer_id",
+                    "state",
+                    "phase",
+                    "requested_by",
+                    "raw_bytes",
+                    "wire_bytes",
+                    "saved_bytes",
+                    "resumable",
+                    "resumed",
+                )
+            },
+            **parsed,
+            "session": row["session_id"].hex,
+            "database": row["database_name"],
+            "peer": row["peer_name"],
+            "rows": row["rows_total"],
+            "started_at": _time(row["started_at"]),
+            "committed_at": _time(row["committed_at"]),
+            "completed_at": _time(row["completed_at"]),
+        },
+        type=Entry,
+    )

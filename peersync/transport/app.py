@@ -1,0 +1,244 @@
+"""The three aiohttp applications, and what every request passes through.
+
+Owns the order of things before a handler: an id for the request, the translation of errors
+to problem documents, who is asking, what is refused unread. The routes are given by others.
+
+The peers' application lets a request without a known certificate reach nothing but the
+pairing route; who asks is looked up in the peer book each time, so a removed peer is
+refused on its next request. The people's one answers health and metrics on loopback. The
+control one trusts whoever could open its Unix socket.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+
+import msgspec
+from aiohttp import web
+
+from peersync.core.errors import BadRequest, Denied, NotFound, PeersyncError
+from peersync.transport.identity import Identity, fingerprint, short_form
+from peersync.transport.listener import (
+    DEFAULT_LIMITS,
+    Connections,
+    Limits,
+    listen_tcp,
+    peer_certificate,
+)
+from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.problems import CONTENT_TYPE, to_problem
+from peersync.transport.tls import server_context
+from peersync.wire.address import Address
+from peersync.wire.messages import MAX_MESSAGE_BYTES
+
+PAIR_PATH = "/api/sync/pair"
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+PEER = web.RequestKey("PEER", Peer)
+REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "interest-cohort=()",
+    "Cache-Control": "no-store",
+}
+
+_log = logging.getLogger("peersync.http")
+_REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9-]{8,64}")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def peer_app(book: PeerBook, routes: Iterable[web.RouteDef]) -> web.Application:
+    """For the mTLS listener. Handlers find the peer that asks in `request[PEER]`."""
+
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        peer = _who(request, book)
+        if peer is not None:
+            request[PEER] = peer
+        elif (request.method, request.path) != ("POST", PAIR_PATH):
+            raise Denied(
+                "this server talks to paired peers only", hint="pair first: peersync peer invite"
+            )
+        return await handler(request)
+
+    return _app(routes, authenticate)
+
+
+@asynccontextmanager
+async def listen_peers(
+    book: PeerBook,
+    identity: Identity,
+    routes: Iterable[web.RouteDef],
+    host: str,
+    port: int,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Address]:
+    """The peers' listener as a whole: TLS that follows the book, and a removed peer is cut off.
+
+    Gives the address that was bound; ConfigError when it cannot be had.
+    """
+    connections = Connections()
+    book.watch(removed=lambda peer: connections.close_node(peer.node_id))
+    context = server_context(identity, book)
+    app = peer_app(book, routes)
+    async with listen_tcp(
+        app, host, port, tls=context, connections=connections, limits=limits
+    ) as address:
+        yield address
+
+
+def people_app(
+    routes: Iterable[web.RouteDef], *, allowed_hosts: Iterable[str] = ()
+) -> web.Application:
+    """For loopback: refuses other names in Host (DNS rebinding), forbids framing and scripts."""
+    hosts = LOOPBACK_HOSTS | set(allowed_hosts)
+
+    @web.middleware
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+        name = re.sub(r":\d+$", "", request.headers.get("Host", "")).lower()
+        if name not in hosts:
+            raise Denied("this address does not answer to that host name")
+        return await handler(request)
+
+    app = _app(routes, check_host)
+    app.on_response_prepare.append(_add_security_headers)
+    return app
+
+
+def control_app(routes: Iterable[web.RouteDef]) -> web.Application:
+    """For the Unix socket of the CLI: whoever may open the socket may do everything."""
+    return _app(routes)
+
+
+def json_response(message: object, *, status: int = 200) -> web.Response:
+    """A message, dict or list as JSON."""
+    return web.Response(
+        body=msgspec.json.encode(message), status=status, content_type="application/json"
+    )
+
+
+def _app(routes: Iterable[web.RouteDef], *checks: object) -> web.Application:
+    app = web.Application(
+        middlewares=[_identify_request, _explain_errors, *checks, _refuse_encoded],  # type: ignore[list-item]
+        client_max_size=MAX_MESSAGE_BYTES,
+    )
+    app.on_response_prepare.append(_add_request_id)
+    app.router.add_routes(routes)
+    return app
+
+
+def _who(request: web.Request, book: PeerBook) -> Peer | None:
+    """The peer of the connection; None without a certificate; Denied for a removed peer."""
+    if request.transport is None:
+        raise ConnectionResetError("the client went away")
+    certificate = peer_certificate(request.transport)
+    if certificate is None:
+        return None
+    node_id = fingerprint(certificate)
+    peer = book.find(node_id)
+    if peer is None:
+        raise Denied(
+            f"this server does not know node {short_form(node_id)} any more",
+            hint="pair again: peersync peer invite",
+        )
+    return peer
+
+
+@web.middleware
+async def _identify_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    given = request.headers.get("X-Request-ID", "")
+    # Not reset at the end: the id is still needed when the answer is prepared, and every
+    # request has a context of its own.
+    REQUEST_ID.set(given if _REQUEST_ID_FORM.fullmatch(given) else secrets.token_hex(8))
+    started = time.monotonic()
+    try:
+        return await handler(request)
+    finally:
+        seconds = time.monotonic() - started
+        _log.debug("%s %s %.3f s [%s]", request.method, request.path, seconds, REQUEST_ID.get())
+
+
+@web.middleware
+async def _explain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except PeersyncError as error:
+        _log.info("%s %s: %s [%s]", request.method, request.path, error, REQUEST_ID.get())
+        return _answer(request, error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _answer(request, _from_aiohttp(error), error.status)
+    except web.RequestPayloadError as error:
+        return _answer(request, BadRequest("the body is not valid HTTP", detail=str(error)))
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _is_gone(request):
+            return _cut(request)
+        _log.exception("internal error %s in %s %s", REQUEST_ID.get(), request.method, request.path)
+        return _answer(
+            request,
+            PeersyncError(
+                f"internal error {REQUEST_ID.get()}",
+                hint="the log of the server that answered has the details under this id",
+            ),
+        )
+
+
+def _answer(request: web.Request, error: PeersyncError, status: int | None = None) -> web.Response:
+    if request.writer.output_size > 0:
+        return _cut(request)  # half an answer is out: there is no other way to say that it failed
+    problem = to_problem(error, instance=REQUEST_ID.get(), status=status)
+    body = msgspec.json.encode(problem, enc_hook=str)
+    response = web.Response(body=body, status=problem.status, content_type=CONTENT_TYPE)
+    if not request.content.is_eof():
+        response.force_close()  # what is left of the body is not read
+    return response
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _cut(request: web.Request) -> web.Response:
+    """Ends the connection. The answer is for aiohttp, which finds that it cannot be sent."""
+    if request.transport is not None:
+        request.transport.abort()
+    response = web.Response()
+    response.force_close()
+    return response
+
+
+def _from_aiohttp(error: web.HTTPException) -> PeersyncError:
+    if error.status == 404:
+        return NotFound("there is no such route")
+    return BadRequest(f"this request cannot be answered: {error.reason}")
+
+
+@web.middleware
+async def _refuse_encoded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise BadRequest("a request must not have a Content-Encoding")
+    return await handler(request)
+
+
+async def _add_request_id(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["X-Request-ID"] = REQUEST_ID.get()
+    response.headers["Server"] = "peersync"
+
+
+async def _add_security_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)

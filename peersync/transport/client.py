@@ -1,0 +1,230 @@
+"""Calls to one peer: mTLS with its pinned certificate, and every failure in our own words.
+
+Owns one aiohttp session a peer. The second edge of HTTP where errors are translated: what
+comes out of here is a PeersyncError that names the peer, the address and what to check.
+It does not retry; who calls knows whether that can help.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+import msgspec
+from multidict import CIMultiDictProxy
+
+from peersync import __version__
+from peersync.core.errors import CorruptData, PeersyncError, PeerUnreachable, ProtocolError
+from peersync.transport.diagnosis import explain
+from peersync.transport.identity import Identity
+from peersync.transport.peers import Peer
+from peersync.transport.problems import MAX_PROBLEM_BYTES, from_peer
+from peersync.transport.tls import client_context
+from peersync.wire.address import parse_address
+from peersync.wire.codec import decode, encode
+from peersync.wire.messages import MAX_MESSAGE_BYTES
+
+T = TypeVar("T")
+
+PIECE_BYTES = 64 * 1024
+KEEP_IDLE_S = 15.0  # below the listener's deadline, so that it is we who close
+
+Body = msgspec.Struct | bytes | None
+
+_FOREIGN = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class PeerStream:
+    """The body of an answer as it comes in. Iterate it once."""
+
+    def __init__(self, response: aiohttp.ClientResponse, client: PeerClient) -> None:
+        self._response = response
+        self._client = client
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        return self._response.headers
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._response.content.iter_chunked(PIECE_BYTES):
+                yield piece
+        except _FOREIGN as error:
+            raise await self._client.explain(error) from error
+
+
+class PeerClient:
+    """`async with PeerClient(...) as client`. Timeouts are in seconds.
+
+    `read_timeout_s` is the longest silence on a connection; no call has a total limit.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        identity: Identity,
+        *,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 60.0,
+        connections: int = 8,
+    ) -> None:
+        self.peer = peer
+        self._identity = identity
+        self._connect_s = connect_timeout_s
+        self._read_s = read_timeout_s
+        self._connections = connections
+        self._context = client_context(identity, peer)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        reply_type: type[T],
+        *,
+        read_timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> T:
+        """Sends a message (or raw bytes) and reads one. Raises what the peer raised.
+
+        PeerUnreachable, Denied or ProtocolError when the two could not talk.
+        """
+        response = await self._send(method, path, body, read_timeout_s, headers)
+        async with response:
+            data = await self._read(response, MAX_MESSAGE_BYTES)
+        return decode(data, reply_type)
+
+    @asynccontextmanager
+    async def open_stream(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Body = None,
+        read_timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[PeerStream]:
+        """An answer whose body is read piece by piece, of any length."""
+        # What the caller raises inside the block is its own and passes untranslated.
+        async with await self._send(method, path, body, read_timeout_s, headers) as response:
+            yield PeerStream(response, self)
+
+    async def download(self, path: str, *, expected_size: int, digest: str) -> AsyncIterator[bytes]:
+        """The body, whose length and SHA-256 (hex) are checked while it passes.
+
+        CorruptData when they differ: what was yielded before must not be used.
+        """
+        size, sha = 0, hashlib.sha256()
+        try:
+            async with self.open_stream(path) as stream:
+                async for piece in stream:
+                    size += len(piece)
+                    if size > expected_size:
+                        raise self._corrupt(path, f"more than the {expected_size} bytes announced")
+                    sha.update(piece)
+                    yield piece
+        except PeerUnreachable as error:
+            if size == 0:
+                raise
+            raise self._corrupt(path, f"it ended after {size} of {expected_size} bytes") from error
+        if size != expected_size:
+            raise self._corrupt(path, f"it has {size} bytes, {expected_size} were announced")
+        if sha.hexdigest() != digest:
+            raise self._corrupt(path, "its SHA-256 is not the one that was announced")
+
+    def _corrupt(self, path: str, reason: str) -> CorruptData:
+        return CorruptData(f"{self.peer.name} sent {path} damaged: {reason}", peer=self.peer.name)
+
+    async def explain(self, error: Exception) -> PeersyncError:
+        """An error of aiohttp or of the system as ours; may ask the peer once more."""
+        return await explain(error, self.peer, self._identity, timeout_s=self._connect_s)
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        read_timeout_s: float | None,
+        headers: Mapping[str, str] | None,
+    ) -> aiohttp.ClientResponse:
+        """A successful answer whose head has come; use it in `async with`."""
+        data, sent = _payload(body)
+        session = self._open_session()
+        try:
+            response = await session.request(
+                method,
+                path,
+                data=data,
+                headers={**sent, **(headers or {})},
+                timeout=self._timeout(read_timeout_s),
+                allow_redirects=False,
+            )
+        except _FOREIGN as error:
+            raise await self.explain(error) from error
+        if 200 <= response.status < 300:
+            return response
+        async with response:
+            problem = await self._read(response, MAX_PROBLEM_BYTES)
+        raise from_peer(self.peer.name, response.status, problem)
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        data = bytearray()
+        async for piece in PeerStream(response, self):
+            data += piece
+            if len(data) > limit:
+                raise ProtocolError(f"{self.peer.name} sent more than {limit} bytes")
+        return bytes(data)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self.peer.address is None:
+            raise PeerUnreachable(
+                f"{self.peer.name} has no address here: only it can connect to this server",
+                hint="start this on the other server, or pair again with an address",
+            )
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                f"https://{parse_address(self.peer.address)}",
+                connector=aiohttp.TCPConnector(
+                    ssl=self._context, limit=self._connections, keepalive_timeout=KEEP_IDLE_S
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"peersync/{__version__}", "Accept-Encoding": "identity"},
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+    def _timeout(self, read_timeout_s: float | None) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=None, sock_connect=self._connect_s, sock_read=read_timeout_s or self._read_s
+        )
+
+
+def _payload(body: Body) -> tuple[bytes | None, dict[str, str]]:
+    if body is None:
+        return None, {}
+    if isinstance(body, bytes):
+        return body, {"Content-Type": "application/octet-stream"}
+    return encode(body), {"Content-Type": "application/json"}
+

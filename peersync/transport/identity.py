@@ -1,0 +1,159 @@
+"""This node's identity: a self-signed certificate, and the key that only it has.
+
+Owns the files below `state_dir/identity`. The SHA-256 fingerprint of the certificate *is*
+the node: peers pin it, and whoever has the key is the node. So an identity is made once,
+never overwritten, and refused when others could have read the key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import secrets
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from peersync.core.errors import BadRequest, ConfigError
+from peersync.transport.files import (
+    hand_over,
+    make_private_directory,
+    read_private,
+    sync_directory,
+)
+
+LIFETIME = datetime.timedelta(days=3652)
+MAX_BYTES = 64 * 1024
+SHORT_GROUPS = 4
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this node is. `node_id` has 64 hex digits; the key stays in its file."""
+
+    node_id: str
+    name: str
+    cert_pem: str
+    cert_path: Path
+    key_path: Path
+
+    @property
+    def short_id(self) -> str:
+        return short_form(self.node_id)
+
+
+def short_form(node_id: str) -> str:
+    """Four groups of four digits, for people to compare: 3f9a-01bc-77e2-d410."""
+    return "-".join(node_id[4 * n : 4 * n + 4] for n in range(SHORT_GROUPS))
+
+
+def fingerprint(certificate: str | bytes) -> str:
+    """SHA-256 over the DER form, as 64 hex digits. Takes PEM (str) or DER (bytes).
+
+    Raises BadRequest when it is not exactly one certificate.
+    """
+    try:
+        if isinstance(certificate, str):
+            if certificate.count("-----BEGIN") != 1:
+                raise ValueError("not exactly one PEM block")
+            certificate = ssl.PEM_cert_to_DER_cert(certificate.strip())
+        x509.load_der_x509_certificate(certificate)
+    except ValueError as error:
+        raise BadRequest("this is not a certificate", detail=str(error)) from error
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def identity_directory(state_dir: Path) -> Path:
+    return state_dir / "identity"
+
+
+def load_identity(state_dir: Path) -> Identity:
+    """Reads the identity that `init` made; ConfigError when there is none."""
+    directory = identity_directory(state_dir)
+    cert_path, key_path = directory / "node.crt", directory / "node.key"
+    cert = read_private(cert_path, limit=MAX_BYTES)
+    if cert is None or read_private(key_path, limit=MAX_BYTES) is None:
+        raise ConfigError(
+            f"this node has no identity in {directory}",
+            hint="peersync init makes one; or set node.state_dir to where it is",
+        )
+    pem = cert.decode("ascii", "replace")
+    try:
+        node_id = fingerprint(pem)
+    except BadRequest as error:
+        raise ConfigError(f"{cert_path} is not a certificate", detail=error.detail) from error
+    subject = x509.load_pem_x509_certificate(cert).subject
+    name = subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    return Identity(node_id, str(name), pem, cert_path, key_path)
+
+
+def create_identity(
+    state_dir: Path, name: str, *, now: datetime.datetime | None = None
+) -> Identity:
+    """Makes key and certificate (P-256, ten years); ConfigError when there are some already."""
+    directory = identity_directory(state_dir)
+    make_private_directory(directory)
+    cert_path, key_path = directory / "node.crt", directory / "node.key"
+    if cert_path.exists() or key_path.exists():
+        raise ConfigError(
+            f"this node has an identity already, in {directory}",
+            hint="peers know this server by it; it is never overwritten",
+        )
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = _certificate(key, name, now or datetime.datetime.now(datetime.UTC))
+    _write_new(key_path, _key_pem(key))
+    _write_new(cert_path, pem)
+    for path in (directory, key_path, cert_path):
+        hand_over(path, state_dir)
+    sync_directory(directory)
+    return Identity(fingerprint(pem.decode()), name, pem.decode(), cert_path, key_path)
+
+
+def _certificate(key: ec.EllipticCurvePrivateKey, name: str, now: datetime.datetime) -> bytes:
+    public = key.public_key()
+    # Two nodes may have the same name; OpenSSL looks certificates up by subject, so the
+    # subject must differ.
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, name),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, secrets.token_hex(16)),
+        ]
+    )
+    usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

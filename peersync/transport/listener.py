@@ -1,0 +1,228 @@
+"""Sockets that are listened on, and the guard that stands before aiohttp.
+
+Owns the three kinds of listener (peers over mTLS, people on loopback, the CLI's Unix
+socket), the deadline for a request's head, the cap on connections from one address, and
+the closing of a removed peer's connections. It knows no routes.
+
+aiohttp has no deadline for a request that never comes or drips in; its keep-alive timer
+does close such a connection, because the timer runs from the moment of connection until a
+whole head has been read. So that timer is the deadline, for idle connections too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from peersync.core.errors import ConfigError
+from peersync.transport.identity import fingerprint
+from peersync.transport.unixsocket import BoundSocket
+from peersync.wire.address import Address
+
+BACKLOG = 128
+LINGER_S = 2.0
+ACCEPT_TURNS = 3  # of the loop, until a connection accepted just now is known to aiohttp
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one listener. `request_s` is for the whole head, and for idle connections."""
+
+    request_s: float = 30.0
+    handshake_s: float = 10.0
+    per_address: int = 128
+    shutdown_s: float = 5.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Connections:
+    """The open connections of a listener, by address and by the node at the other end."""
+
+    def __init__(self) -> None:
+        self._by_address: Counter[str] = Counter()
+        self._nodes: dict[asyncio.Transport, str | None] = {}
+
+    def admit(self, transport: asyncio.Transport, limit: int) -> bool:
+        """Counts a new connection, unless its address has `limit` of them already."""
+        address = _address(transport)
+        if address is not None:
+            if self._by_address[address] >= limit:
+                return False
+            self._by_address[address] += 1
+        certificate = peer_certificate(transport)
+        self._nodes[transport] = fingerprint(certificate) if certificate else None
+        return True
+
+    def forget(self, transport: asyncio.Transport) -> None:
+        if transport not in self._nodes:
+            return
+        del self._nodes[transport]
+        address = _address(transport)
+        if address is not None:
+            self._by_address[address] -= 1
+            if self._by_address[address] <= 0:
+                del self._by_address[address]
+
+    def close_node(self, node_id: str) -> int:
+        """Cuts every connection of a node at once; says how many there were."""
+        theirs = [transport for transport, node in self._nodes.items() if node == node_id]
+        for transport in theirs:
+            transport.abort()
+        return len(theirs)
+
+
+def peer_certificate(transport: asyncio.BaseTransport) -> bytes | None:
+    """The client's certificate in DER form, which the handshake has verified; None without."""
+    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return tls.getpeercert(binary_form=True) if tls else None
+
+
+def _address(transport: asyncio.BaseTransport) -> str | None:
+    name = transport.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else None  # a Unix socket has no address
+
+
+class _Guard(asyncio.Protocol):
+    """Passes one connection to aiohttp's protocol, or cuts it when there are too many."""
+
+    def __init__(self, inner: asyncio.Protocol, connections: Connections, limit: int) -> None:
+        self._inner = inner
+        self._connections = connections
+        self._limit = limit
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if not self._connections.admit(transport, self._limit):
+            transport.abort()
+            return
+        self._transport = transport
+        self._inner.connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._connections.forget(self._transport)
+            self._inner.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._inner.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received() if self._transport is not None else None
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+ProtocolFactory = Callable[[], asyncio.Protocol]
+
+
+@asynccontextmanager
+async def listen_tcp(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    connections: Connections | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> AsyncIterator[Address]:
+    """Serves `app` until the block ends; gives the address that was bound (port 0: any).
+
+    ConfigError when the address cannot be had.
+    """
+
+    async def start(factory: ProtocolFactory) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        handshake_s = limits.handshake_s if tls else None
+        try:
+            return await loop.create_server(
+                factory, host or None, port, ssl=tls, backlog=BACKLOG,
+                reuse_address=True, ssl_handshake_timeout=handshake_s,
+            )  # fmt: skip
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {Address(host, port)}: {error.strerror or error}",
+                hint=f"who has the port: ss -ltnp 'sport = :{port}'"
+                if error.errno == errno.EADDRINUSE
+                else "see node.listen and node.admin in the configuration",
+            ) from error
+
+    async with _serve(app, start, connections or Connections(), limits) as server:
+        bound = server.sockets[0].getsockname()
+        yield Address(bound[0], bound[1])
+
+
+@asynccontextmanager
+async def listen_unix(
+    app: web.Application, path: Path, *, mode: int = 0o600, limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[Path]:
+    """Serves `app` on a Unix socket, which is removed at the end.
+
+    The socket of an agent that died is replaced; Locked names the pid of one that lives.
+    """
+    bound = await asyncio.to_thread(BoundSocket, path, mode)
+
+    async def start(factory: ProtocolFactory) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(factory, sock=bound.socket, backlog=BACKLOG)
+
+    try:
+        async with _serve(app, start, Connections(), limits):
+            yield path
+    finally:
+        await asyncio.to_thread(bound.release)
+
+
+@asynccontextmanager
+async def _serve(
+    app: web.Application,
+    start: Callable[[ProtocolFactory], Awaitable[asyncio.Server]],
+    connections: Connections,
+    limits: Limits,
+) -> AsyncIterator[asyncio.Server]:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=limits.request_s,
+        lingering_time=LINGER_S,
+        shutdown_timeout=limits.shutdown_s,
+    )
+    await runner.setup()
+    try:
+        make = runner.server
+        assert make is not None
+        server = await start(lambda: _Guard(make(), connections, limits.per_address))
+        try:
+            yield server
+        finally:
+            await _stop_accepting(server)
+    finally:
+        await runner.cleanup()
+
+
+async def _stop_accepting(server: asyncio.Server) -> None:
+    """Closes the server, but not under a connection that was accepted in this very moment.
+
+    asyncio (3.11) leaks such a connection: its transport can't attach to a closed server.
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(ACCEPT_TURNS):
+        await asyncio.sleep(0)
+    server.close()

@@ -1,0 +1,132 @@
+"""The CLI's way to the agent of its own node: HTTP over the Unix socket.
+
+Owns the connection and the translation of its failures. No credentials: who may open the
+socket may do everything. Errors of the agent come out as the classes that it raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+
+from peersync.core.errors import AgentNotRunning, Denied, PeersyncError
+from peersync.transport.problems import MAX_PROBLEM_BYTES, from_problem
+from peersync.transport.sse import Event, EventParser
+from peersync.wire.codec import decode, encode
+
+T = TypeVar("T")
+
+CONNECT_S = 5.0
+READ_S = 300.0  # a plan asks two databases and a peer before it answers
+EVENT_READ_S = 60.0  # pings come every 15 s
+
+
+class AgentClient:
+    """`async with AgentClient(socket) as agent`. `kind` is the type of the answer."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            "http://localhost",
+            connector=aiohttp.UnixConnector(str(self._path)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, kind: type[T], *, params: Mapping[str, str] | None = None) -> T:
+        return await self._call("GET", path, None, kind, params)
+
+    async def post(
+        self, path: str, body: Any, kind: type[T], *, params: Mapping[str, str] | None = None
+    ) -> T:
+        return await self._call("POST", path, body, kind, params)
+
+    async def put(self, path: str, body: Any, kind: type[T]) -> T:
+        return await self._call("PUT", path, body, kind, None)
+
+    async def delete(self, path: str, kind: type[T]) -> T:
+        return await self._call("DELETE", path, None, kind, None)
+
+    async def events(self, path: str, *, after: str | None = None) -> AsyncIterator[Event]:
+        """The events of a stream until the agent ends it. `after` is the last id seen.
+
+        AgentNotRunning when the agent goes away: ask again with the last event's id.
+        """
+        headers = {"Accept": "text/event-stream"}
+        if after is not None:
+            headers["Last-Event-ID"] = after
+        parser = EventParser()
+        async with self._open("GET", path, None, None, EVENT_READ_S, headers) as response:
+            async for piece in response.content.iter_any():
+                for event in parser.feed(piece):
+                    yield event
+
+    async def _call(
+        self, method: str, path: str, body: Any, kind: type[T], params: Mapping[str, str] | None
+    ) -> T:
+        async with self._open(method, path, body, params, READ_S, {}) as response:
+            return decode(await response.read(), kind)
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        params: Mapping[str, str] | None,
+        read_s: float,
+        headers: Mapping[str, str],
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        assert self._session is not None, "use async with"
+        data = None if body is None else encode(body)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=read_s)
+        try:
+            async with self._session.request(
+                method, path, data=data, params=params, headers=headers, timeout=timeout
+            ) as response:
+                if response.status >= 400 and response.content_type != "application/json":
+                    problem = await response.content.read(MAX_PROBLEM_BYTES)
+                    raise from_problem(response.status, problem)
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: Exception) -> PeersyncError:
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        if isinstance(cause, PermissionError):
+            return Denied(
+                f"this user may not open the agent's socket {self._path}",
+                hint="use sudo, or add the user to the group of the socket (peersync)",
+            )
+        if isinstance(cause, TimeoutError):
+            return AgentNotRunning(
+                "the agent does not answer", hint="systemctl status peersync-agent"
+            )
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return AgentNotRunning(
+                f"no agent is running (nobody listens on {self._path})",
+                hint="start it: systemctl start peersync-agent, or: peersync agent",
+            )
+        return AgentNotRunning(
+            "the agent closed the connection; it may have stopped",
+            detail=str(error) or None,
+            hint="systemctl status peersync-agent",
+        )

@@ -1,0 +1,1 @@
+"""What `scripts/bench` is made of: data, servers, meters, contestants, and the report."""

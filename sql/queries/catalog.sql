@@ -1,0 +1,116 @@
+-- name: server
+-- What this server and this database are.
+SELECT pg_catalog.current_setting('server_version_num')::int AS server_version_num,
+       pg_catalog.split_part(pg_catalog.current_setting('server_version'), ' ', 1) AS server_version,
+       pg_catalog.pg_encoding_to_char(d.encoding) AS encoding,
+       pg_catalog.pg_database_size(d.oid) AS size_bytes,
+       (SELECT count(*) FROM pg_catalog.pg_largeobject_metadata) AS large_objects,
+       (SELECT count(*) FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relkind = 'S' AND n.nspname !~ '^pg_' AND n.nspname <> 'peersync') AS sequences
+  FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database();
+
+-- name: tables
+-- Every table that holds rows of the user's: ordinary ones, partitions and inheritance children,
+-- without peersync's own, the system's, and those that an extension brought.
+-- reltuples is -1 where the table was never analyzed; it is then estimated from its pages.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
+       CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END AS rows,
+       pg_catalog.pg_table_size(c.oid) AS size_bytes,
+       c.relhasrules AS has_rules,
+       c.relpersistence = 'u' AS unlogged,
+       c.relrowsecurity AS row_security,
+       EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D') AS has_triggers,
+       pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,
+       pg_catalog.has_table_privilege(c.oid, 'INSERT') AS may_insert,
+       pg_catalog.has_table_privilege(c.oid, 'UPDATE') AS may_update
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind = 'r' AND c.relpersistence <> 't'
+   AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync')
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                    WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                      AND d.deptype = 'e')
+ ORDER BY n.nspname, c.relname;
+
+-- name: columns
+-- The columns of these tables in order.
+-- $1 oids of tables
+SELECT a.attrelid::bigint AS oid, a.attname AS name,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
+       a.attgenerated <> '' AS generated,
+       CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END AS identity,
+       a.atthasdef AS has_default
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = ANY ($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attrelid, a.attnum;
+
+-- name: keys
+-- What can tell the rows of these tables apart, best first: the primary key, then unique indexes
+-- without expressions, predicate or nullable columns, those with fewer columns first.
+-- The operators are those of the index, because `=` is found by search_path and may be another.
+-- $1 oids of tables
+SELECT i.indrelid::bigint AS oid, i.indisprimary AS is_primary,
+       array_agg(a.attname ORDER BY k.n) AS columns,
+       array_agg(pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, op.oprname) ORDER BY k.n)
+           AS operators
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+  JOIN pg_catalog.pg_am am ON am.oid = ic.relam AND am.amname = 'btree'
+ CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[])
+                    WITH ORDINALITY AS k (attnum, opclass, n)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+  JOIN pg_catalog.pg_opclass oc ON oc.oid = k.opclass
+  JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+                            AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+  JOIN pg_catalog.pg_operator op ON op.oid = ao.amopopr
+  JOIN pg_catalog.pg_namespace opn ON opn.oid = op.oprnamespace
+ WHERE i.indrelid = ANY ($1::bigint[]::oid[])
+   AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+   AND k.n <= i.indnkeyatts
+   AND (i.indisprimary OR NOT EXISTS (
+         SELECT FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, n)
+           JOIN pg_catalog.pg_attribute na ON na.attrelid = i.indrelid AND na.attnum = u.attnum
+          WHERE u.n <= i.indnkeyatts AND NOT na.attnotnull))
+ GROUP BY i.indrelid, i.indexrelid, i.indisprimary, i.indnkeyatts, ic.relname
+ ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, ic.relname;
+
+-- name: foreign_keys
+-- Which of these tables refers to which: the order in which rows go in when checks are on.
+-- $1 oids of tables
+SELECT DISTINCT k.conrelid::bigint AS child, k.confrelid::bigint AS parent
+  FROM pg_catalog.pg_constraint k
+ WHERE k.contype = 'f' AND k.conrelid <> k.confrelid
+   AND k.conrelid = ANY ($1::bigint[]::oid[]) AND k.confrelid = ANY ($1::bigint[]::oid[]);
+
+-- name: not_copied
+-- What is there, holds data or looks like it, and is not copied row by row.
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS object,
+       CASE c.relkind WHEN 'f' THEN 'foreign table: its rows are on another server'
+                      WHEN 'm' THEN 'materialized view: refresh it after the sync'
+                      ELSE 'part of an extension' END AS reason
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync')
+   AND (c.relkind IN ('f', 'm')
+        OR c.relkind = 'r' AND EXISTS (
+             SELECT FROM pg_catalog.pg_depend d
+              WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                AND d.deptype = 'e'))
+ ORDER BY 1;
+
+-- name: sequences
+-- The sequences of the user's, for raising them to what the source has.
+SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment
+  FROM pg_catalog.pg_sequence s
+  JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'peersync';
+
+-- name: may_use_replica_role
+-- Whether this role may keep triggers and rules quiet while it writes.
+SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 150000
+            THEN pg_catalog.has_parameter_privilege('session_replication_role', 'SET')
+            ELSE (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) END
+       AS allowed;

@@ -1,0 +1,37 @@
+"""What is in the tree is what is shipped, under the version that it says."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import peersync
+
+ROOT = Path(__file__).parents[2]
+
+
+def _packages_in_tree() -> set[str]:
+    places = [*(ROOT / "peersync").rglob("__init__.py"), *(ROOT / "sql").rglob("__init__.py")]
+    names = {".".join(place.parent.relative_to(ROOT).parts) for place in places}
+    return {f"peersync.{name}" if name.split(".")[0] == "sql" else name for name in names}
+
+
+def test_setup_cfg_lists_every_package_of_the_tree() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    listed = setup["options"]["packages"].split()
+    assert len(listed) == len(set(listed))
+    assert set(listed) == _packages_in_tree()
+
+
+def test_every_directory_with_sql_files_is_shipped() -> None:
+    for file in (ROOT / "sql").rglob("*.sql"):
+        assert (file.parent / "__init__.py").exists(), f"{file} is in no package"
+
+
+def test_the_changelogs_newest_entry_is_this_version_or_unreleased() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = re.search(r"^## \[([^]]+)\]", text, re.MULTILINE)
+    assert newest, "CHANGELOG.md has no `## [version]` entry"
+    assert newest[1] in (peersync.__version__, "Unreleased")
