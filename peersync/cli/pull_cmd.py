@@ -164,7 +164,7 @@ def _show_plan(ctx: Context, plan: Plan) -> None:
     if ctx.quiet or ctx.json:
         return
     for line in plan_lines(plan):
-        print_err(clean(line))
+        print_err(clean(line, keep="\u202f"))
 
 
 def plan_lines(plan: Plan) -> list[str]:

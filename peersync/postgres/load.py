@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,22 +239,24 @@ class _Copy:
     """A COPY FROM STDIN that is open; closing it gives the rows that the server took."""
 
     def __init__(self, connection: psycopg.Connection, statement: str) -> None:
-        self._stack = ExitStack()
-        self._cursor = self._stack.enter_context(connection.cursor())
-        self._copy = self._stack.enter_context(self._cursor.copy(statement.encode()))
+        self._cursor = connection.cursor()
+        self._context = self._cursor.copy(statement.encode())
+        self._copy = self._context.__enter__()
 
     def write(self, data: bytes) -> None:
         self._copy.write(data)
 
     def close(self, *, whole: bool) -> int:
         """Ends the COPY; not whole means that the server must forget what it got."""
-        if whole:
-            self._stack.close()
-            return self._cursor.rowcount
-        abandoned = _Abandoned()
-        with suppress(_Abandoned, psycopg.Error):
-            self._stack.__exit__(_Abandoned, abandoned, None)
-        return 0
+        try:
+            if whole:
+                self._context.__exit__(None, None, None)
+                return self._cursor.rowcount
+            with suppress(_Abandoned, psycopg.Error):
+                self._context.__exit__(_Abandoned, _Abandoned(), None)
+            return 0
+        finally:
+            self._cursor.close()
 
 
 class _Abandoned(Exception):

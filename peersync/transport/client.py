@@ -24,7 +24,7 @@ from peersync.transport.identity import Identity
 from peersync.transport.peers import Peer
 from peersync.transport.problems import MAX_PROBLEM_BYTES, from_peer
 from peersync.transport.tls import client_context
-from peersync.wire.address import parse_address
+from peersync.wire.address import parse_peer_address
 from peersync.wire.codec import decode, encode
 from peersync.wire.messages import MAX_MESSAGE_BYTES
 
@@ -204,7 +204,7 @@ class PeerClient:
             )
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                f"https://{parse_address(self.peer.address)}",
+                f"https://{parse_peer_address(self.peer.address)}",
                 connector=aiohttp.TCPConnector(
                     ssl=self._context, limit=self._connections, keepalive_timeout=KEEP_IDLE_S
                 ),
@@ -227,4 +227,3 @@ def _payload(body: Body) -> tuple[bytes | None, dict[str, str]]:
     if isinstance(body, bytes):
         return body, {"Content-Type": "application/octet-stream"}
     return encode(body), {"Content-Type": "application/json"}
-

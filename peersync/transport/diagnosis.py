@@ -23,7 +23,7 @@ from peersync.core.errors import (
 from peersync.transport.identity import Identity, fingerprint, short_form
 from peersync.transport.peers import Peer
 from peersync.transport.tls import anonymous_context, client_context
-from peersync.wire.address import Address, parse_address
+from peersync.wire.address import Address, parse_peer_address
 
 PROBE_S = 1.0  # a refusal follows the handshake at once
 
@@ -94,7 +94,7 @@ def _mute_refusal(peer: Peer, identity: Identity) -> Denied:
 
 async def _wrong_certificate(peer: Peer, timeout_s: float) -> Denied:
     assert peer.address is not None
-    got = await shown_fingerprint(parse_address(peer.address), timeout_s)
+    got = await shown_fingerprint(parse_peer_address(peer.address), timeout_s)
     return Denied(
         f"{peer.name} ({peer.address}) shows another certificate than the one that was paired:"
         f" expected {short_form(peer.node_id)}, got {short_form(got) if got else 'none'}",
@@ -122,7 +122,7 @@ async def shown_fingerprint(address: Address, timeout_s: float) -> str | None:
 async def _does_not_trust_us(peer: Peer, identity: Identity, timeout_s: float) -> bool:
     """Whether the peer lets in a client without a certificate, and cuts one with ours."""
     assert peer.address is not None
-    address = parse_address(peer.address)
+    address = parse_peer_address(peer.address)
     with_ours = await _is_cut(address, client_context(identity, peer), timeout_s)
     return with_ours and not await _is_cut(address, anonymous_context(), timeout_s)
 

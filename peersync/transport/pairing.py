@@ -27,7 +27,7 @@ from peersync.transport.identity import Identity, fingerprint, short_form
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.problems import from_problem
 from peersync.wire import pairing as wire
-from peersync.wire.address import parse_address
+from peersync.wire.address import parse_peer_address
 from peersync.wire.codec import decode, encode
 from peersync.wire.pairing import Invite, PairReply, PairRequest
 
@@ -97,7 +97,7 @@ class PairingDesk:
                 hint="peersync peer invite --address HOST:8791, or set node.advertise",
             )
         secret = wire.encode_secret(secrets.token_bytes(wire.SECRET_BYTES))
-        invite = Invite(parse_address(reached_at), self.identity.node_id, secret)
+        invite = Invite(parse_peer_address(reached_at), self.identity.node_id, secret)
         async with self._lock:
             now = self._clock()
             if sum(stored.is_open(now) for stored in self._invites.values()) >= MAX_OPEN:
@@ -112,7 +112,7 @@ class PairingDesk:
         """The inviter's side of one attempt; Denied says why it failed."""
         joiner = fingerprint(request.certificate)
         if request.address is not None:
-            parse_address(request.address)
+            parse_peer_address(request.address)
         async with self._lock:
             stored = self._usable(request.invite, joiner)
             await self._check_proof(stored, request, joiner)

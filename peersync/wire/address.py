@@ -1,8 +1,8 @@
 """HOST:PORT as people write it and as peers tell it: one parser, one way to print it.
 
-Owns the form only. It resolves nothing and connects to nothing. Addresses that no server
-can have (unspecified, link-local, multicast) are refused, so that a peer cannot point this
-node at a cloud's metadata service.
+Owns the form only. It resolves nothing and connects to nothing. Where a peer is concerned,
+addresses that no server can have (unspecified, link-local, multicast) are refused, so that
+a peer cannot point this node at a cloud's metadata service.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 
 
 class Address(NamedTuple):
-    """A host name or IP (IPv6 without brackets) and a TCP port from 1 to 65535."""
+    """A host name or IP (IPv6 without brackets) and a TCP port."""
 
     host: str
     port: int
@@ -28,7 +28,10 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Reads HOST:PORT or [IPV6]:PORT; BadRequest says what is wrong with it."""
+    """Reads HOST:PORT or [IPV6]:PORT to listen on; BadRequest says what is wrong with it.
+
+    No host, or "*", is every address of this machine (host ""); port 0 is any free port.
+    """
     host, colon, port = text.rpartition(":")
     if not colon or len(text) > MAX_LENGTH:
         raise _wrong(text, "it must be HOST:PORT")
@@ -36,14 +39,22 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
         if not _is_ipv6(host):
             raise _wrong(text, "what is in brackets is not an IPv6 address")
+    elif host in ("", "*"):
+        host = ""
     elif not _HOST_NAME.fullmatch(host):
         reason = "an IPv6 address goes in brackets: [::1]:8791" if ":" in host else "bad host name"
         raise _wrong(text, reason)
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise _wrong(text, "the port must be a number from 1 to 65535")
-    if _is_no_server(host):
-        raise _wrong(text, "no server can be reached there from another machine")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise _wrong(text, "the port must be a number up to 65535")
     return Address(host, int(port))
+
+
+def parse_peer_address(text: str) -> Address:
+    """Reads the address of another server; BadRequest where none can be reached."""
+    address = parse_address(text)
+    if not address.host or not address.port or _is_no_server(address.host):
+        raise _wrong(text, "no server can be reached there from another machine")
+    return address
 
 
 def _is_ipv6(host: str) -> bool:

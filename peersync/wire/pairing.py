@@ -21,7 +21,7 @@ import msgspec
 
 from peersync.config.model import NodeName
 from peersync.core.errors import BadRequest
-from peersync.wire.address import Address, parse_address
+from peersync.wire.address import Address, parse_peer_address
 from peersync.wire.messages import Digest, Message
 
 SCHEME = "psync1"
@@ -107,7 +107,7 @@ def parse_invite(text: str) -> Invite:
     head, check = line[:-_CHECK_CHARS], line[-_CHECK_CHARS:]
     if not hmac.compare_digest(_check(head), check):
         raise _mangled("a character was changed on the way (the check does not match)")
-    return Invite(parse_address(where), fingerprint, secret[:_SECRET_CHARS])
+    return Invite(parse_peer_address(where), fingerprint, secret[:_SECRET_CHARS])
 
 
 def invite_id(secret: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peersync.core.errors import BadRequest
-from peersync.wire.address import Address, parse_address
+from peersync.wire.address import Address, parse_address, parse_peer_address
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ from peersync.wire.address import Address, parse_address
     ],
 )
 def test_an_address_is_read_and_printed_alike(text: str, address: Address) -> None:
-    assert parse_address(text) == address
+    assert parse_address(text) == parse_peer_address(text) == address
     assert str(address) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "db1", "db1:", "db1:0", "db1:65536", "db1:8791x", "db1:٣", "::1:8791", "[db1]:8791",
+    ["", "db1", "db1:", "db1:65536", "db1:8791x", "db1:٣", "::1:8791", "[db1]:8791",
      "user:pw@db1:8791", "http://db1:8791", "db1/x:8791", "d b:1", "db\r\n:1", "[::1]]:1",
      "x" * 300 + ":1"],
 )  # fmt: skip
@@ -34,8 +34,35 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "[::]", "224.0.0.1", "[::ffff:169.254.1.1]"]
+    "host",
+    [
+        "",
+        "*",
+        "169.254.169.254",
+        "[fe80::1]",
+        "0.0.0.0",
+        "[::]",
+        "224.0.0.1",
+        "[::ffff:169.254.1.1]",
+    ],
 )
 def test_a_peer_cannot_point_us_at_what_is_no_server(host: str) -> None:
     with pytest.raises(BadRequest, match="no server"):
-        parse_address(f"{host}:80")
+        parse_peer_address(f"{host}:80")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:8791", Address("0.0.0.0", 8791)),
+        ("[::]:8791", Address("::", 8791)),
+        (":8791", Address("", 8791)),
+        ("*:8791", Address("", 8791)),
+        ("127.0.0.1:0", Address("127.0.0.1", 0)),
+    ],
+)
+def test_a_listener_may_take_every_address_and_any_port(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    if not address.port:
+        with pytest.raises(BadRequest):
+            parse_peer_address(text)
