@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.plugins.blocking",
     "tests.plugins.clusters",
     "tests.plugins.corpus",
+    "tests.plugins.nodes",
 ]

@@ -30,14 +30,13 @@ from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.progress import Progress
 from peersync.postgres.sqlfiles import queries, query_modules
-from peersync.transport.app import control_app, peer_app, people_app
+from peersync.transport.app import control_app, listen_peers, people_app
 from peersync.transport.health import Asked, Check, health_routes
 from peersync.transport.identity import load_identity
-from peersync.transport.listener import Connections, listen_tcp, listen_unix
+from peersync.transport.listener import listen_tcp, listen_unix
 from peersync.transport.pairing import PairingDesk
 from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping_peer
 from peersync.transport.peers import Peer, PeerBook
-from peersync.transport.tls import server_context
 from peersync.wire.address import parse_address
 
 log = logging.getLogger("peersync.agent")
@@ -147,8 +146,6 @@ class Node:
         health = health_routes(_ready(checks), registry)
         shown = health_routes(_ready(checks), registry, show_checks=True)
         peer_api = PeerApi(self.identity, node.name, self._databases, backups, self._workers)
-        connections = Connections()
-        self.book.watch(removed=lambda peer: connections.close_node(peer.node_id) and None)
         listen, admin = parse_address(node.listen), parse_address(node.admin)
         await stack.enter_async_context(
             listen_unix(
@@ -162,14 +159,9 @@ class Node:
                 Path(node.socket),
             )
         )
+        routes = [*pair_routes(self._desk), *peer_api.routes()]
         await stack.enter_async_context(
-            listen_tcp(
-                peer_app(self.book, [*pair_routes(self._desk), *peer_api.routes()]),
-                listen.host,
-                listen.port,
-                tls=server_context(self.identity, self.book),
-                connections=connections,
-            )
+            listen_peers(self.book, self.identity, routes, listen.host, listen.port)
         )
         await stack.enter_async_context(listen_tcp(people_app(health), admin.host, admin.port))
 

@@ -57,7 +57,7 @@ class Database(Table, frozen=True):
 class FullSync(Table, frozen=True):
     """How a full sync uses the machine and the network."""
 
-    chunk_mib: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    chunk_mib: Annotated[int, msgspec.Meta(ge=1, le=6)] = 4
     parallel: Count = 2
     in_flight: Count = 4
     work_mem: Memory = "128MB"

@@ -1,0 +1,230 @@
+"""Whole nodes for the tests: an agent as a process of its own, driven only by its commands.
+
+A `Node` has a database, a configuration and an agent that can be started, stopped and
+killed; `run` types a command as a user would and gives back what it printed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.plugins.clusters import Database, Pair
+
+PROGRAM = [sys.executable, "-m", "peersync.cli.main"]
+START_S = 30.0
+RUN_S = 120.0
+
+
+@dataclass
+class Result:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last line of stdout."""
+        return json.loads(self.out.strip().splitlines()[-1])
+
+
+class Failed(AssertionError):
+    pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Node:
+    """One node. `settings` are lines that are added to its configuration."""
+
+    name: str
+    database: Database
+    home: Path
+    database_name: str = "shop"
+    settings: str = ""
+    conninfo: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    listen: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    admin: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.home / "peersync.toml"
+
+    @property
+    def log(self) -> str:
+        return (self.home / "agent.log").read_text(errors="replace")
+
+    @property
+    def spool(self) -> Path:
+        return self.home / "state" / "spool"
+
+    def init(self) -> None:
+        conninfo = self.conninfo or self.database.conninfo()
+        self.run(
+            "init", "--name", self.name, "--database", f"{self.database_name}={conninfo}",
+            "--state-dir", str(self.home / "state"), "--listen", self.listen,
+            "--admin", self.admin, "--socket", str(self.home / "s"),
+        )  # fmt: skip
+        if self.settings:
+            self.config.write_text(self.config.read_text() + "\n" + self.settings)
+
+    def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "PEERSYNC_CONFIG": str(self.config), **self.env}
+        return subprocess.Popen([*PROGRAM, *arguments], env=env, **options)
+
+    def run(
+        self, *arguments: str, check: bool = True, timeout_s: float = RUN_S, text: str | None = None
+    ) -> Result:
+        """Types a command; Failed when `check` and its exit code is not 0."""
+        process = self.popen(
+            *arguments,
+            stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            out, err = process.communicate(text.encode() if text else None, timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        result = Result(process.returncode, out.decode(), err.decode())
+        if check and result.code:
+            raise Failed(f"{arguments}: exit code {result.code}\n{result.out}\n{result.err}")
+        return result
+
+    def start(self, env: Mapping[str, str] | None = None) -> None:
+        """Starts the agent, and waits until it answers."""
+        log = (self.home / "agent.log").open("ab")
+        with log:
+            self.process = self.popen("agent", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"the agent of {self.name} did not start:\n{self.log}")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        host, _, port = self.admin.rpartition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
+
+    def stop(self) -> int:
+        """SIGTERM; gives the agent's exit code."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL: the agent has no chance to clean up."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.process = None
+
+    # --- what a test asks of it -----------------------------------------------------------
+    def pull(self, peer: str, *options: str, check: bool = True) -> Result:
+        """`peersync pull PEER --yes --json`; `.json` is the final object."""
+        return self.run("pull", peer, "--yes", "--json", *options, check=check)
+
+    def invite(self) -> str:
+        return self.run("peer", "invite", "-q").out.split()[-1]
+
+    def pair_with(self, other: Node) -> None:
+        """Both know each other, and the other may bring its schema here."""
+        self.run("peer", "join", other.invite())
+        self.run("peer", "allow", other.name, "--schema")
+
+
+class MakeNode(Protocol):
+    def __call__(
+        self, name: str, database: Database, *, settings: str = "", start: bool = True,
+        conninfo: str | None = None, env: Mapping[str, str] | None = None,
+    ) -> Node: ...  # fmt: skip
+
+
+class TwoNodes:
+    """server-a has the data, server-b pulls it."""
+
+    def __init__(self, source: Node, target: Node) -> None:
+        self.source, self.target = source, target
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter((self.source, self.target))
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[MakeNode]:
+    """A factory of nodes; their agents are ended with the test."""
+    made: list[Node] = []
+
+    def make(
+        name: str,
+        database: Database,
+        *,
+        settings: str = "",
+        start: bool = True,
+        conninfo: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Node:
+        home = tmp_path / name
+        home.mkdir()
+        node = Node(name, database, home, settings=settings, conninfo=conninfo, env=dict(env or {}))
+        made.append(node)
+        node.init()
+        if start:
+            node.start()
+        return node
+
+    yield make
+    for node in made:
+        node.close()
+
+
+@pytest.fixture
+def two_nodes(source_target: Pair, make_node: MakeNode) -> TwoNodes:
+    """Two paired nodes with running agents, once for each pair of `PEERSYNC_PAIRS`."""
+    source = make_node("server-a", source_target.source)
+    target = make_node("server-b", source_target.target)
+    target.pair_with(source)
+    return TwoNodes(source, target)
