@@ -30,6 +30,11 @@ class Clients:
             )
         return self._clients[peer.node_id]
 
+    def renew(self) -> None:
+        """The settings of the network have changed: who asks from now on gets a new client."""
+        self._stale += self._clients.values()
+        self._clients.clear()
+
     def _forget(self, peer: Peer) -> None:
         if (client := self._clients.pop(peer.node_id, None)) is not None:
             self._stale.append(client)

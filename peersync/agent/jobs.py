@@ -139,7 +139,7 @@ class Jobs:
 
     def _refuse_second(self, database_name: str) -> None:
         for job, running in self._jobs.items():
-            if running.session.plan.database == database_name and not running.task.done():
+            if running.session.plan.database == database_name and not running.session.state.final:
                 plan = running.session.plan
                 raise Locked(
                     f"{database_name} is busy: a full sync from {plan.source} is running "
@@ -182,6 +182,7 @@ class Jobs:
     async def _run(self, target: TargetSession) -> None:
         await target.run()
         self._totals.add(target.progress())
+        await target.gather_statistics()
 
     def leave(self) -> None:
         """The agent stops: sessions stay as they are, to be taken up at the next start."""
@@ -195,7 +196,7 @@ class Jobs:
 
     # --- watching and stopping ----------------------------------------------------------
     def running(self) -> list[Progress]:
-        return [r.session.progress() for r in self._jobs.values() if not r.task.done()]
+        return [r.session.progress() for r in self._jobs.values() if not r.session.state.final]
 
     def ring(self, job: str) -> EventRing | None:
         """The events of a job that runs, or ended a short while ago."""

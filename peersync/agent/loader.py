@@ -10,6 +10,7 @@ process, or the next one after a crash, from what the session's record says.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -32,6 +33,7 @@ from peersync.postgres.restore import Final, TableResult, commit_session
 from peersync.wire.messages import Baseline
 
 MAX_SCHEMA_BYTES = 256 << 20
+_Job = tuple[Callable[[], None], Callable[[], None]]  # how to stop it, and the work itself
 
 
 class Loader:
@@ -58,7 +60,7 @@ class Loader:
         self._loading: Loading | None = None
         self._parents: dict[int, frozenset[int]] = {}
         self._post = schema.PostData({}, [])
-        self._built: set[str] = set()
+        self._indexes: deque[str] = deque()
         self._merged_bytes = 0
         self._verified = 0
 
@@ -76,7 +78,12 @@ class Loader:
 
     # --- the attempt --------------------------------------------------------------------
     def _connect(self, kind: str, what: str) -> AbstractContextManager[psycopg.Connection]:
-        settings = {"work_mem": self._settings.work_mem, "synchronous_commit": "off"}
+        settings = {
+            "work_mem": self._settings.work_mem,
+            "synchronous_commit": "off",
+            # A staging table is only ever merged: its planner needs the size, not the values.
+            "default_statistics_target": "100" if kind == "analyze" else "10",
+        }
         return connect(
             self._database.resolved,
             f"{kind}/{self._session[:8]}",
@@ -92,19 +99,43 @@ class Loader:
         await self._load_definitions([s for s in streams if s.part.kind != "data"])
         await self._prepare_tables()
         waiting = [s for s in reversed(streams) if s.part.kind == "data"]
+        changed = asyncio.Condition()
+        busy = 0
 
-        async def work(number: int) -> None:
-            while waiting:
-                stream = waiting.pop()
-                await self._workers.pump(
-                    lambda s=stream: self._interrupt(s),  # type: ignore[misc]
-                    lambda s=stream: self._load_part(s),  # type: ignore[misc]
-                )
+        def ready() -> bool:
+            return bool(waiting or self._indexes) or not busy
+
+        async def work() -> None:
+            """Rows first, for the source sends them anyway; an index when there is one to build."""
+            nonlocal busy
+            while True:
+                async with changed:
+                    await changed.wait_for(ready)
+                    if not (waiting or self._indexes):
+                        return
+                    job = (
+                        self._loading_of(waiting.pop())
+                        if waiting
+                        else self._building_of(self._indexes.popleft())
+                    )
+                    busy += 1
+                try:
+                    await self._workers.pump(*job)
+                finally:
+                    busy -= 1
+                    async with changed:
+                        changed.notify_all()
 
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.parallel):
-                group.create_task(work(number), name=f"load-{number}")
+                group.create_task(work(), name=f"load-{number}")
         self._record.end(Step.CONVERT, self._now())
+
+    def _loading_of(self, stream: PartStream) -> _Job:
+        return lambda: self._interrupt(stream), lambda: self._load_part(stream)
+
+    def _building_of(self, statement: str) -> _Job:
+        return self._stop.set, lambda: self._build(statement)
 
     def _interrupt(self, stream: PartStream) -> None:
         stream.abort()
@@ -174,14 +205,35 @@ class Loader:
                     self._finish_table(connection, load.table)
 
     def _finish_table(self, connection: psycopg.Connection, table: Table) -> None:
-        """Indexes and statistics of a table that this session created, once its rows are in."""
+        """The keys of a table that this session created, once its rows are in.
+
+        Its other indexes are left to whichever thread is free: several can be built at once,
+        where adding a key locks the others out.
+        """
         with self._loading_guard():
-            if str(table.name) in self._built:
-                return
-            self._built.add(str(table.name))
+            statements = self._post.indexes.pop(table.name, [])
         self._stop.check()
-        schema.build_indexes(connection, self._post.indexes.pop(table.name, []))
-        connection.execute(f"ANALYZE {table.name.sql}")
+        keys = [text for text in statements if text.startswith("ALTER TABLE")]
+        schema.build_indexes(connection, keys)
+        self._indexes.extend(text for text in statements if text not in keys)
+
+    def _build(self, statement: str) -> None:
+        with self._connect("index", "building indexes") as connection:
+            schema.build_indexes(connection, [statement])
+
+    async def gather_statistics(self) -> None:
+        """ANALYZE of what was created, after the commit: the sync is over, the planner is not."""
+        if self._loading is None:
+            return
+        names = [load.table.name.sql for load in self._loading.tables.values() if load.created]
+        if not names:
+            return
+
+        def work() -> None:
+            with self._connect("analyze", "gathering statistics") as connection:
+                connection.execute(f"ANALYZE {', '.join(names)}".encode())
+
+        await self._workers.pump(self._stop.set, work)
 
     def _loading_guard(self) -> AbstractContextManager[object]:
         assert self._loading is not None

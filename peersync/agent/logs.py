@@ -1,7 +1,8 @@
 """The agent's log: text for people, JSON for collectors, priorities for the journal.
 
-One pipeline, the standard library's. Line breaks in a message are escaped, so that no
-name from a database or a peer can forge a line.
+One pipeline, the standard library's. What is not printable in a message is escaped and the
+lines of a traceback are indented, so that no name from a database or a peer can forge a line
+or move the cursor of whoever reads it.
 """
 
 from __future__ import annotations
@@ -28,13 +29,20 @@ class _Text(logging.Formatter):
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
-        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        message = _escaped(record.getMessage())
+        told = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        trace = "".join(f"\n    {_escaped(line)}" for line in told)
         if self._journal:
             level = _PRIORITIES.get(record.levelno, "<6>")
             return f"{level}{record.name}: {message}" + trace.replace("\n", f"\n{level}")
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         return f"{moment} {record.levelname.lower():7} {record.name}: {message}{trace}"
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class _Json(logging.Formatter):
@@ -51,13 +59,18 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up(level: str, form: str, environ: Mapping[str, str], stream: TextIO = sys.stderr) -> None:
+def set_up(level: str, form: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
     """`form` is auto, text or json; auto writes for the journal when it is systemd's."""
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(stream or sys.stderr)
     journal = form == "auto" and "JOURNAL_STREAM" in environ
     handler.setFormatter(_Json() if form == "json" else _Text(journal=journal))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     for noisy in ("aiohttp.access", "asyncio", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """From now on; `level` is debug, info, warning or error."""
+    logging.getLogger().setLevel(level.upper())

@@ -24,6 +24,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
 from peersync.agent.metrics import JobTotals, make_registry
 from peersync.agent.peer_api import PeerApi
+from peersync.agent.reload import Reloader
 from peersync.agent.status import StatusReport
 from peersync.agent.systemd import Notifier
 from peersync.agent.workers import Workers
@@ -45,7 +46,9 @@ log = logging.getLogger("peersync.agent")
 class Node:
     """One agent. `run` ends when it is told to stop (SIGTERM, SIGINT)."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], read_config: Callable[[], Config]
+    ) -> None:
         """Reads identity and peer book; ConfigError where one is missing or damaged. Blocks."""
         self._config = config
         state_dir = Path(config.node.state_dir)
@@ -57,6 +60,7 @@ class Node:
         self._notifier = Notifier(environ, os.getpid())
         self._workers = Workers(pumps=4 * config.full_sync.parallel + 8)
         self._clients = Clients(config, self.identity, self.book)
+        self._reloader = Reloader(config, read_config, self._notifier, self._clients.renew)
         self._desk = PairingDesk(
             self.book,
             self.identity,
@@ -73,10 +77,11 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         try:
             await self.serve(stop)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -101,6 +106,7 @@ class Node:
                     for name in self._databases.names():
                         spawn(jobs.recover(name), name=f"recover-{name}")
                     spawn(self._notifier.keep(lambda: _status_line(jobs)), name="systemd")
+                    spawn(self._reloader.run(self._workers), name="reload")
                     self._notifier.send("READY=1")
                     log.info("node %s is ready, version %s", self._config.node.name, __version__)
                     await stop.wait()

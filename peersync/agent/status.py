@@ -22,11 +22,11 @@ from peersync.postgres.history import History
 from peersync.transport.peers import Peer, PeerBook
 
 _LOOKED_AT = 200
-_ORDER = ("failed", "unreachable", "syncing", "never synced", "synced")
+_ORDER = ("failed", "partly", "unreachable", "unknown", "syncing", "never synced", "synced")
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One database with one peer."""
+    """One database with one peer. "unknown": the database, which has the history, is down."""
 
     database: str
     peer: str
@@ -86,7 +86,11 @@ async def make_status(report: StatusReport) -> Status:
         databases.append(_database(name, problem))
         for peer in peers:
             syncing = any(p.database == name and p.source == peer.name for p in running)
-            links.append(_link(name, peer, probes[peer.name].result(), entries, syncing=syncing))
+            unreachable = probes[peer.name].result()
+            if problem is not None and not syncing:
+                links.append(LinkStatus(database=name, peer=peer.name, state="unknown"))
+            else:
+                links.append(_link(name, peer, unreachable, entries, syncing=syncing))
     links.sort(key=lambda link: (_ORDER.index(link.state), link.database, link.peer))
     return Status(
         node=report.node,
@@ -143,7 +147,7 @@ def _link(
         state, hint = "syncing", "peersync jobs list"
     elif last is not None and last.state in ("failed", "partly"):
         words = last.error.message if last.error else "some tables were left out"
-        state, problem, hint = "failed", words, f"peersync jobs show {last.id[:8]}"
+        state, problem, hint = last.state, words, f"peersync jobs show {last.id[:8]}"
     elif unreachable is not None:
         state, problem, hint = "unreachable", unreachable.message, unreachable.hint or ""
     elif good is not None:
@@ -169,20 +173,23 @@ def _sentence(
         return "No database is configured."
     if not links:
         return "No peer is known yet."
-    for state, words in (
-        ("failed", "The last sync of {} failed"),
-        ("unreachable", "{} can't be reached"),
-    ):
+    for state, words in (("failed", "failed"), ("partly", "left tables out")):
         found = [link for link in links if link.state == state]
         if found:
-            first = found[0]
-            what = f"{first.database} from {first.peer}" if state == "failed" else first.peer
-            return words.format(what) + _more(len(found) - 1) + "."
+            what = f"{found[0].database} from {found[0].peer}"
+            return f"The last sync of {what} {words}" + _more(len(found) - 1) + "."
+    gone = sorted({link.peer for link in links if link.state == "unreachable"})
+    if gone:
+        return f"{gone[0]} can't be reached" + _more(len(gone) - 1) + "."
     if running:
         return f"{len(running)} full sync{'s' if len(running) > 1 else ''} running."
     never = [link for link in links if link.state == "never synced"]
     if never:
+        if len(links) == 1:
+            return f"{never[0].database} was never synced from {never[0].peer}."
         return f"{len(never)} of {len(links)} links were never synced."
+    if len(links) == 1:
+        return f"{links[0].database} was synced from {links[0].peer}; see below when."
     return f"All {len(links)} links were synced; see below when."
 
 

@@ -145,6 +145,15 @@ class TargetSession:
         else:
             await self._end(self._success(), None)
 
+    async def gather_statistics(self) -> None:
+        """What is left to do once the session has ended well, and nobody waits for any more."""
+        if self._loader is None or self.state not in (State.DONE, State.PARTLY):
+            return
+        try:
+            await self._loader.gather_statistics()
+        except PeersyncError as exc:
+            log.warning("session %s: ANALYZE: %s; autovacuum will do it", self.session, exc)
+
     def _success(self) -> State:
         return (
             State.DONE

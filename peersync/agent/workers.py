@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+STOP_AGAIN_S = 1.0
 
 
 class Workers:
@@ -31,15 +33,27 @@ class Workers:
         """Long work in a thread. A cancelled caller stops it and waits until it has ended.
 
         `stop` may block (it cancels statements on the server), so it runs in a thread, too.
+        It is called again while the work goes on: a statement that began just after the
+        first call has not heard of it.
         """
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pumps, work)
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            await loop.run_in_executor(self._short, stop)
-            await asyncio.wait([future])
+            while not future.done():
+                await _ended(loop.run_in_executor(self._short, stop), None)
+                await _ended(future, STOP_AGAIN_S)
             if not future.cancelled():
                 future.exception()  # looked at: the cancellation says it all
             raise
         return future.result()
+
+
+async def _ended(future: asyncio.Future[Any], timeout_s: float | None) -> None:
+    """Waits for a thread. A second cancellation does not abandon it: the first is on its way."""
+    try:
+        await asyncio.wait([future], timeout=timeout_s)
+    except asyncio.CancelledError:
+        if timeout_s is None:
+            await _ended(future, None)

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import click
 
 from peersync.cli.context import Context
 
+if TYPE_CHECKING:
+    from peersync.config.model import Config
+
 
 @click.command()
 @click.pass_obj
 def command(ctx: Context) -> None:
-    """Run the agent of this node until SIGTERM or Ctrl-C.
+    """Run the agent of this node until SIGTERM or Ctrl-C. SIGHUP reads the configuration again.
 
     A full sync that is running when it stops is taken up at the next start.
     """
     from peersync.agent import logs
     from peersync.agent.node import Node
+    from peersync.config.load import load_config
 
-    config = ctx.config
-    level = "debug" if ctx.verbose else config.log.level
-    logs.set_up(level, config.log.format, ctx.environ)
-    node = Node(config, ctx.environ)
+    path = ctx.loaded.path
+
+    def read() -> Config:
+        return _as_called(ctx, load_config(path, ctx.environ, uid=ctx.uid).config)
+
+    config = _as_called(ctx, ctx.config)
+    logs.set_up(config.log.level, config.log.format, ctx.environ)
+    node = Node(config, ctx.environ, read)
     asyncio.run(node.run())
+
+
+def _as_called(ctx: Context, config: Config) -> Config:
+    """`-v` on the command line counts for more than the file."""
+    import msgspec
+
+    if not ctx.verbose:
+        return config
+    return msgspec.structs.replace(config, log=msgspec.structs.replace(config.log, level="debug"))

@@ -49,7 +49,7 @@ async def _run(ctx: Context) -> list[CheckResult]:
     from peersync.agent.clients import Clients
     from peersync.agent.databases import Databases
     from peersync.agent.workers import Workers
-    from peersync.core.errors import AgentNotRunning
+    from peersync.core.errors import PeersyncError
     from peersync.transport.identity import load_identity
     from peersync.transport.local import AgentClient
     from peersync.transport.peers import PeerBook
@@ -69,7 +69,7 @@ async def _run(ctx: Context) -> list[CheckResult]:
             try:
                 await agent.get("/healthz", dict[str, bool])
                 state = CheckResult(name="agent", state="ok", text=f"running, {config.node.socket}")
-            except AgentNotRunning as exc:
+            except PeersyncError as exc:
                 state = CheckResult(name="agent", state="failed", text=exc.message, fix=exc.hint)
         return [state, *results]
     finally:

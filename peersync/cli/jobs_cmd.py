@@ -69,7 +69,7 @@ def watch(ctx: Context, job: str, mode: str) -> int:
     """Follow a job to its end; the exit code is the job's."""
     from peersync.cli.pull_cmd import report, watch_job
 
-    return report(ctx, asyncio.run(watch_job(ctx, job, mode)))
+    return report(ctx, asyncio.run(watch_job(ctx, job, mode)), mode)
 
 
 @command.command()

@@ -87,7 +87,7 @@ def _print_rich(
 
 
 def _cell(value: object) -> str:
-    return "–" if value is None else clean(str(value))
+    return "–" if value is None else clean(str(value), keep="\u202f")  # that of `count`
 
 
 def size(size_bytes: float) -> str:

@@ -37,7 +37,10 @@ def command() -> None:
 @click.option("--address", metavar="HOST:PORT", help="Where the other server reaches this one.")
 @click.pass_obj
 def invite(ctx: Context, address: str | None) -> None:
-    """Print a line that pairs one other server with this one, within 15 minutes."""
+    """Print a line that pairs one other server with this one, within 15 minutes.
+
+    stdout has the line and nothing else.
+    """
     from peersync.transport.peer_routes import InviteReply, InviteRequest
 
     reply = _ask(
@@ -47,8 +50,9 @@ def invite(ctx: Context, address: str | None) -> None:
         emit_json(msgspec.to_builtins(reply))
         return
     if not ctx.quiet:
-        print_err("On the other server, within 15 minutes (the line works once):\n")
-    print_out(f"peersync peer join {reply.line}")
+        print_err("On the other server, within 15 minutes (the line works once):")
+        print_err("peersync peer join LINE, where LINE is:\n")
+    print_out(reply.line)
 
 
 @command.command()

@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from peersync.cli.output import clean, count, duration, json_text, print_err, print_out, size
+from peersync.cli.output import (
+    SCHEMA_VERSION,
+    clean,
+    count,
+    duration,
+    json_text,
+    print_err,
+    print_out,
+    size,
+)
+from peersync.core.errors import BadRequest
 from peersync.core.progress import Progress, StepProgress, StepState
 
 Mode = Literal["auto", "bar", "plain", "json", "none"]
 _BAR_WIDTH = 24
 _EVERY_S = 10.0
+_INTERVAL = "PEERSYNC_PROGRESS_INTERVAL"
+_COUNTING = "counting…"
+_ENDED = ("done", "partly", "failed", "cancelled")
 _MARKS = {
     StepState.WAITING: "–",
     StepState.DONE: "✔",
@@ -36,14 +51,31 @@ class Renderer(Protocol):
 
     def show(self, progress: Progress) -> None: ...
 
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is drawn meanwhile: somebody is asked a question."""
 
-def make_renderer(mode: Mode, *, interval_s: float | None, quiet: bool) -> Renderer:
-    """`auto` is a bar on a terminal and a line every ten seconds anywhere else."""
+
+def interval_s(environ: Mapping[str, str]) -> float:
+    """Seconds between two lines. BadRequest for a PEERSYNC_PROGRESS_INTERVAL that is none."""
+    text = environ.get(_INTERVAL)
+    if not text:
+        return _EVERY_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise BadRequest(f"{_INTERVAL} is {text!r}", hint="Give a number of seconds, such as 2.5.")
+    return seconds
+
+
+def make_renderer(mode: Mode, *, interval_s: float, quiet: bool) -> Renderer:
+    """`auto` is a bar on a terminal and a line every `interval_s` seconds anywhere else."""
     if mode == "auto":
         mode = "none" if quiet else "bar" if sys.stderr.isatty() else "plain"
     if mode == "bar":
         return _Bar()
-    return _Lines(mode, _EVERY_S if interval_s is None else interval_s)
+    return _Lines(mode, interval_s)
 
 
 class _Lines:
@@ -70,10 +102,14 @@ class _Lines:
             return
         self._last, self._shown_at = key, now
         if self._mode == "json":
-            print_out(json_text({"type": "progress", "progress": progress}))
+            head = {"schema_version": SCHEMA_VERSION, "type": "progress"}
+            print_out(json_text({**head, "progress": progress}))
             sys.stdout.flush()
         else:
             print_err(one_line(progress))
+
+    def paused(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class _Bar:
@@ -106,12 +142,19 @@ class _Bar:
 
         self._live.update(Text("\n".join(screen(progress)), no_wrap=True, overflow="ellipsis"))
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._live.stop()
+        try:
+            yield
+        finally:
+            self._live.start(refresh=True)
+
 
 def screen(progress: Progress) -> list[str]:
     """The lines of the terminal's picture."""
     lines = [_step_line(number, step) for number, step in enumerate(progress.steps, start=1)]
-    percent = "unknown" if progress.percent is None else f"{progress.percent:.0f} %"
-    parts = [f" overall {percent}"]
+    parts = [f" overall {_percent(progress)}"]
     if progress.rate_bytes_s:
         parts.append(f"{size(progress.rate_bytes_s)}/s")
     if progress.eta_s is not None and progress.state == "running":
@@ -137,10 +180,17 @@ def _step_line(number: int, step: StepProgress) -> str:
         return f"{head} {_MARKS[step.state]} {duration(step.seconds):>10}   {amount}"
     fraction = step.fraction
     if fraction is None:
-        return f"{head} counting…   {amount}"
+        return f"{head} {_COUNTING}   {amount}"
     filled = int(fraction * _BAR_WIDTH)
     bar = "█" * filled + " " * (_BAR_WIDTH - filled)
-    return f"{head} ▕{bar}▏ {fraction * 100:3.0f} %  {amount}"
+    return f"{head} ▕{bar}▏ {int(fraction * 100):3} %  {amount}"
+
+
+def _percent(progress: Progress) -> str:
+    """Rounded down: 100 % is only what is done."""
+    if progress.percent is not None:
+        return f"{int(progress.percent)} %"
+    return "unknown" if progress.state in _ENDED else _COUNTING
 
 
 def _amount(step: StepProgress) -> str:
@@ -155,7 +205,7 @@ def _amount(step: StepProgress) -> str:
 def one_line(progress: Progress) -> str:
     """ "shop from server-a: 4/5 restore, 61 %, 38.0 MiB/s, about 16 s left"."""
     parts = [f"{progress.step_number}/5 {progress.step.value}"]
-    parts.append("unknown %" if progress.percent is None else f"{progress.percent:.0f} %")
+    parts.append(_percent(progress))
     if progress.rate_bytes_s:
         parts.append(f"{size(progress.rate_bytes_s)}/s")
     if progress.eta_s is not None and progress.state == "running":

@@ -14,6 +14,7 @@ from peersync.cli.context import Context
 from peersync.cli.failure import as_text
 from peersync.cli.output import clean, count, duration, emit_json, print_err, print_out
 from peersync.cli.output import size as human
+from peersync.cli.progress import interval_s
 from peersync.core.errors import BadRequest, Cancelled
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ def command(
         "verify": not no_verify,
         "requestedBy": getpass.getuser(),
     }
+    interval_s(ctx.environ)  # a wrong one is said before anything is started
     view = asyncio.run(_pull(ctx, request, yes=yes, dry_run=dry_run, wait=not no_wait, mode=mode))
-    return report(ctx, view) if view is not None else 0
+    return report(ctx, view, mode) if view is not None else 0
 
 
 async def _pull(
@@ -124,14 +126,14 @@ async def _follow(ctx: Context, agent: AgentClient, job: str, mode: str) -> JobV
         return None
 
 
-def report(ctx: Context, view: JobView | None) -> int:
-    """Prints how a job ended; gives the exit code."""
+def report(ctx: Context, view: JobView | None, mode: str) -> int:
+    """Prints how a job ended; gives the exit code. After progress as JSON, this is JSON too."""
     from peersync.cli.watch import error_of, exit_code, print_result, result
 
     if view is None:
         return 0
     error = error_of(view)
-    if ctx.json:
+    if ctx.json or mode == "json":
         emit_json(result(view))
     else:
         if not ctx.quiet:

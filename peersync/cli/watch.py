@@ -10,7 +10,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import click
 import msgspec
@@ -18,8 +18,8 @@ import msgspec
 from peersync.agent.jobs import JobView
 from peersync.cli.context import Context
 from peersync.cli.output import clean, count, duration, print_err, print_out, print_table, size
-from peersync.cli.progress import Mode, Renderer, make_renderer
-from peersync.core.errors import AgentNotRunning, NotFound, PeersyncError, error_class
+from peersync.cli.progress import Mode, Renderer, interval_s, make_renderer
+from peersync.core.errors import AgentNotRunning, NotFound, PeersyncError, error_class, root_error
 from peersync.core.progress import Progress
 from peersync.transport.local import AgentClient
 
@@ -35,26 +35,21 @@ class Detached(Exception):
 
 async def follow(ctx: Context, agent: AgentClient, job: str, mode: Mode) -> JobView:
     """Shows the job's progress until it ends. Raises Detached when the user leaves it."""
-    interval = ctx.environ.get("PEERSYNC_PROGRESS_INTERVAL")
-    renderer = make_renderer(
-        mode, interval_s=float(interval) if interval else None, quiet=ctx.quiet or ctx.json
-    )
-    interrupted = asyncio.Event()
-    with _on_interrupt(interrupted), renderer:
-        watching = asyncio.ensure_future(_watch(agent, job, renderer))
-        stopping = asyncio.ensure_future(interrupted.wait())
+    renderer = make_renderer(mode, interval_s=interval_s(ctx.environ), quiet=ctx.quiet or ctx.json)
+    interrupts = _Interrupts()
+    with interrupts, renderer:
         try:
-            while not watching.done():
-                await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if stopping.done() and not watching.done():
-                    await _interrupted(ctx, agent, job)
-                    interrupted.clear()
-                    stopping = asyncio.ensure_future(interrupted.wait())
-            return watching.result()
-        finally:
-            for future in (watching, stopping):
-                future.cancel()
-            await asyncio.wait({watching, stopping})
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(_watch(agent, job, renderer), name="watch")
+                heeding = group.create_task(
+                    _heed(ctx, agent, job, interrupts, renderer, watching), name="interrupts"
+                )
+                watching.add_done_callback(lambda _ended: heeding.cancel())
+        except BaseExceptionGroup as errors:
+            raise root_error(errors) from errors
+    if watching.cancelled():
+        raise Detached
+    return watching.result()
 
 
 async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
@@ -79,6 +74,7 @@ async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
         except AgentNotRunning:
             await asyncio.sleep(_PAUSE_S)
             continue
+        missing_since = None
         if view.state in FINAL:
             if view.progress is not None:
                 renderer.show(view.progress)
@@ -86,33 +82,72 @@ async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _interrupted(ctx: Context, agent: AgentClient, job: str) -> None:
-    """Asks at a terminal; in a script Ctrl-C cancels."""
-    answer = "c"
-    if ctx.interactive:
-        print_err("")
-        answer = click.prompt(
+async def _heed(
+    ctx: Context,
+    agent: AgentClient,
+    job: str,
+    interrupts: _Interrupts,
+    renderer: Renderer,
+    watching: asyncio.Task[JobView],
+) -> None:
+    """Asks at a terminal what Ctrl-C means; in a script it cancels the job."""
+    while True:
+        await interrupts.wait()
+        answer = "c"
+        if ctx.interactive:
+            with renderer.paused(), interrupts.released():
+                answer = _ask()
+        if answer == "d":
+            watching.cancel()
+            return
+        if answer == "c":
+            await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
+            print_err("cancelling; nothing has been changed unless it was committing already …")
+
+
+def _ask() -> str:
+    """Blocks the loop, which has nothing to do but to show what is not looked at now."""
+    print_err("")
+    try:
+        answer: str = click.prompt(
             "c cancel the sync · d detach, it goes on · w watch on",
             type=click.Choice(["c", "d", "w"]),
             default="d",
             show_choices=False,
             err=True,
         )
-    if answer == "d":
-        raise Detached
-    if answer == "c":
-        await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
-        print_err("cancelling; nothing has been changed unless it was committing already …")
+    except click.Abort:  # Ctrl-C again, or the end of the input: away from here, harmlessly
+        print_err("")
+        return "d"
+    return answer
 
 
-@contextmanager
-def _on_interrupt(event: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, event.set)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
+class _Interrupts:
+    """Ctrl-C as something to wait for, while the block lasts."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        self._loop.add_signal_handler(signal.SIGINT, self._event.set)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.remove_signal_handler(signal.SIGINT)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event.clear()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Ctrl-C is a KeyboardInterrupt again, for a question that waits for its answer."""
+        self._loop.remove_signal_handler(signal.SIGINT)
+        try:
+            yield
+        finally:
+            self._loop.add_signal_handler(signal.SIGINT, self._event.set)
 
 
 def result(view: JobView) -> dict[str, Any]:

@@ -50,7 +50,10 @@ class StepState(StrEnum):
 
 
 class StepProgress(msgspec.Struct, frozen=True, omit_defaults=False):
-    """How far one step is. `done` and `total` count `unit`: bytes, rows or tables."""
+    """How far one step is. `done` and `total` count `unit`: bytes, rows or tables.
+
+    Until the dump is complete `total` is the plan's estimate, where there is one.
+    """
 
     name: Step
     unit: str
@@ -137,14 +140,16 @@ class RateMeter:
 def overall_percent(steps: tuple[StepProgress, ...]) -> float | None:
     """The weighted share of the five steps that is done, in percent.
 
-    None while the step that runs does not know its total: unknown is not zero.
+    None before anything has begun, and while no step that runs knows its total: unknown is
+    not zero. A running step without a total counts for nothing, so this never promises more
+    than is done.
     """
-    known = 0.0
-    for step in steps:
-        fraction = step.fraction
-        if fraction is None:
-            return None
-        known += _WEIGHTS[step.name] * fraction
+    if all(step.state is StepState.WAITING for step in steps):
+        return None
+    running = [step for step in steps if step.state is StepState.RUNNING]
+    if running and all(step.fraction is None for step in running):
+        return None
+    known = sum(_WEIGHTS[step.name] * (step.fraction or 0.0) for step in steps)
     everything_done = all(s.state in (StepState.DONE, StepState.SKIPPED) for s in steps)
     return 100.0 if everything_done else min(known, 99.9)
 

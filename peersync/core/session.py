@@ -91,7 +91,13 @@ class SessionRecord:
         self.message: str | None = None
         self.started_at = ""
         self._steps = {step: _StepRecord() for step in STEPS}
-        self._rate = RateMeter()
+        self._reset_meters()
+
+    def _reset_meters(self) -> None:
+        self._converted, self._restored = RateMeter(), RateMeter()  # raw bytes
+        self._work = RateMeter()  # both together: what is left is counted in the same way
+        self._arriving = RateMeter()
+        self._shown_percent: float | None = None
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a change that cannot be."""
@@ -125,8 +131,9 @@ class SessionRecord:
     def restart(self) -> None:
         """All steps begin again; what was transferred is counted anew as it is found."""
         for record in self._steps.values():
-            record.state, record.done, record.ended_s = StepState.WAITING, 0, None
-        self._rate = RateMeter()
+            record.state, record.done = StepState.WAITING, 0
+            record.started_s = record.ended_s = None
+        self._reset_meters()
 
     def fail_running(self, now_s: float) -> None:
         for step, record in self._steps.items():
@@ -145,16 +152,17 @@ class SessionRecord:
                 unit=_UNITS[step],
                 state=record.state,
                 done=record.done,
-                total=record.total,
+                total=self._total(step),
                 seconds=round(record.seconds(now_s), 3),
             )
             for step, record in self._steps.items()
         )
         restore, convert = self._steps[Step.RESTORE], self._steps[Step.CONVERT]
         moved = restore.done + convert.done
-        self._rate.sample(now_s, moved)
-        rate = self._rate.per_second() if not self.state.final else None
-        total = (restore.total or 0) + (convert.total or 0)
+        self._sample(now_s)
+        rate = None if self.state.final else self._rate()
+        work = None if self.state.final else self._work.per_second()
+        total = (self._total(Step.RESTORE) or 0) + (self._total(Step.CONVERT) or 0)
         step = current_step(steps)
         return Progress(
             session=self.session,
@@ -173,7 +181,7 @@ class SessionRecord:
             rows=self.rows,
             rows_estimated=self.rows_estimated,
             rate_bytes_s=rate,
-            eta_s=None if self.state.final else eta_seconds(moved, total or None, rate),
+            eta_s=eta_seconds(moved, total or None, work),
             waiting_for=self.waiting_for or self._stall(now_s),
             resumed=self.resumed,
             message=self.message,
@@ -181,11 +189,39 @@ class SessionRecord:
             updated_at=updated_at,
         )
 
+    def _total(self, step: Step) -> int | None:
+        """A step's total. Rows are converted and restored as many as are dumped."""
+        total = self._steps[step].total
+        if total is None and step in (Step.CONVERT, Step.RESTORE):
+            return self._steps[Step.BACKUP].total
+        return total
+
+    def _sample(self, now_s: float) -> None:
+        converted, restored = self._steps[Step.CONVERT].done, self._steps[Step.RESTORE].done
+        arrived = self._steps[Step.BACKUP].done + self._steps[Step.TRANSFER].done
+        self._converted.sample(now_s, converted)
+        self._restored.sample(now_s, restored)
+        self._work.sample(now_s, converted + restored)
+        self._arriving.sample(now_s, arrived + converted + restored)
+
+    def _rate(self) -> float | None:
+        """Raw bytes a second of the faster of two steps that handle the same bytes."""
+        rates = (self._converted.per_second(), self._restored.per_second())
+        return max((rate for rate in rates if rate is not None), default=None)
+
     def _percent(self, steps: tuple[StepProgress, ...]) -> float | None:
-        return 100.0 if self.state is State.DONE else overall_percent(steps)
+        """What is done; it does not go back when an estimate turns out to be too small."""
+        if self.state is State.DONE:
+            return 100.0
+        percent = overall_percent(steps)
+        if percent is not None:
+            self._shown_percent = percent = max(percent, self._shown_percent or 0.0)
+        return percent
 
     def _stall(self, now_s: float) -> str | None:
-        stalled = self._rate.stalled_for(now_s)
-        if stalled is None or self.state is not State.RUNNING:
+        """Worth a word while bytes should arrive; later the database may work in silence."""
+        stalled = self._arriving.stalled_for(now_s)
+        transfer = self._steps[Step.TRANSFER].state
+        if stalled is None or self.state is not State.RUNNING or transfer is StepState.DONE:
             return None
         return f"no data for {stalled:.0f} s"

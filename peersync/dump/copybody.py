@@ -54,6 +54,8 @@ class CopyBody:
     def _find_end(self, data: bytes, start: int, position: int) -> tuple[int, int, bool]:
         if self._odd and data.startswith(_DOT, start):
             raise self._stray(data, start, position)
+        if data.find(_BACKSLASH, start) < 0:  # ten times faster than looking for two bytes
+            return len(data), len(data), False
         at = data.find(_MARK, start)
         tries = 0
         while at >= 0:

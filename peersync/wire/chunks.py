@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 import zstandard
 
-from peersync.core.errors import CorruptData
+from peersync.core.errors import CorruptData, PeersyncError, ProtocolError
 from peersync.wire.messages import MAX_CHUNK_RAW_BYTES, Chunk, Codec
 
 RAW_LIMIT_BYTES = MAX_CHUNK_RAW_BYTES // 2
@@ -67,7 +67,8 @@ def read_chunk(path: Path, chunk: Chunk) -> Iterator[bytes]:
 
     Raises CorruptData when the file is not what its name and the manifest say. The
     last piece is only given out after the proof, so a reader that stops at the error
-    has never seen the end of a damaged chunk.
+    has never seen the end of a damaged chunk. A file that has the right digest and still
+    is not what was announced is no damage but a lie: ProtocolError, which no retry mends.
     """
     digest = hashlib.sha256()
     raw_seen = 0
@@ -75,14 +76,14 @@ def read_chunk(path: Path, chunk: Chunk) -> Iterator[bytes]:
     for piece in _unpacked(path, chunk, digest):
         raw_seen += len(piece)
         if raw_seen > chunk.raw_size:
-            raise _corrupt(chunk, f"it unpacks to more than the {chunk.raw_size} bytes announced")
+            raise _wrong(path, chunk, f"it unpacks to more than the {chunk.raw_size} bytes")
         if held:
             yield held
         held = piece
     if digest.hexdigest() != chunk.digest:
         raise _corrupt(chunk, "its SHA-256 is not the one announced")
     if raw_seen != chunk.raw_size:
-        raise _corrupt(chunk, f"it unpacks to {raw_seen} bytes instead of {chunk.raw_size}")
+        raise _wrong(path, chunk, f"it unpacks to {raw_seen} bytes instead of {chunk.raw_size}")
     if held:
         yield held
 
@@ -111,12 +112,22 @@ def _unpacked(path: Path, chunk: Chunk, digest: hashlib._Hash) -> Iterator[bytes
                 while piece := frame.read(_PIECE_BYTES):
                     yield piece
             except zstandard.ZstdError as exc:
-                raise _corrupt(chunk, str(exc)) from exc
+                raise _wrong(path, chunk, str(exc)) from exc
         else:
             while piece := reader.read(_PIECE_BYTES):
                 yield piece
         while reader.read(_READ_BYTES):
             pass
+
+
+def _wrong(path: Path, chunk: Chunk, reason: str) -> PeersyncError:
+    """Damage on the way or on this disk, or what the peer really sent: the digest tells."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != chunk.digest:
+        return _corrupt(chunk, reason)
+    return ProtocolError(
+        f"chunk {chunk.number} of the backup is not what the peer announced: {reason}",
+        hint="Nothing of it was applied. If that server was not tampered with, report this.",
+    )
 
 
 def _corrupt(chunk: Chunk, reason: str) -> CorruptData:

@@ -8,9 +8,12 @@ here or checked against its pattern: no path from the wire reaches the file syst
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,20 +24,57 @@ from peersync.core.errors import BadRequest, DiskFull
 from peersync.wire.messages import DIGEST_PATTERN, SESSION_PATTERN, Chunk
 
 _JOURNAL = "journal"
+_PART = ".part"
+_numbers = itertools.count(1)
+
+
+class Budget:
+    """The most that all spools under one directory may take together; 0 bytes is no limit.
+
+    It counts what is written and looks at the disk again before it refuses, so nobody has
+    to tell it what was removed. Used from several threads.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int) -> None:
+        self._root = root
+        self._limit_bytes = limit_bytes
+        self._used_bytes: int | None = None
+        self._guard = threading.Lock()
+
+    def take(self, size: int) -> None:
+        """Counts `size` bytes that are about to be written. Raises DiskFull beyond the limit."""
+        if not self._limit_bytes:
+            return
+        with self._guard:
+            if self._used_bytes is None or self._used_bytes + size > self._limit_bytes:
+                self._used_bytes = _bytes_under(self._root)
+            if self._used_bytes + size > self._limit_bytes:
+                raise DiskFull(
+                    f"the spool {self._root} has {mib(self._used_bytes)} of the "
+                    f"{mib(self._limit_bytes)} that full_sync.spool_max_gib allows, "
+                    f"and {mib(size)} more are needed",
+                    hint="Raise full_sync.spool_max_gib, or wait until other syncs have ended; "
+                    "what has arrived is kept and is not sent again.",
+                )
+            self._used_bytes += size
 
 
 class Spool:
     """`root/<session>/<digest>` and a journal of JSON lines beside them."""
 
-    def __init__(self, root: Path, session: str) -> None:
+    def __init__(self, root: Path, session: str, budget: Budget | None = None) -> None:
         if not re.fullmatch(SESSION_PATTERN, session):
             raise BadRequest(f"{session[:64]!r} is not the id of a session")
         self.session = session
         self.directory = root / session
+        self._budget = budget
 
     def create(self) -> None:
+        """Makes the directory; what a killed process left half written is swept away."""
         with disk_full_named(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for left in self.directory.glob(f"*{_PART}"):
+                left.unlink(missing_ok=True)
 
     def exists(self) -> bool:
         return self.directory.is_dir()
@@ -51,8 +91,18 @@ class Spool:
         except FileNotFoundError:
             return False
 
+    def proves(self, chunk: Chunk) -> bool:
+        """Whether the file is what its name says. Reads all of it."""
+        try:
+            content = self.path(chunk.digest).read_bytes()
+        except FileNotFoundError:
+            return False
+        return hashlib.sha256(content).hexdigest() == chunk.digest
+
     def write(self, digest: str, data: bytes) -> None:
-        """Keeps a chunk. Harmless when it is here already."""
+        """Keeps a chunk. Harmless when it is here already. Raises DiskFull."""
+        if self._budget is not None:
+            self._budget.take(len(data))
         with self.writing(digest) as file:
             file.write(data)
 
@@ -60,7 +110,8 @@ class Spool:
     def writing(self, digest: str) -> Iterator[_ChunkFile]:
         """A file that gets its name only if the block ends without an error."""
         final = self.path(digest)
-        temporary = final.with_name(f"{digest}.{os.getpid()}.part")
+        # two tables can hold the same rows: two threads then write one digest at one time
+        temporary = final.with_name(f"{digest}.{os.getpid()}-{next(_numbers)}{_PART}")
         with disk_full_named(self.directory):
             file = _ChunkFile(temporary)
             try:
@@ -93,8 +144,18 @@ class Spool:
     def restart_journal(self) -> None:
         (self.directory / _JOURNAL).unlink(missing_ok=True)
 
-    def used_bytes(self) -> int:
-        return sum(p.stat().st_size for p in self.directory.glob("*")) if self.exists() else 0
+    def remove_chunks(self) -> None:
+        """Frees the space, and keeps the journal: which generation this was is still known."""
+        for path in self.directory.glob("*"):
+            if path.name != _JOURNAL:
+                path.unlink(missing_ok=True)
+
+    def used_at(self) -> float:
+        """When something was written here last, in seconds of the system's clock; 0: never."""
+        try:
+            return self.directory.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -126,6 +187,22 @@ def sessions(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if re.fullmatch(SESSION_PATTERN, p.name))
 
 
+def mib(size: int) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def _bytes_under(root: Path) -> int:
+    """The sizes of all files below; one that goes away meanwhile counts nothing."""
+    total = 0
+    for place, _, names in os.walk(root):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118
+            except FileNotFoundError:
+                continue
+    return total
+
+
 def free_bytes(root: Path) -> int:
     """What an unprivileged process may still write where `root` is, or will be."""
     place = root
@@ -143,7 +220,8 @@ def disk_full_named(directory: Path) -> Iterator[None]:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFull(
-            f"the disk of the spool directory is full ({directory})",
+            f"the disk of the spool directory is full ({directory}): "
+            f"{mib(free_bytes(directory))} are free, the next piece needs more",
             detail=str(exc),
             hint="Free some space there, or set node.spool_dir to a larger disk; "
             "what has arrived is kept and is not sent again.",
