@@ -53,6 +53,7 @@ class AdminApi:
             web.get("/api/admin/jobs/{job}", self._show),
             web.get("/api/admin/jobs/{job}/events", self._events),
             web.post("/api/admin/jobs/{job}/cancel", self._cancel),
+            web.post("/api/admin/jobs/{job}/resume", self._resume),
             web.get("/api/admin/status", self._status),
             web.get("/api/admin/check", self._check),
             web.get("/api/sync/history", self._list),
@@ -111,6 +112,10 @@ class AdminApi:
     async def _cancel(self, request: web.Request) -> web.Response:
         job = await self._jobs.find(request.match_info["job"])
         return json_response(await self._jobs.cancel(job), status=202)
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        job = await self._jobs.find(request.match_info["job"])
+        return json_response(await self._jobs.resume(job), status=202)
 
     async def _status(self, _request: web.Request) -> web.Response:
         return json_response(await make_status(self._report))

@@ -1,7 +1,8 @@
 """The backups that this node gives: one for each session of a peer, until it is finished.
 
-Only the peer that asked for a backup can see it. A peer that never comes back for it does
-not fill the disk for ever: `expire` drops what nobody asked about for `keep_spool_h`.
+Only the peer that asked for a backup can see it. A session that failed and may go on rests:
+its dump is stopped, what is complete stays in the spool for `keep_spool_h`. What becomes of
+spools that nobody comes back for is the janitor's.
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from peersync.agent.databases import Databases
 from peersync.agent.source import SourceBackup
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
-from peersync.core.errors import Locked, NotFound, PeersyncError
+from peersync.core.errors import Denied, Locked, NotFound, PeersyncError
+from peersync.core.names import TableName
 from peersync.core.progress import Progress
+from peersync.core.session import State
 from peersync.postgres.binaries import Tool, choose_pg_dump
 from peersync.postgres.history import History
-from peersync.transport.peers import Peer
+from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.problems import clean
 from peersync.wire.messages import BackupRequest, FinishRequest
-from peersync.wire.spool import Spool
+from peersync.wire.spool import Budget, Spool
 
 log = logging.getLogger("peersync.source")
 
 MAX_BACKUPS_A_PEER = 4
-_EXPIRE_EVERY_S = 60.0
+_RECORD_EVERY_S = 10.0
+_MAX_COUNT = 1 << 60
+_MAX_WORDS = 1000
 
 
 class _Given:
@@ -37,7 +45,13 @@ class _Given:
         self.backup = backup
         self.peer = peer
         self.asked_at = time.monotonic()
+        self.recorded_at = time.monotonic()
+        self.resting = False
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def session(self) -> str:
+        return self.backup.request.session
 
 
 class Backups:
@@ -47,7 +61,9 @@ class Backups:
         self,
         config: Config,
         databases: Databases,
+        book: PeerBook,
         spool_root: Path,
+        budget: Budget,
         workers: Workers,
         node_id: str,
         spawn: Callable[..., asyncio.Task[None]],
@@ -55,80 +71,136 @@ class Backups:
         self._config = config
         self._databases = databases
         self._root = spool_root
+        self._budget = budget
         self._workers = workers
         self._node_id = node_id
         self._spawn = spawn
         self._given: dict[str, _Given] = {}
+        book.watch(removed=self._peer_removed)
 
     def __len__(self) -> int:
         return len(self._given)
 
+    def __contains__(self, session: str) -> bool:
+        """Whether somebody takes this backup, or may come back for it."""
+        return session in self._given
+
     def running(self) -> list[Progress]:
         """The sessions that peers take from here, as their targets report them."""
-        found = (given.backup.progress for given in self._given.values())
+        found = (g.backup.progress for g in self._given.values() if not g.resting)
         return [progress for progress in found if progress is not None]
 
     def choose_tool(self, server_version_num: int) -> Tool:
         return choose_pg_dump(server_version_num, bindirs=self._config.tools.bindirs)
 
+    def leave(self) -> None:
+        """The agent stops: nobody is kept waiting for news."""
+        for given in self._given.values():
+            given.backup.leave()
+
+    # --- what peers ask for -------------------------------------------------------------
+    def _check_tables(self, request: BackupRequest) -> None:
+        """What the configuration leaves out is not even there for a peer."""
+        patterns = self._databases.patterns(request.database)
+        for table in request.tables:
+            if not patterns.match(TableName(table.schema, table.name)):
+                raise Denied(f"{table.schema}.{table.name} is left out here by the configuration")
+
     async def initiate(self, peer: Peer, request: BackupRequest) -> None:
         """Begins a backup, or goes on with the one of this session. Raises Denied, Locked …."""
         peer.require("pull", request.database)
+        self._check_tables(request)
         given = self._given.get(request.session)
-        if given is not None:
-            self._check_owner(given, peer)
-            if given.task is not None and given.task.done() and not given.backup.complete:
-                self._start(given)
+        if given is None:
+            given = await self._open(peer, request)
+        self._check_owner(given, peer)
+        given.asked_at = time.monotonic()
+        if given.resting:
+            given.resting = False
+            await self._record_begin(given)
+        if given.backup.complete or (given.task is not None and not given.task.done()):
             return
-        mine = sum(1 for g in self._given.values() if g.peer.node_id == peer.node_id)
-        if mine >= MAX_BACKUPS_A_PEER:
-            raise Locked(f"{peer.name} has {mine} backups open here already")
+        given.backup.error = None
+        given.task = self._spawn(self._run(given), name=f"backup-{given.session[:8]}")
+
+    async def _open(self, peer: Peer, request: BackupRequest) -> _Given:
+        mine = [g for g in self._given.values() if g.peer.node_id == peer.node_id]
+        if sum(not g.resting for g in mine) >= MAX_BACKUPS_A_PEER:
+            raise Locked(f"{peer.name} has {MAX_BACKUPS_A_PEER} backups open here already")
+        for oldest in [g for g in mine if g.resting][: -MAX_BACKUPS_A_PEER + 1]:
+            await self.drop(oldest.session)
         database = await self._databases.ready(request.database)
-        spool = Spool(self._root, request.session)
-        backup = SourceBackup(
-            request, peer.node_id, database, spool, self._config.full_sync, self._node_id
-        )
-        if request.session in self._given:  # asked twice at once
-            return
-        given = self._given[request.session] = _Given(backup, peer)
-        complete = await self._workers.run(backup.reload)
-        await History(database).create(
+        spool = Spool(self._root, request.session, self._budget)
+        backup = SourceBackup(request, peer.node_id, database, spool, self._config, self._node_id)
+        given = _Given(backup, peer)
+        await self._workers.run(backup.reload)
+        await self._record_begin(given)
+        return self._given.setdefault(request.session, given)  # asked twice at once: the first
+
+    async def _record_begin(self, given: _Given) -> None:
+        request = given.backup.request
+        await History(self._databases.get(request.database)).create(
             request.session,
             role="source",
             action="pull",
-            peer_id=peer.node_id,
-            peer_name=peer.name,
-            requested_by=peer.name,
+            peer_id=given.peer.node_id,
+            peer_name=given.peer.name,
+            requested_by=given.peer.name,
             options={"codec": request.codec, "schema": request.schema},
             sync_type="api",
             plan=None,
         )
-        if not complete:
-            self._start(given)
-
-    def _start(self, given: _Given) -> None:
-        given.task = self._spawn(
-            self._run(given), name=f"backup-{given.backup.request.session[:8]}"
-        )
 
     async def _run(self, given: _Given) -> None:
+        """A backup's own failure ends the backup, and is told to its peer."""
+        session = given.session
         try:
             await given.backup.run(self._workers, self.choose_tool)
         except PeersyncError as exc:
-            log.warning("backup %s for %s: %s", given.backup.request.session, given.peer.name, exc)
+            log.warning("backup %s for %s: %s", session, given.peer.name, exc)
+            given.backup.fail(exc)
+        except Exception:
+            log.exception("backup %s: internal error", session)
+            given.backup.fail(
+                PeersyncError(
+                    f"internal error in backup {session[:8]}",
+                    hint="The log of the source's agent has the details under this id.",
+                )
+            )
+        await self._workers.run(given.backup.free)
 
     def get(self, peer: Peer, session: str) -> SourceBackup:
         """The backup of this peer's session; NotFound for any other, whoever's it is."""
+        return self._find(peer, session).backup
+
+    def _find(self, peer: Peer, session: str) -> _Given:
         given = self._given.get(session)
         if given is None or given.peer.node_id != peer.node_id:
             raise NotFound(f"there is no backup for session {session[:64]!r} here")
         given.asked_at = time.monotonic()
         peer.require("pull", given.backup.request.database)
-        return given.backup
+        return given
 
     def _check_owner(self, given: _Given, peer: Peer) -> None:
         if given.peer.node_id != peer.node_id:
             raise NotFound("there is no such session here")
+
+    # --- how far the target is, and how it ended ----------------------------------------
+    async def report(self, peer: Peer, session: str, progress: Progress) -> None:
+        """The target's own record. One that failed and may go on lets the backup rest."""
+        given = self._find(peer, session)
+        if given.resting:
+            return
+        given.backup.progress = progress = _checked(progress, given)
+        history = History(self._databases.get(given.backup.request.database))
+        if progress.state == State.FAILED:
+            given.resting = True
+            await self._stop(given)
+            error = PeersyncError(f"it failed on {peer.name}, and may go on from there")
+            await _quietly(history.finish(progress, error=error), session)
+        elif time.monotonic() - given.recorded_at >= _RECORD_EVERY_S:
+            given.recorded_at = time.monotonic()
+            await _quietly(history.update(progress), session)
 
     async def finish(self, peer: Peer, session: str, end: FinishRequest) -> None:
         """The target is done, however it ended. Harmless to repeat."""
@@ -136,28 +208,78 @@ class Backups:
         if given is None:
             return
         self._check_owner(given, peer)
-        self._given.pop(session, None)
-        await self._close(given)
-        database = self._databases.get(given.backup.request.database)
-        error = PeersyncError(end.error) if end.error else None
-        try:
-            await History(database).finish(end.progress, error=error)
-        except PeersyncError as exc:
-            log.warning("backup %s: its end could not be recorded: %s", session, exc)
+        progress = msgspec.structs.replace(_checked(end.progress, given), state=end.state)
+        error = PeersyncError(clean(end.error)[:_MAX_WORDS]) if end.error else None
+        await self._close(given, progress, error)
 
-    async def _close(self, given: _Given) -> None:
-        if given.task is not None:
+    async def drop(self, session: str) -> None:
+        """Nobody comes for it any more: frees its space and closes its record as failed."""
+        given = self._given.get(session)
+        if given is None:
+            return
+        log.warning("backup %s: %s does not come for it, dropped", session, given.peer.name)
+        progress = given.backup.progress or _checked(
+            Progress(session="", action="", database="", source="", target="", state="failed"),
+            given,
+        )
+        error = PeersyncError(f"{given.peer.name} did not come back for it")
+        failed = msgspec.structs.replace(progress, state="failed")
+        await self._close(given, failed, error)
+
+    async def _close(self, given: _Given, progress: Progress, error: PeersyncError | None) -> None:
+        self._given.pop(given.session, None)
+        await self._stop(given)
+        await self._workers.run(given.backup.discard)
+        database = self._databases.get(given.backup.request.database)
+        await _quietly(History(database).finish(progress, error=error), given.session)
+
+    async def _stop(self, given: _Given) -> None:
+        if given.task is not None and not given.task.done():
             given.task.cancel()
             await asyncio.wait([given.task])
-        await self._workers.run(given.backup.discard)
+            await self._workers.run(given.backup.free)
 
-    async def expire(self) -> None:
-        """Runs for ever: drops backups that nobody asked about for `keep_spool_h`."""
-        while True:
-            await asyncio.sleep(_EXPIRE_EVERY_S)
-            limit = time.monotonic() - self._config.full_sync.keep_spool_h * 3600
-            for session, given in list(self._given.items()):
-                if given.asked_at < limit:
-                    log.warning("backup %s: nobody came for it, dropped", session)
-                    self._given.pop(session, None)
-                    await self._close(given)
+    # --- what is not asked for any more -------------------------------------------------
+    def forgotten(self, limit_s: float) -> list[str]:
+        """The sessions that nobody has asked about for `limit_s` seconds."""
+        before = time.monotonic() - limit_s
+        return [s for s, given in self._given.items() if given.asked_at < before]
+
+    def _peer_removed(self, peer: Peer) -> None:
+        for session, given in self._given.items():
+            if given.peer.node_id == peer.node_id:
+                self._spawn(self.drop(session), name=f"drop-{session[:8]}")
+
+
+def _checked(progress: Progress, given: _Given) -> Progress:
+    """What a peer says of its progress, made fit for our record: whose it is, we know."""
+    counts = ("raw_bytes", "wire_bytes", "saved_bytes", "rows", "resumed")
+    return msgspec.structs.replace(
+        progress,
+        session=given.session,
+        action="pull",
+        database=given.backup.request.database,
+        source="",
+        target=given.peer.name,
+        state=progress.state if progress.state in set(State) else State.RUNNING.value,
+        waiting_for=_words(progress.waiting_for),
+        message=_words(progress.message),
+        started_at=clean(progress.started_at)[:40],
+        updated_at=clean(progress.updated_at)[:40],
+        steps=progress.steps[:10],
+        rate_bytes_s=None if progress.rate_bytes_s is None else min(progress.rate_bytes_s, 1e15),
+        eta_s=None if progress.eta_s is None else min(max(progress.eta_s, 0.0), 1e9),
+        **{name: min(max(getattr(progress, name), 0), _MAX_COUNT) for name in counts},
+    )
+
+
+def _words(text: str | None) -> str | None:
+    return clean(text)[:_MAX_WORDS] if text else None
+
+
+async def _quietly(call: object, session: str) -> None:
+    """A record that can't be written now stays open; the janitor closes it."""
+    try:
+        await call  # type: ignore[misc]
+    except PeersyncError as exc:
+        log.warning("backup %s: not recorded: %s", session, exc)

@@ -199,4 +199,5 @@ async def _guarded(name: str, check: Awaitable[CheckResult]) -> list[CheckResult
         return [await check]
     except PeersyncError as exc:
         words = f"{exc.message}: {exc.detail}" if exc.detail else exc.message
-        return [CheckResult(name=name, state="failed", text=words, fix=exc.hint)]
+        fix = exc.hint or "see what the log of PostgreSQL, or of the peer's agent, says about it"
+        return [CheckResult(name=name, state="failed", text=words, fix=fix)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from peersync.config.model import Config
 from peersync.core.errors import NotFound
+from peersync.core.patterns import Patterns
 from peersync.postgres.conninfo import read_password_file, resolve
 from peersync.postgres.migrate import migrate, status
 from peersync.postgres.pool import Database
@@ -19,6 +20,7 @@ class Databases:
         """Resolves every conninfo; ConfigError for one that libpq does not understand."""
         self._databases: dict[str, Database] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._patterns: dict[str, Patterns] = {}
         for name, settings in config.database.items():
             file = settings.password_file
             password = read_password_file(file, environ) if file else None
@@ -28,6 +30,7 @@ class Databases:
                 connect_timeout_s=config.network.connect_timeout_s,
             )
             self._locks[name] = asyncio.Lock()
+            self._patterns[name] = Patterns(settings.include, settings.exclude)
 
     def __iter__(self) -> Iterator[Database]:
         return iter(self._databases.values())
@@ -46,6 +49,11 @@ class Databases:
                 detail=f"configured here: {listed}",
                 hint=f"Add [database.{name}] to the configuration and restart the agent.",
             ) from None
+
+    def patterns(self, name: str) -> Patterns:
+        """Which tables of a database are synced, by the configuration."""
+        self.get(name)
+        return self._patterns[name]
 
     async def ready(self, name: str) -> Database:
         """A database whose schema peersync is this code's: a new or emptied one is set up."""

@@ -8,62 +8,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from peersync.agent import leftovers
 from peersync.agent.databases import Databases
+from peersync.agent.jobview import JobView, Started, view_entry
 from peersync.agent.metrics import JobTotals
 from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
 from peersync.agent.target import Options, TargetSession
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
-from peersync.core.errors import BadRequest, DiskFull, Locked, NotFound, PeersyncError
+from peersync.core.errors import (
+    BadRequest,
+    Cancelled,
+    Denied,
+    DiskFull,
+    Locked,
+    NotFound,
+    PeersyncError,
+)
 from peersync.core.progress import Progress
+from peersync.core.session import State
 from peersync.postgres.history import Entry, ErrorRecord, History
-from peersync.postgres.locks import refuse_if_held
+from peersync.postgres.locks import Holder, lease, refuse_if_held
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import LEASE, TableResult
+from peersync.postgres.restore import LEASE
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.sse import EventRing
-from peersync.wire.spool import Spool
+from peersync.wire.spool import Budget, Spool
+
+__all__ = ["JobView", "Jobs", "Started", "view_entry"]
 
 log = logging.getLogger("peersync.jobs")
 
 MAX_RESUMES = 20
-RECOVER_EVERY_S = 5.0
+RECOVER_EVERY_S = 2.0
 _KEPT_ENDED = 50
-
-
-class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as people and scripts see it (docs/cli-json.md)."""
-
-    id: str
-    kind: str
-    role: str
-    action: str
-    database: str
-    peer: str
-    state: str
-    progress: Progress | None
-    tables: list[TableResult]
-    seconds: dict[str, float]
-    error: ErrorRecord | None
-    requested_by: str
-    started_at: str
-    completed_at: str | None
-
-
-class Started(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a request for a full sync: the plan, and the job unless it is a dry run."""
-
-    plan: Plan
-    job: str | None = None
+_RECOVERED_S = 5.0  # how long a start waits until it is known what runs here
 
 
 class _Running:
@@ -83,6 +72,7 @@ class Jobs:
         book: PeerBook,
         client_for: Callable[[Peer], PeerClient],
         spool_root: Path,
+        budget: Budget,
         workers: Workers,
         spawn: Callable[..., asyncio.Task[None]],
         totals: JobTotals,
@@ -93,10 +83,13 @@ class Jobs:
         self._book = book
         self._client_for = client_for
         self._root = spool_root
+        self._budget = budget
         self._workers = workers
         self._spawn = spawn
         self._jobs: dict[str, _Running] = {}
-        self._starting = asyncio.Lock()
+        self._starting = {name: asyncio.Lock() for name in databases.names()}
+        self._recovering: dict[str, asyncio.Event] = {}
+        book.watch(removed=self._peer_removed)
 
     # --- starting -----------------------------------------------------------------------
     async def plan(self, peer_name: str, database_name: str) -> tuple[Plan, bool]:
@@ -104,25 +97,23 @@ class Jobs:
         database = await self._databases.ready(database_name)
         client = self._client_for(peer)
         name = self._config.node.name
-        return await plan_pull(client, peer, database, name, self._root, self._workers)
+        patterns = self._databases.patterns(database_name)
+        return await plan_pull(client, peer, database, patterns, name, self._root, self._workers)
 
     async def start_pull(
         self, peer_name: str, database_name: str, options: Options, *, by: str, sync_type: str
     ) -> Started:
         """Plans and starts a pull. Raises Locked, naming the holder, while another one runs."""
-        async with self._starting:
-            self._refuse_second(database_name)
+        self._databases.get(database_name)
+        async with self._starting[database_name]:
+            await self._refuse_second(database_name)
+            session = secrets.token_hex(16)
+            database = await self._databases.ready(database_name)
+            await self._take_over(database, session)
             plan, replica_role = await self.plan(peer_name, database_name)
-            if plan.needed_bytes > plan.free_bytes:
-                raise DiskFull(
-                    f"the sync needs about {plan.needed_bytes >> 20} MiB here, and "
-                    f"{plan.free_bytes >> 20} MiB are free",
-                    hint="Free some space, or set node.spool_dir to a larger disk.",
-                )
-            database = self._databases.get(database_name)
+            self._refuse_too_large(plan)
             await refuse_if_held(database, LEASE)
             peer = self._book.get(peer_name)
-            session = secrets.token_hex(16)
             await History(database).create(
                 session,
                 role="target",
@@ -137,7 +128,36 @@ class Jobs:
             self._launch(session, plan, options, peer, database, replica_role, by=by)
         return Started(plan=plan, job=session)
 
-    def _refuse_second(self, database_name: str) -> None:
+    async def _take_over(self, database: Database, session: str) -> None:
+        """Drops what dead sessions of others left here, so that the plan does not see it."""
+        found = await History(database).unfinished("target")
+        if not found:
+            return
+        holder = Holder(
+            self._config.node.name, os.getpid(), session, "taking over from a full sync that died"
+        )
+        async with lease(database, LEASE, holder):
+            await leftovers.take_over(database, session, self._workers)
+
+    def _refuse_too_large(self, plan: Plan) -> None:
+        """For the spool alone: what the staging tables need is on the database's disk."""
+        if plan.needed_bytes > plan.free_bytes:
+            raise DiskFull(
+                f"the sync needs about {plan.needed_bytes >> 20} MiB here, and "
+                f"{plan.free_bytes >> 20} MiB are free",
+                hint="Free some space, or set node.spool_dir to a larger disk.",
+            )
+
+    async def _refuse_second(self, database_name: str) -> None:
+        try:
+            async with asyncio.timeout(_RECOVERED_S):
+                if (recovered := self._recovering.get(database_name)) is not None:
+                    await recovered.wait()
+        except TimeoutError:
+            raise Locked(
+                f"{database_name} is busy: an earlier full sync is being taken up again",
+                hint="Watch it: peersync jobs list",
+            ) from None
         for job, running in self._jobs.items():
             if running.session.plan.database == database_name and not running.session.state.final:
                 plan = running.session.plan
@@ -160,7 +180,7 @@ class Jobs:
         replica_role: bool,
         *,
         by: str,
-        resumed: int = 0,
+        earlier: Entry | None = None,
     ) -> None:
         target = TargetSession(
             session,
@@ -168,21 +188,45 @@ class Jobs:
             options,
             client=self._client_for(peer),
             database=database,
-            spool=Spool(self._root, session),
+            spool=Spool(self._root, session, self._budget),
             workers=self._workers,
             config=self._config,
             replica_role=replica_role,
             ring=EventRing(session[:8]),
-            resumed=resumed,
+            earlier=earlier,
         )
         task = self._spawn(self._run(target), name=f"full-sync-{session[:8]}")
         self._jobs[session] = _Running(target, task, by)
         self._forget_old()
 
     async def _run(self, target: TargetSession) -> None:
-        await target.run()
-        self._totals.add(target.progress())
-        await target.gather_statistics()
+        """A bug of one session ends that session, aloud, and not the node."""
+        try:
+            await target.run()
+            self._totals.add(target.progress())
+            await target.gather_statistics()
+        except Exception:
+            log.exception("session %s: internal error", target.session)
+            target.recorded = False
+        if not target.recorded:
+            database = target.plan.database
+            self._spawn(self.recover(database), name=f"recover-{database}")
+
+    def is_running(self, job: str) -> bool:
+        running = self._jobs.get(job)
+        return running is not None and not running.task.done()
+
+    def _peer_removed(self, peer: Peer) -> None:
+        """Nothing more is taken from a node that this one does not know any more."""
+        for running in self._jobs.values():
+            if running.session.plan.source == peer.name and not running.session.state.final:
+                running.session.forbid(
+                    Denied(
+                        f"{peer.name} was removed from the peers of this node",
+                        hint="Pair again to go on: peersync peer invite",
+                    )
+                )
+                running.task.cancel()
 
     def leave(self) -> None:
         """The agent stops: sessions stay as they are, to be taken up at the next start."""
@@ -255,47 +299,111 @@ class Jobs:
             tables=session.results,
             seconds=session.seconds(),
             error=ErrorRecord.of(session.error) if session.error else None,
+            resumable=session.resumable,
             requested_by=running.requested_by,
             started_at=progress.started_at,
             completed_at=progress.updated_at if session.state.final else None,
         )
 
     async def cancel(self, job: str) -> JobView:
-        """Asks a job to stop; answers at once. Harmless when it has ended."""
+        """Asks a job to stop; answers at once. Harmless when it has ended, or to repeat."""
         running = self._jobs.get(job)
-        if running is not None and not running.task.done():
+        if running is not None and running.session.state is State.RUNNING:
             running.session.cancelling()
             running.task.cancel()
         return await self.get(job)
 
-    # --- after a restart ----------------------------------------------------------------
-    async def recover(self, database_name: str) -> None:
-        """Takes up what was running when the last agent died, as soon as the database answers."""
-        while True:
-            try:
-                database = await self._databases.ready(database_name)
-                for entry in await History(database).unfinished("target"):
-                    if entry.session not in self._jobs:
-                        await self._resume(database, entry)
-            except PeersyncError as exc:
-                if not exc.retryable:
-                    log.warning("database %s can't be used: %s", database_name, exc)
-                    return
-                log.warning("database %s: %s; trying again", database_name, exc)
-                await asyncio.sleep(RECOVER_EVERY_S)
-            else:
-                return
+    # --- after a failure, and after a restart -------------------------------------------
+    async def resume(self, job: str) -> JobView:
+        """Takes up a session that failed; what has arrived is not sent again.
 
-    async def _resume(self, database: Database, entry: Entry) -> None:
+        BadRequest when it can't be, Locked while another one runs.
+        """
+        view = await self.get(job)
+        database = self._databases.get(view.database)
+        async with self._starting[database.name]:
+            await self._refuse_second(database.name)
+            await refuse_if_held(database, LEASE)
+            entry = await History(database).get(job)
+            if entry is None or self._book.find(entry.peer_id) is None:
+                raise BadRequest(f"the peer of job {job[:8]} is not known any more")
+            if not await History(database).reopen(job):
+                raise BadRequest(
+                    f"job {job[:8]} can't go on: it is {entry.state}",
+                    hint=f"Start anew: peersync pull {entry.peer} --database {database.name}",
+                )
+            await self._take_up(database, entry)
+        return await self.get(job)
+
+    async def recover(self, database_name: str) -> None:
+        """Takes up what was running when the last agent died, as soon as the database answers.
+
+        A session that another process runs at this moment is left to it.
+        """
+        recovered = self._recovering[database_name] = asyncio.Event()
+        try:
+            while True:
+                try:
+                    return await self._recover(database_name)
+                except PeersyncError as exc:
+                    if not exc.retryable and not isinstance(exc, Locked):
+                        log.warning("database %s can't be used: %s", database_name, exc)
+                        return None
+                    log.warning("database %s: %s; trying again", database_name, exc)
+                    if isinstance(exc, Locked):
+                        recovered.set()  # it is known what runs: who starts now is told the holder
+                    await asyncio.sleep(RECOVER_EVERY_S)
+        finally:
+            recovered.set()
+            self._recovering.pop(database_name, None)
+
+    async def _recover(self, database_name: str) -> None:
+        database = await self._databases.ready(database_name)
+        for entry in await History(database).unfinished("target"):
+            if self.is_running(entry.session) and self._jobs[entry.session].session.recorded:
+                continue
+            if entry.plan is not None and entry.plan.get("target") != self._config.node.name:
+                continue  # another node's; who starts a sync here takes over from it
+            await refuse_if_held(database, LEASE)
+            if (refusal := self._why_not(entry)) is not None:
+                await self._close(database, entry, *refusal)
+            else:
+                log.info("session %s is taken up again", entry.session)
+                await self._take_up(database, entry)
+
+    def _why_not(self, entry: Entry) -> tuple[State, PeersyncError] | None:
+        if entry.state == State.CANCELLING:
+            return State.CANCELLED, Cancelled("cancelled; nothing was changed")
+        reason = None
+        if self._book.find(entry.peer_id) is None or entry.plan is None:
+            reason = "its peer was removed"
+        elif entry.resumed >= MAX_RESUMES:
+            reason = "it died too often"
+        if reason is None:
+            return None
+        return State.FAILED, PeersyncError(
+            f"the agent stopped in the middle of it, and {reason}",
+            hint="Nothing was changed. Start a new one when this is mended.",
+        )
+
+    async def _close(
+        self, database: Database, entry: Entry, state: State, error: PeersyncError
+    ) -> None:
+        holder = Holder(
+            self._config.node.name, os.getpid(), entry.session, "cleaning up a full sync"
+        )
+        async with lease(database, LEASE, holder):
+            await leftovers.close(database, entry.session, state, error, self._workers)
+        self._jobs.pop(entry.session, None)
+        await self._workers.run(Spool(self._root, entry.session).remove)
+
+    async def _take_up(self, database: Database, entry: Entry) -> None:
         peer = self._book.find(entry.peer_id)
-        if peer is None or entry.plan is None or entry.resumed >= MAX_RESUMES:
-            await self._give_up(database, entry)
-            return
+        assert peer is not None
         plan = msgspec.convert(entry.plan, Plan)
         options = msgspec.convert(entry.options, Options)
         async with database.acquire("reading its rights") as connection:
             replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
-        log.info("session %s is taken up again", entry.session)
         self._launch(
             entry.session,
             plan,
@@ -304,41 +412,5 @@ class Jobs:
             database,
             bool(replica),
             by=entry.requested_by,
-            resumed=entry.resumed + 1,
+            earlier=entry,
         )
-
-    async def _give_up(self, database: Database, entry: Entry) -> None:
-        reason = "its peer was removed" if entry.resumed < MAX_RESUMES else "it died too often"
-        error = PeersyncError(f"the agent stopped in the middle of it, and {reason}")
-        progress = entry.progress or Progress(
-            session=entry.session,
-            action=entry.action,
-            database=entry.database,
-            source=entry.peer,
-            target=self._config.node.name,
-            state="failed",
-        )
-        failed = msgspec.structs.replace(progress, state="failed")
-        await History(database).finish(failed, error=error)
-        await self._workers.run(Spool(self._root, entry.session).remove)
-
-
-def view_entry(entry: Entry) -> JobView:
-    """A job from its durable record."""
-    steps = entry.progress.steps if entry.progress else ()
-    return JobView(
-        id=entry.session,
-        kind="full-sync",
-        role=entry.role,
-        action=entry.action,
-        database=entry.database,
-        peer=entry.peer,
-        state=entry.state,
-        progress=entry.progress,
-        tables=entry.tables,
-        seconds={step.name.value: step.seconds for step in steps},
-        error=entry.error,
-        requested_by=entry.requested_by,
-        started_at=entry.started_at,
-        completed_at=entry.completed_at,
-    )

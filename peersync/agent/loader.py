@@ -24,6 +24,7 @@ from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.progress import Step
 from peersync.core.session import SessionRecord
+from peersync.dump.pieces import Statement
 from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
@@ -59,8 +60,11 @@ class Loader:
         self._stop = Stop()
         self._loading: Loading | None = None
         self._parents: dict[int, frozenset[int]] = {}
+        self._definitions = schema.Definitions(
+            partial=any(t.action != "create" for t in plan.tables)
+        )
         self._post = schema.PostData({}, [])
-        self._indexes: deque[str] = deque()
+        self._indexes: deque[Statement] = deque()
         self._merged_bytes = 0
         self._verified = 0
 
@@ -134,7 +138,7 @@ class Loader:
     def _loading_of(self, stream: PartStream) -> _Job:
         return lambda: self._interrupt(stream), lambda: self._load_part(stream)
 
-    def _building_of(self, statement: str) -> _Job:
+    def _building_of(self, statement: Statement) -> _Job:
         return self._stop.set, lambda: self._build(statement)
 
     def _interrupt(self, stream: PartStream) -> None:
@@ -152,11 +156,12 @@ class Loader:
             text = texts["pre-data"]
             await self._workers.pump(self._stop.set, lambda: self._restore_definitions(text))
         if "post-data" in texts:
-            self._post = schema.split_post_data(texts["post-data"])
+            created = {t.table for t in self._plan.wanted() if t.action == "create"}
+            self._post = self._definitions.split_post_data(texts["post-data"], created)
 
     def _restore_definitions(self, text: bytes) -> None:
         with self._connect("schema", "restoring the peer's schema") as connection:
-            schema.restore_pre_data(connection, text, self._session)
+            self._definitions.restore_pre_data(connection, text, self._session)
 
     async def _prepare_tables(self) -> None:
         async with self._database.acquire("reading the catalog") as connection:
@@ -167,6 +172,7 @@ class Loader:
             large_objects=TableName("peersync", f"{stage_prefix(self._session)}_lo"),
             take_large_objects=self._plan.large_objects > 0,
             stop=self._stop,
+            new_sequences=self._definitions.sequences,
         )
         await self._workers.pump(self._stop.set, self._create_stages)
 
@@ -213,13 +219,13 @@ class Loader:
         with self._loading_guard():
             statements = self._post.indexes.pop(table.name, [])
         self._stop.check()
-        keys = [text for text in statements if text.startswith("ALTER TABLE")]
-        schema.build_indexes(connection, keys)
-        self._indexes.extend(text for text in statements if text not in keys)
+        keys = [s for s in statements if s.text.startswith("ALTER TABLE")]
+        self._definitions.run(connection, keys)
+        self._indexes.extend(s for s in statements if s not in keys)
 
-    def _build(self, statement: str) -> None:
+    def _build(self, statement: Statement) -> None:
         with self._connect("index", "building indexes") as connection:
-            schema.build_indexes(connection, [statement])
+            self._definitions.run(connection, [statement])
 
     async def gather_statistics(self) -> None:
         """ANALYZE of what was created, after the commit: the sync is over, the planner is not."""
@@ -249,7 +255,7 @@ class Loader:
             session=self._session,
             fence=fence,
             baseline=baseline,
-            indexes=[text for texts in self._post.indexes.values() for text in texts],
+            definitions=self._definitions,
             rest=self._post.rest,
             verify=verify,
             replica_role=replica_role,

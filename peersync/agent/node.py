@@ -21,6 +21,7 @@ from peersync.agent.backups import Backups
 from peersync.agent.checks import Checks
 from peersync.agent.clients import Clients
 from peersync.agent.databases import Databases
+from peersync.agent.janitor import Janitor
 from peersync.agent.jobs import Jobs
 from peersync.agent.metrics import JobTotals, make_registry
 from peersync.agent.peer_api import PeerApi
@@ -39,6 +40,7 @@ from peersync.transport.pairing import PairingDesk
 from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping_peer
 from peersync.transport.peers import Peer, PeerBook
 from peersync.wire.address import parse_address
+from peersync.wire.spool import Budget
 
 log = logging.getLogger("peersync.agent")
 
@@ -102,7 +104,7 @@ class Node:
                 backups, jobs = self._build(spawn)
                 async with AsyncExitStack() as listeners:
                     await self._listen(listeners, backups, jobs)
-                    spawn(backups.expire(), name="expire-backups")
+                    spawn(self._janitor(backups, jobs).run(), name="janitor")
                     for name in self._databases.names():
                         spawn(jobs.recover(name), name=f"recover-{name}")
                     spawn(self._notifier.keep(lambda: _status_line(jobs)), name="systemd")
@@ -113,14 +115,18 @@ class Node:
                     self._notifier.send("STOPPING=1")
                     log.info("stopping")
                     jobs.leave()
+                    backups.leave()
                     for task in list(running):
                         task.cancel()
 
     def _build(self, spawn: Callable[..., asyncio.Task[None]]) -> tuple[Backups, Jobs]:
+        budget = Budget(self._spool, int(self._config.full_sync.spool_max_gib * (1 << 30)))
         backups = Backups(
             self._config,
             self._databases,
+            self.book,
             self._spool / "given",
+            budget,
             self._workers,
             self.identity.node_id,
             spawn,
@@ -131,11 +137,23 @@ class Node:
             self.book,
             self._clients.get,
             self._spool / "taken",
+            budget,
             self._workers,
             spawn,
             self._totals,
         )
         return backups, jobs
+
+    def _janitor(self, backups: Backups, jobs: Jobs) -> Janitor:
+        return Janitor(
+            self._config,
+            self._databases,
+            backups,
+            jobs,
+            self._workers,
+            given=self._spool / "given",
+            taken=self._spool / "taken",
+        )
 
     async def _listen(self, stack: AsyncExitStack, backups: Backups, jobs: Jobs) -> None:
         node = self._config.node

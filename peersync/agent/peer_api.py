@@ -80,7 +80,10 @@ class PeerApi:
         wanted = await read_message(request, DescribeRequest, limit=SMALL_BYTES)
         request[PEER].require("pull", wanted.database)
         database = await self._databases.ready(wanted.database)
-        return json_response(await describe(database, self._backups, self._workers))
+        patterns = self._databases.patterns(wanted.database)
+        return json_response(
+            await describe(database, patterns, self._name, self._backups, self._workers)
+        )
 
     async def _initiate(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, BackupRequest)
@@ -95,14 +98,14 @@ class PeerApi:
     async def _chunk(self, request: web.Request) -> web.StreamResponse:
         backup = self._backups.get(request[PEER], request.match_info["session"])
         digest = request.match_info["digest"]
-        path = backup.chunk_path(digest)
+        path = await backup.chunk_path(digest, self._workers)
         headers = {"ETag": f'"sha256-{digest}"', "Content-Type": "application/octet-stream"}
         return web.FileResponse(path, headers=headers)
 
     async def _report(self, request: web.Request) -> web.Response:
         report = await read_message(request, ProgressReport, limit=SMALL_BYTES)
-        backup = self._backups.get(request[PEER], request.match_info["session"])
-        backup.progress = report.progress
+        session = request.match_info["session"]
+        await self._backups.report(request[PEER], session, report.progress)
         return json_response(Ok())
 
     async def _finish(self, request: web.Request) -> web.Response:

@@ -105,7 +105,7 @@ def make_plan(
     missing = [t for t in source.tables if _name(t) not in here]
     scope: SchemaScope = "none"
     if missing and may_bring_schema:
-        scope = "all" if len(missing) == len(source.tables) else "tables"
+        scope = "all"  # also when some are here: those that miss may need types, parents …
     tables = tuple(
         _plan_table(t, here.get(_name(t)), source_name, may_bring_schema, replica_role)
         for t in source.tables
@@ -197,8 +197,6 @@ def _plan_table(
 def _blocked_by(source: TableInfo, here: Table) -> str | None:
     """Why rows of the source can't be written into the table that is here."""
     table = here.name.sql
-    if not source.columns:
-        return "it has no columns"
     for column in source.columns:
         if not column.generated and here.column(column.name) is None:
             return (
@@ -258,4 +256,10 @@ def _notes(tables: tuple[TablePlan, ...]) -> tuple[str, ...]:
     """What happens to rows that are here, in words."""
     if not any(t.action in ("upsert", "insert") for t in tables):
         return ("tables are created and filled; nothing that is here is touched",)
-    return ("rows here that differ are overwritten, rows only here are kept, nothing is deleted",)
+    notes = ["rows here that differ are overwritten, rows only here are kept, nothing is deleted"]
+    if any(t.action == "create" for t in tables):
+        notes.append(
+            "with the tables that miss here come the types, functions and views that miss, where "
+            "they can; what is here stays as it is"
+        )
+    return tuple(notes)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from peersync.agent.backups import Backups
 from peersync.agent.plan import Plan, make_plan
 from peersync.agent.workers import Workers
 from peersync.core.errors import PeersyncError, ToolMissing
+from peersync.core.names import TableName
+from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.history import History
 from peersync.postgres.pool import Database
@@ -20,8 +25,13 @@ from peersync.wire.spool import free_bytes
 _HISTORY_LOOKED_AT = 20
 
 
-async def describe(database: Database, backups: Backups, workers: Workers) -> Catalogue:
-    """What a peer may know of a database before it pulls it."""
+_LEFT_OUT = "left out by the configuration of {}"
+
+
+async def describe(
+    database: Database, patterns: Patterns, name: str, backups: Backups, workers: Workers
+) -> Catalogue:
+    """What a peer may know of a database before it pulls it; `name` is this node's."""
     async with database.acquire("reading the catalog") as connection:
         catalog = await read_catalog(connection)
     try:
@@ -29,17 +39,31 @@ async def describe(database: Database, backups: Backups, workers: Workers) -> Ca
         tool_words, tool_ok = f"pg_dump {tool.version}", True
     except ToolMissing as exc:
         tool_words, tool_ok = f"{exc.message}: {exc.hint}", False
+    infos = _table_infos(catalog)
+    tables = tuple(t for t in infos if patterns.match(TableName(t.schema, t.name)))
+    skipped = _skipped(infos, tables, name)
     return Catalogue(
         server_version_num=catalog.server.version_num,
         server_version=catalog.server.version,
         dump_tool=tool_words,
         dump_tool_ok=tool_ok,
         encoding=catalog.server.encoding,
-        tables=tuple(_table_infos(catalog)),
-        skipped=catalog.not_copied,
+        tables=tables,
+        skipped=(*catalog.not_copied, *skipped),
         sequences=catalog.server.sequences,
         large_objects=catalog.server.large_objects,
         size_bytes=catalog.server.size_bytes,
+    )
+
+
+def _skipped(
+    all_tables: Sequence[TableInfo], kept: Sequence[TableInfo], name: str
+) -> tuple[tuple[str, str], ...]:
+    names = {(t.schema, t.name) for t in kept}
+    return tuple(
+        (f"{t.schema}.{t.name}", _LEFT_OUT.format(name))
+        for t in all_tables
+        if (t.schema, t.name) not in names
     )
 
 
@@ -70,6 +94,7 @@ async def plan_pull(
     client: PeerClient,
     peer: Peer,
     database: Database,
+    patterns: Patterns,
     node_name: str,
     spool: Path,
     workers: Workers,
@@ -81,6 +106,9 @@ async def plan_pull(
     source = await client.call(
         "POST", "/api/sync/describe", DescribeRequest(database=database.name), Catalogue
     )
+    kept = tuple(t for t in source.tables if patterns.match(TableName(t.schema, t.name)))
+    skipped = (*source.skipped, *_skipped(source.tables, kept, node_name))
+    source = msgspec.structs.replace(source, tables=kept, skipped=skipped)
     if not source.dump_tool_ok:
         raise ToolMissing(
             f"{peer.name} cannot make the backup: {source.dump_tool}",
@@ -98,9 +126,9 @@ async def plan_pull(
         may_bring_schema=peer.may("schema", database.name),
         replica_role=bool(replica),
         free_bytes=await workers.run(free_bytes, spool),
-        expected_s=await _expected_seconds(database, peer, source.size_bytes),
     )
-    return plan, bool(replica)
+    expected_s = await _expected_seconds(database, peer, plan.size_bytes)
+    return msgspec.structs.replace(plan, expected_s=expected_s), bool(replica)
 
 
 async def _expected_seconds(database: Database, peer: Peer, size_bytes: int) -> float | None:

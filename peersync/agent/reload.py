@@ -72,11 +72,13 @@ class Reloader:
         live = [key for key in keys if _is_live(key)]
         later = [key for key in keys if not _is_live(key)]
         apply(self._config, new)
-        if "log.level" in live:
-            set_level(new.log.level)
         if any(key.startswith("network.") or key == "full_sync.in_flight" for key in live):
             self._changed()
-        log.info("configuration read again: %s", ", ".join(live) or "nothing to change")
+        set_level(new.log.level)
+        if live:  # a warning: at any usual level the log says when the rules changed
+            log.warning("configuration read again: %s", ", ".join(live))
+        else:
+            log.info("configuration read again: nothing to change")
         if later:
             log.warning("restart the agent for these to take effect: %s", ", ".join(later))
 

@@ -10,28 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from peersync.agent.parts import PartJob, plan_parts, table_name
 from peersync.agent.workers import Workers
-from peersync.config.model import FullSync
-from peersync.core.errors import NotFound, PeersyncError, SchemaMismatch, root_error
-from peersync.core.names import TableName
+from peersync.config.model import Config
+from peersync.core.backoff import Backoff
+from peersync.core.errors import DiskFull, NotFound, PeersyncError, SchemaMismatch, root_error
 from peersync.core.progress import Progress
-from peersync.postgres.backup import (
-    Dump,
-    View,
-    data_arguments,
-    lock_against_ddl,
-    open_view,
-    schema_arguments,
-)
+from peersync.postgres.backup import Dump, View, lock_against_ddl, open_view
 from peersync.postgres.binaries import Tool
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.locks import end_leftovers
 from peersync.postgres.pool import Database
 from peersync.wire.chunks import ChunkCutter, manifest_digest
 from peersync.wire.messages import (
@@ -41,33 +36,25 @@ from peersync.wire.messages import (
     ManifestPage,
     ManifestRequest,
     Part,
-    TableRef,
 )
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.source")
 
-BIG_TABLE_BYTES = 16 << 20
-MAX_BIG_TABLES = 64
 PAGE_CHUNKS = 1000
-_TRIES = 3
+_GENERATION_BITS = 48
 
 
 class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the spool's journal; exactly one field is set."""
 
     request: BackupRequest | None = None
+    peer_id: str | None = None
     generation: int | None = None
     parts: tuple[Part, ...] | None = None
     baseline: Baseline | None = None
     chunk: Chunk | None = None
     complete: str | None = None
-
-
-@dataclass(frozen=True)
-class _Job:
-    part: Part
-    arguments: list[str]
 
 
 class SourceBackup:
@@ -79,7 +66,7 @@ class SourceBackup:
         peer_id: str,
         database: Database,
         spool: Spool,
-        settings: FullSync,
+        config: Config,
         node_id: str,
     ) -> None:
         self.request = request
@@ -88,18 +75,20 @@ class SourceBackup:
         self.error: PeersyncError | None = None
         self._database = database
         self._spool = spool
-        self._settings = settings
+        self._config = config
         self._node_id = node_id
         self._generation = 0
         self._parts: dict[int, Part] = {}
         self._chunks: list[Chunk] = []
+        self._known: dict[str, Chunk] = {}
+        self._sent: set[str] = set()
+        self._closing = False
         self._digest: str | None = None
         self._baseline: Baseline | None = None
         self._waiting_for: str | None = None
         self._dumped_bytes = 0
         self._changed = asyncio.Event()
         self._guard = threading.Lock()
-        self._dumps: set[Dump] = set()
 
     # --- serving ------------------------------------------------------------------------
     @property
@@ -112,6 +101,7 @@ class SourceBackup:
         while True:
             after = asked.after if asked.generation == self._generation else 0
             news = len(self._chunks) > after or self.complete or self.error is not None
+            news = news or self._closing
             left = deadline - asyncio.get_running_loop().time()
             if news or left <= 0:
                 return self._page(after)
@@ -139,20 +129,65 @@ class SourceBackup:
                 waiting_for=self._waiting_for,
             )
 
-    def chunk_path(self, digest: str) -> Path:
-        """The file of a chunk of this backup. Raises NotFound for any other digest."""
-        if not any(chunk.digest == digest for chunk in self._chunks):
+    async def chunk_path(self, digest: str, workers: Workers) -> Path:
+        """The file of a chunk of this backup. Raises NotFound for any other digest.
+
+        A file that is asked for again may have been found damaged, so it is looked at; when
+        it is, or is gone, the whole backup is not what it says, and must be made anew.
+        """
+        chunk = self._known.get(digest)
+        if chunk is None:
             raise NotFound("this backup has no such chunk")
+        looks = self._spool.proves if digest in self._sent else self._spool.has
+        self._sent.add(digest)
+        if not await workers.run(looks, chunk):
+            log.error("backup %s: chunk %d is damaged", self.request.session, chunk.number)
+            await workers.run(self._spool.discard, chunk)
+            self._digest = None
+            raise NotFound("this chunk was damaged on the disk of the source")
         return self._spool.path(digest)
+
+    def leave(self) -> None:
+        """The agent stops: whoever waits for news gets what there is."""
+        self._closing = True
+        self._changed.set()
+
+    def fail(self, error: PeersyncError) -> None:
+        self.error = error
+        self._changed.set()
+
+    def free(self) -> None:
+        """Of a backup that is not complete no restart can use anything: gives the space back."""
+        if not self.complete:
+            self._spool.remove_chunks()
 
     def discard(self) -> None:
         self._spool.remove()
 
     # --- after a restart ----------------------------------------------------------------
     def reload(self) -> bool:
-        """Takes up what the journal has. True when the dump was complete; blocks."""
+        """Takes up what the journal has. True when the dump was complete; blocks.
+
+        A journal of another peer's or of another request is not this backup's: begun anew.
+        """
+        try:
+            self._replay()
+        except msgspec.MsgspecError as exc:
+            log.warning("backup %s: its journal can't be read: %s", self.request.session, exc)
+            self._digest = None
+        if self.complete and not all(self._spool.has(chunk) for chunk in self._chunks):
+            self._digest = None  # somebody cleaned up: dump again
+        self._known = {chunk.digest: chunk for chunk in self._chunks}
+        self._dumped_bytes = sum(chunk.raw_size for chunk in self._chunks)
+        return self.complete
+
+    def _replay(self) -> None:
         for line in self._spool.journal():
             entry = msgspec.json.decode(line, type=_Line)
+            if entry.request is not None:
+                self._digest = None
+                if (entry.request, entry.peer_id) != (self.request, self.peer_id):
+                    return
             if entry.generation is not None:
                 self._generation = entry.generation
                 self._parts, self._chunks = {}, []
@@ -161,41 +196,39 @@ class SourceBackup:
             if entry.chunk is not None:
                 self._chunks.append(entry.chunk)
             self._digest = entry.complete or self._digest
-        if self.complete and not all(self._spool.has(chunk) for chunk in self._chunks):
-            self._digest = None  # somebody cleaned up: dump again
-        self._dumped_bytes = sum(chunk.raw_size for chunk in self._chunks)
-        return self.complete
 
     # --- making -------------------------------------------------------------------------
     async def run(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
         """Dumps until the backup is complete. What PostgreSQL interrupts begins again."""
-        for attempt in range(1, _TRIES + 1):
-            self.error = None
+        network = self._config.network
+        backoff = Backoff(maximum_s=network.retry_max_s, total_s=network.retry_for_s)
+        loop = asyncio.get_running_loop()
+        self.error = None
+        while True:
             try:
-                await self._dump_all(workers, choose)
+                return await self._dump_all(workers, choose)
             except PeersyncError as exc:
-                if not exc.retryable or attempt == _TRIES:
-                    self.error = exc
-                    self._changed.set()
+                pause = backoff.next_pause(loop.time())
+                # A full disk does not mend itself.
+                if not exc.retryable or isinstance(exc, DiskFull) or pause is None:
                     raise
                 log.warning("backup %s: %s; starting again", self.request.session, exc)
                 self._waiting_for = f"the source's PostgreSQL: {exc.message}"
                 self._changed.set()
-                await asyncio.sleep(2.0 * attempt)
-            else:
-                return
+                await asyncio.sleep(pause)
 
     async def _dump_all(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
         await workers.run(self._begin_generation)
         async with self._database.connect(
             f"backup/{self.request.session[:8]}",
             what="backing up",
-            lock_timeout_s=self._settings.lock_timeout_s,
+            lock_timeout_s=self._config.full_sync.lock_timeout_s,
         ) as keeper:
+            await end_leftovers(keeper, self.request.session)
             view = await open_view(keeper)
             catalog = await read_catalog(keeper)
             self._check_wanted(catalog)
-            await lock_against_ddl(keeper, [_name(t) for t in self.request.tables])
+            await lock_against_ddl(keeper, [table_name(t) for t in self.request.tables])
             tool = await workers.run(choose, catalog.server.version_num)
             jobs = plan_parts(self.request, catalog)
             baseline = Baseline(
@@ -216,15 +249,18 @@ class SourceBackup:
     def _begin_generation(self) -> None:
         self._spool.create()
         with self._guard:
-            self._generation += 1
+            # Not counted up: a journal that was lost must not give an old number again.
+            self._generation = secrets.randbits(_GENERATION_BITS)
             self._parts, self._chunks, self._digest = {}, [], None
-            self._dumped_bytes = 0
+            self._known, self._sent = {}, set()
+            self._baseline, self._dumped_bytes = None, 0
         self._spool.restart_journal()
-        self._spool.append(_Line(request=self.request))
+        self._spool.append(_Line(request=self.request, peer_id=self.peer_id))
         self._spool.append(_Line(generation=self._generation))
 
     def _check_wanted(self, catalog: DatabaseCatalog) -> None:
-        gone = [str(_name(t)) for t in self.request.tables if _name(t) not in catalog.tables]
+        wanted = [table_name(t) for t in self.request.tables]
+        gone = [str(name) for name in wanted if name not in catalog.tables]
         if gone:
             raise SchemaMismatch(
                 f"the source has no table {gone[0]} any more",
@@ -232,7 +268,7 @@ class SourceBackup:
             )
 
     async def _dump_parts(
-        self, workers: Workers, tool: Tool, view: View, jobs: Sequence[_Job]
+        self, workers: Workers, tool: Tool, view: View, jobs: Sequence[PartJob]
     ) -> None:
         waiting = list(reversed(jobs))
         with self._database.resolved.child_env(
@@ -248,7 +284,7 @@ class SourceBackup:
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.TaskGroup() as group:
-                    for number in range(self._settings.parallel):
+                    for number in range(self._config.full_sync.parallel):
                         group.create_task(work(), name=f"dump-{number}")
             except BaseExceptionGroup as errors:
                 raise root_error(errors) from errors
@@ -257,8 +293,8 @@ class SourceBackup:
         """One part: pg_dump's output, cut into chunks, into the spool. Runs in a thread."""
         cutter = ChunkCutter(
             self.request.codec,
-            level=self._settings.compression_level,
-            target_bytes=self._settings.chunk_mib << 20,
+            level=self._config.full_sync.compression_level,
+            target_bytes=self._config.full_sync.chunk_mib << 20,
         )
         index = 0
         total = 0
@@ -296,8 +332,9 @@ class SourceBackup:
                 raw_size=raw_size,
                 codec=self.request.codec,
             )
-            self._chunks.append(chunk)
             self._spool.append(_Line(chunk=chunk))
+            self._chunks.append(chunk)
+            self._known[digest] = chunk
 
     def _end_part(self, part: Part, chunks: int, raw_bytes: int) -> None:
         ended = msgspec.structs.replace(part, done=True, chunks=chunks, raw_bytes=raw_bytes)
@@ -306,39 +343,6 @@ class SourceBackup:
             self._spool.append(_Line(parts=(ended,)))
 
 
-def plan_parts(request: BackupRequest, catalog: DatabaseCatalog) -> list[_Job]:
-    """The runs of pg_dump: definitions, one for each big table, largest first, one for the rest."""
-    wanted = {_name(t) for t in request.tables}
-    sizes = {n: t.size_bytes for n, t in catalog.tables.items() if n in wanted}
-    big = sorted((n for n, s in sizes.items() if s >= BIG_TABLE_BYTES), key=lambda n: -sizes[n])
-    big = big[:MAX_BIG_TABLES]
-    left_out = [*big, *(n for n in catalog.tables if n not in wanted)]
-    runs: list[tuple[Part, list[str]]] = []
-
-    def add(part: Part, arguments: list[str]) -> None:
-        runs.append((msgspec.structs.replace(part, id=len(runs)), arguments))
-
-    if request.schema != "none":
-        tables = [_name(t) for t in request.schema_tables] if request.schema == "tables" else []
-        add(Part(id=0, kind="pre-data"), schema_arguments("pre-data", tables))
-        add(Part(id=0, kind="post-data"), schema_arguments("post-data", tables))
-    for name in big:
-        ref = TableRef(schema=name.schema, name=name.name)
-        add(
-            Part(id=0, kind="data", table=ref, estimated_bytes=sizes[name]),
-            data_arguments(name, (), large_objects=False),
-        )
-    rest = sum(size for name, size in sizes.items() if name not in big)
-    add(
-        Part(id=0, kind="data", estimated_bytes=rest),
-        data_arguments(None, left_out, large_objects=request.large_objects),
-    )
-    return [_Job(part, arguments) for part, arguments in runs]
-
-
-def _name(ref: TableRef) -> TableName:
-    return TableName(ref.schema, ref.name)
-
-
 def _words(error: PeersyncError) -> str:
-    return f"{error.message}: {error.detail}" if error.detail else error.message
+    words = f"{error.message}: {error.detail}" if error.detail else error.message
+    return f"{words}\n{error.hint}" if error.hint else words

@@ -62,6 +62,8 @@ class PartStream:
             except CorruptData:
                 self._spool.discard(chunk)
                 raise
+            except FileNotFoundError as exc:
+                raise CorruptData(f"chunk {chunk.number} is gone from the spool") from exc
             index += 1
         if seen != self._raw_bytes:
             raise CorruptData(

@@ -25,7 +25,7 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
             try:
                 sock.connect(self._address)
-                sock.send("\n".join(lines).encode())
+                sock.send("\n".join(line.replace("\n", " ") for line in lines).encode())
             except OSError:
                 return  # systemd is not there any more: nobody to tell
 

@@ -18,42 +18,44 @@ from datetime import UTC, datetime
 import msgspec
 
 from peersync.agent.fetch import DumpRestarted, Fetcher
+from peersync.agent.leftovers import take_over
 from peersync.agent.loader import Loader, clean_up
 from peersync.agent.plan import Plan
+from peersync.agent.reports import Reports
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
+from peersync.core.backoff import Backoff
 from peersync.core.errors import (
     Cancelled,
+    DatabaseUnreachable,
     DiskFull,
+    Locked,
     PeersyncError,
     PeerUnreachable,
+    ProtocolError,
+    RefusedInput,
+    SchemaMismatch,
     VerifyFailed,
     root_error,
 )
 from peersync.core.progress import Progress, Step, StepState
 from peersync.core.session import SessionRecord, State
-from peersync.postgres.history import History
+from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE, TableResult
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
-from peersync.wire.messages import (
-    BackupRequest,
-    FinishRequest,
-    Ok,
-    ProgressReport,
-    TableRef,
-)
+from peersync.wire.messages import BackupRequest, TableRef
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.target")
 
 ATTEMPTS = 5
-TICK_S = 0.25
-RECORD_EVERY_S = 2.0
-REPORT_EVERY_S = 1.0
-_PAUSE_S = 2.0
+_PAUSE_S = 0.5
+_FRESH_S = 60.0  # an attempt that went well for so long begins a new count of failures
+# What the same plan and the same bytes would only fail on again.
+_FINAL_ERRORS = (ProtocolError, RefusedInput, SchemaMismatch, VerifyFailed)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +81,9 @@ class TargetSession:
         config: Config,
         replica_role: bool,
         ring: EventRing,
-        resumed: int = 0,
+        earlier: Entry | None = None,
     ) -> None:
+        """`earlier` is the record of a session that is taken up again."""
         self.session = session
         self.plan = plan
         self.options = options
@@ -95,14 +98,21 @@ class TargetSession:
         self._config = config
         self._replica_role = replica_role
         self._record = SessionRecord(session, plan.action, plan.database, plan.source, plan.target)
-        self._record.resumed = resumed
+        self._record.resumed = earlier.resumed + 1 if earlier else 0
+        self._record.wire_bytes = earlier.wire_bytes if earlier else 0
         self._record.rows_estimated = plan.rows
-        self._record.started_at = _utc()
+        self._record.started_at = earlier.started_at if earlier else _utc()
         self._record.count(Step.BACKUP, 0, plan.size_bytes or None)
         self._loader: Loader | None = None
         self._fetcher: Fetcher | None = None
         self._leftovers: list[str] = []
         self._leaving = False
+        self._reason: PeersyncError | None = None
+        self.resumable = False
+        self.recorded = True  # False: the database could not be told how it ended
+        self._reports = Reports(
+            session, self.progress, ring=ring, history=self._history, client=client
+        )
 
     # --- for those who watch ------------------------------------------------------------
     @property
@@ -121,7 +131,11 @@ class TargetSession:
         """Says at once that a cancel has been heard; the task's cancellation does the work."""
         if self._record.state is State.RUNNING:
             self._record.become(State.CANCELLING)
-            self._publish()
+            self._reports.publish()
+
+    def forbid(self, reason: PeersyncError) -> None:
+        """Says why the coming cancellation is a failure."""
+        self._reason = reason
 
     def leave(self) -> None:
         """The agent is about to stop: the coming cancellation is not the end of the session."""
@@ -133,9 +147,9 @@ class TargetSession:
         self._record.become(State.RUNNING)
         try:
             async with asyncio.TaskGroup() as group:
-                ticker = group.create_task(self._tick(), name=f"progress-{self.session[:8]}")
+                telling = group.create_task(self._reports.run(), name=f"tell-{self.session[:8]}")
                 await self._attempts()
-                ticker.cancel()
+                telling.cancel()
         except BaseExceptionGroup as group_error:
             await self._end_with(root_error(group_error))
         except BaseException as exc:
@@ -162,48 +176,74 @@ class TargetSession:
         )
 
     async def _attempts(self) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
+        tries = 0
+        backoff = self._backoff()
+        while True:
+            began = time.monotonic()
             try:
                 return await self._attempt()
             except BaseExceptionGroup as group_error:
                 error = root_error(group_error)
             except PeersyncError as exc:
                 error = exc
-            if not self._may_try_again(error, attempt):
+            now = time.monotonic()
+            if isinstance(error, DatabaseUnreachable):
+                backoff = self._backoff() if now - began > _FRESH_S else backoff
+                pause = backoff.next_pause(now)
+            else:
+                tries += 1
+                pause = self._pause_before_next(error, tries)
+            if pause is None:
                 raise error
             log.warning("session %s: %s; trying again", self.session, error)
-            self._record.waiting_for = f"{error}; trying again"
             self._record.resumed += 1
             self._record.restart()
-            await asyncio.sleep(0 if isinstance(error, DumpRestarted) else _PAUSE_S * attempt)
-        return None
+            self._record.waiting_for = f"{error}; trying again"
+            await asyncio.sleep(pause)
+
+    def _backoff(self) -> Backoff:
+        network = self._config.network
+        return Backoff(maximum_s=network.retry_max_s, total_s=network.retry_for_s)
 
     @staticmethod
-    def _may_try_again(error: BaseException, attempt: int) -> bool:
+    def _pause_before_next(error: BaseException, tries: int) -> float | None:
         """An unreachable peer has had its time already, and a full disk does not mend itself."""
-        if not isinstance(error, PeersyncError) or not error.retryable or attempt == ATTEMPTS:
-            return False
-        return not isinstance(error, PeerUnreachable | DiskFull)
+        if not isinstance(error, PeersyncError) or not error.retryable or tries == ATTEMPTS:
+            return None
+        if isinstance(error, PeerUnreachable | DiskFull):
+            return None
+        return 0.0 if isinstance(error, DumpRestarted) else _PAUSE_S * tries
 
     async def _attempt(self) -> None:
-        holder = Holder(
+        async with lease(self._database, LEASE, self._holder("a full sync")) as held:
+            if not await self._committed():
+                await self._refuse_if_closed()
+                await take_over(self._database, self.session, self._workers)
+                await self._clear()
+                self._record.waiting_for = None
+                await self._workers.run(self._spool.create)
+                try:
+                    await self._restore(held.fence)
+                except BaseException:
+                    self._stop_reading()
+                    raise
+            await self._clear()
+
+    async def _refuse_if_closed(self) -> None:
+        entry = await self._history.get(self.session)
+        if entry is None or entry.completed_at is not None:
+            raise Locked(
+                "another full sync came while this one was away, and closed it",
+                hint="Nothing was changed by this one. See: peersync jobs list",
+            )
+
+    def _holder(self, what: str) -> Holder:
+        return Holder(
             node=self.plan.target,
             pid=os.getpid(),
             job=self.session,
-            what=f"a full sync from {self.plan.source}",
+            what=f"{what} from {self.plan.source}",
         )
-        async with lease(self._database, LEASE, holder) as fence:
-            if await self._committed():
-                return
-            await self._clear()
-            self._record.waiting_for = None
-            await self._workers.run(self._spool.create)
-            try:
-                await self._restore(fence)
-            except BaseException:
-                self._stop_reading()
-                raise
-        await self._clear()
 
     async def _restore(self, fence: int) -> None:
         fetcher = self._fetcher = Fetcher(
@@ -215,6 +255,7 @@ class TargetSession:
             self._config.network,
             self._config.full_sync.in_flight,
             time.monotonic,
+            planned_bytes=self.plan.size_bytes,
         )
         loader = self._loader = Loader(
             self.plan,
@@ -268,14 +309,18 @@ class TargetSession:
         if entry is None or entry.committed_at is None:
             return False
         self.results = entry.tables
+        record, now = self._record, time.monotonic()
+        record.rows = record.rows or sum(table.source for table in entry.tables)
+        record.raw_bytes = record.raw_bytes or entry.raw_bytes
         for step in Step:
-            self._record.end(step, time.monotonic())
+            record.end(step, now)
         return True
 
     async def _clear(self) -> None:
         """Drops staging tables, and what was created unless it is committed."""
         entry = await self._history.get(self.session)
-        created = entry.created_objects if entry and entry.committed_at is None else []
+        open_ = entry is not None and entry.committed_at is None and entry.completed_at is None
+        created = entry.created_objects if entry and open_ else []
         self._leftovers = await clean_up(self.session, created, self._database, self._workers)
         for left in self._leftovers:
             log.error("session %s could not drop %s", self.session, left)
@@ -283,34 +328,72 @@ class TargetSession:
     async def _end_with(self, cause: BaseException) -> None:
         """Cleans up after a failure or a cancel, asks the database, and closes the record."""
         self._stop_reading()
-        if self._leaving and isinstance(cause, asyncio.CancelledError):
-            self.ring.close()
-            return None
+        if isinstance(cause, asyncio.CancelledError):
+            if self._leaving:
+                return self.ring.close()
+            cause = self._reason or Cancelled("cancelled; nothing was changed")
+            if isinstance(cause, Cancelled):
+                self._record.become(State.CANCELLING)
+                await self._reports.record()  # a crash from here on must not take it up again
         self._record.fail_running(time.monotonic())
+        committed = await self._ask_and_clear()
+        if committed:
+            return await self._end(self._success(), None)
+        if committed is None:
+            cause = DatabaseUnreachable(
+                f"{self._database.name} does not answer any more; whether the sync has "
+                "committed is looked up as soon as it does",
+                detail=str(cause),
+                hint="Is PostgreSQL running? Then: peersync jobs show " + self.session[:8],
+            )
+        elif isinstance(cause, Cancelled) and self._reason is None:
+            self._record.become(State.CANCELLING)
+            return await self._end(State.CANCELLED, cause)
+        elif not isinstance(cause, PeersyncError):
+            log.error("session %s: internal error", self.session, exc_info=cause)
+            cause = PeersyncError(
+                f"internal error in session {self.session[:8]}: nothing was changed",
+                hint="The agent's log has the details under this id.",
+            )
+        return await self._end(State.FAILED, cause)
+
+    async def _ask_and_clear(self) -> bool | None:
+        """Whether the session has committed, and nothing else of it is left; None: not known.
+
+        An exception never says that a transaction did not happen: the database is asked,
+        and waited for.
+        """
+        backoff = self._backoff()
+        while True:
+            try:
+                async with lease(self._database, LEASE, self._holder("cleaning up a full sync")):
+                    committed = await self._committed()
+                    await self._clear()
+                    return committed
+            except Locked as exc:
+                return await self._ask_beside(exc)
+            except PeersyncError as exc:
+                pause = backoff.next_pause(time.monotonic()) if exc.retryable else None
+                if pause is None:
+                    log.exception("session %s: cleaning up", self.session)
+                    return None
+                self._record.waiting_for = f"{exc.message}; trying again"
+                self._reports.publish()
+                await asyncio.sleep(pause)
+
+    async def _ask_beside(self, locked: Locked) -> bool | None:
+        """Another holder has come: it has dropped what we had created and closed our record."""
+        log.warning("session %s: %s", self.session, locked)
+        holder = locked.data.get("holder") or {}
+        self.recorded = holder.get("job") != self.session  # else it is this session's, elsewhere
         try:
-            async with lease(self._database, LEASE, self._cleaner()):
-                if await self._committed():
-                    return await self._end(self._success(), None)
-                await self._clear()
+            committed = await self._committed()
+            if self.recorded:
+                await clean_up(self.session, [], self._database, self._workers)
         except PeersyncError as exc:
             log.warning("session %s: cleaning up: %s", self.session, exc)
-        if isinstance(cause, asyncio.CancelledError | Cancelled):
-            self._record.become(State.CANCELLING)
-            return await self._end(State.CANCELLED, Cancelled("cancelled; nothing was changed"))
-        if isinstance(cause, PeersyncError):
-            return await self._end(State.FAILED, cause)
-        log.error("session %s: internal error", self.session, exc_info=cause)
-        bug = PeersyncError(
-            f"internal error in session {self.session[:8]}: nothing was changed",
-            hint="The agent's log has the details under this id.",
-        )
-        await self._end(State.FAILED, bug)
-        return None
-
-    def _cleaner(self) -> Holder:
-        return Holder(
-            node=self.plan.target, pid=os.getpid(), job=self.session, what="cleaning up a full sync"
-        )
+            return None
+        return committed
 
     async def _end(self, state: State, error: PeersyncError | None) -> None:
         self.error = error
@@ -318,59 +401,26 @@ class TargetSession:
         if error is not None and self._leftovers:
             error.detail = "\n".join([error.detail or "", "left behind:", *self._leftovers]).strip()
         self._record.become(state)
-        progress = self.progress()
-        resumable = state is State.FAILED and not isinstance(error, VerifyFailed)
+        resumable = state is State.FAILED and not isinstance(error, _FINAL_ERRORS)
+        self.resumable = resumable and self._config.full_sync.keep_spool_h > 0
+        if self.recorded:
+            await self._record_end(error)
+        if not self.resumable:
+            await self._workers.run(self._spool.remove)
+        self._reports.publish()
+        self.ring.close()
+        await self._reports.end(error, resumable=self.resumable)
+
+    async def _record_end(self, error: PeersyncError | None) -> None:
+        """Who took this session over has closed its record, and then nothing of it goes on."""
         try:
-            await self._history.finish(progress, error=error, resumable=resumable)
+            closed = await self._history.finish(
+                self.progress(), error=error, resumable=self.resumable
+            )
+            self.resumable = self.resumable and closed
         except PeersyncError as exc:
             log.warning("session %s: its end could not be recorded: %s", self.session, exc)
-        await self._tell_source(progress, error)
-        await self._workers.run(self._spool.remove)
-        self._publish()
-        self.ring.close()
-
-    async def _tell_source(self, progress: Progress, error: PeersyncError | None) -> None:
-        state = progress.state
-        body = FinishRequest(
-            state=state if state in ("done", "partly", "cancelled") else "failed",  # type: ignore[arg-type]
-            progress=progress,
-            error=str(error) if error else None,
-        )
-        try:
-            await self._client.call("POST", f"/api/sync/backups/{self.session}/finish", body, Ok)
-        except PeersyncError as exc:
-            log.info("session %s: the source was not told of its end: %s", self.session, exc)
-
-    # --- progress -----------------------------------------------------------------------
-    async def _tick(self) -> None:
-        recorded = reported = 0.0
-        while True:
-            now = time.monotonic()
-            self._publish()
-            if now - recorded >= RECORD_EVERY_S:
-                recorded = now
-                await self._quietly(self._history.update(self.progress()))
-            if now - reported >= REPORT_EVERY_S and self._fetcher is not None:
-                reported = now
-                await self._quietly(
-                    self._client.call(
-                        "POST",
-                        f"/api/sync/backups/{self.session}/progress",
-                        ProgressReport(progress=self.progress()),
-                        Ok,
-                    )
-                )
-            await asyncio.sleep(TICK_S)
-
-    def _publish(self) -> None:
-        self.ring.publish("progress", self.progress())
-
-    async def _quietly(self, call: object) -> None:
-        """Progress that can't be told is told with the next; the work itself goes on."""
-        try:
-            await call  # type: ignore[misc]
-        except PeersyncError as exc:
-            log.debug("session %s: progress not told: %s", self.session, exc)
+            self.recorded = False
 
 
 def _ref(schema: str, name: str) -> TableRef:

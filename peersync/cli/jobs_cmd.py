@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show, watch and cancel jobs. A job's id may be shortened."""
+    """List, show, watch, cancel and resume jobs. A job's id may be shortened."""
 
 
 @command.command("list")
@@ -52,7 +52,7 @@ def show(ctx: Context, job: str) -> None:
         print_out("\n".join(screen(view.progress)))
     print_result(ctx, view)
     if (error := error_of(view)) is not None:
-        print_err(as_text(error))
+        click.echo(as_text(error), err=True, color=None if ctx.color else False)
 
 
 @command.command()
@@ -84,6 +84,31 @@ def cancel(ctx: Context, job: str) -> None:
         print_err(f"{view.id[:8]} is {view.state}")
 
 
+@command.command()
+@click.argument("job")
+@click.option("--no-wait", is_flag=True, help="Take it up, and leave it running.")
+@click.option(
+    "--progress",
+    "mode",
+    type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+    default="auto",
+    show_default=True,
+)
+@click.pass_obj
+def resume(ctx: Context, job: str, no_wait: bool, mode: str) -> int:
+    """Take up a job that failed. What has arrived is not sent again."""
+    from peersync.cli.pull_cmd import report, watch_job
+
+    view = asyncio.run(_resume(ctx, job))
+    if not no_wait:
+        return report(ctx, asyncio.run(watch_job(ctx, view.id, mode)), mode)
+    if ctx.json:
+        emit_json(msgspec.to_builtins(view))
+    else:
+        print_err(f"{view.id[:8]} is {view.state}")
+    return 0
+
+
 async def _get(ctx: Context, job: str) -> JobView:
     from peersync.agent.jobs import JobView
     from peersync.transport.local import AgentClient
@@ -98,3 +123,11 @@ async def _cancel(ctx: Context, job: str) -> JobView:
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
         return await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
+
+
+async def _resume(ctx: Context, job: str) -> JobView:
+    from peersync.agent.jobs import JobView
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.post(f"/api/admin/jobs/{job}/resume", None, JobView)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -141,7 +144,7 @@ def report(ctx: Context, view: JobView | None, mode: str) -> int:
         if view.state == "cancelled":
             print_err("Cancelled. Nothing was changed.")
     if error is not None:
-        print_err(as_text(error))
+        click.echo(as_text(error), err=True, color=None if ctx.color else False)
     return exit_code(view)
 
 
@@ -155,11 +158,21 @@ def _confirm(ctx: Context, plan: Plan) -> None:
             hint="Look at the plan with --dry-run, then repeat it with --yes.",
         )
     name = f"{plan.target}:{plan.database}"
-    typed = click.prompt(
-        f"Type the name of the database that will be changed [{name}]", err=True, show_default=False
-    )
+    question = f"Type the name of the database that will be changed [{name}]"
+    with _ctrl_c_raises():
+        typed = click.prompt(question, err=True, show_default=False)
     if typed.strip() not in (name, plan.database):
         raise Cancelled("that is another name; nothing was started")
+
+
+@contextmanager
+def _ctrl_c_raises() -> Iterator[None]:
+    """asyncio would cancel a task at the next await, and a question that waits has none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _show_plan(ctx: Context, plan: Plan) -> None:

@@ -133,6 +133,7 @@ class SessionRecord:
         for record in self._steps.values():
             record.state, record.done = StepState.WAITING, 0
             record.started_s = record.ended_s = None
+        self.saved_bytes = 0
         self._reset_meters()
 
     def fail_running(self, now_s: float) -> None:

@@ -21,6 +21,8 @@ from peersync.core.names import TableName, quote_ident
 from peersync.postgres.catalog import Fetches
 
 READ_BYTES = 256 * 1024
+# What a database's own settings would change in the text of values, and pg_dump leaves alone.
+_TEXT_FORM = "-c lc_monetary=C -c bytea_output=hex -c TimeZone=UTC"
 _STDERR_BYTES = 16 * 1024
 
 # Objects that belong to a server or to a person, not to the rows: never part of a backup.
@@ -104,7 +106,7 @@ class Dump:
             "--lock-wait-timeout=30s",
             *arguments,
         ]
-        self._env = dict(env)
+        self._env = {**env, "PGOPTIONS": f"{env.get('PGOPTIONS', '')} {_TEXT_FORM}".strip()}
         self._process: subprocess.Popen[bytes] | None = None
         self._guard = threading.Lock()
         self._stopped = False

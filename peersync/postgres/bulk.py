@@ -19,6 +19,18 @@ from peersync.postgres.conninfo import Resolved
 from peersync.postgres.errors import translated
 from peersync.postgres.pool import PINNED
 
+# Settings of a database or a role that would change what our statements mean or do.
+_STEADY = {
+    "client_encoding": "UTF8",
+    "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "xmloption": "content",
+    "row_security": "off",  # an error instead of rows that are silently not seen
+    "check_function_bodies": "off",
+    "default_transaction_isolation": "read committed",
+}
+
 
 class Stop:
     """One switch for all threads of a job: no new statement, and the running ones cancelled."""
@@ -86,7 +98,7 @@ def connect(
 
 
 def _pin(connection: psycopg.Connection, settings: dict[str, str]) -> None:
-    wanted = {**PINNED, **settings}
+    wanted = {**PINNED, **_STEADY, **settings}
     if connection.info.server_version >= 140000:
         wanted["idle_session_timeout"] = "0"
     if connection.info.server_version >= 170000:

@@ -50,6 +50,7 @@ class Table:
     size_bytes: int
     has_rules: bool
     has_triggers: bool
+    delete_cascades: bool  # a row deleted here takes rows of another table with it
     row_security: bool
     may_select: bool
     may_insert: bool
@@ -138,6 +139,7 @@ def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]
         size_bytes=row["size_bytes"],
         has_rules=row["has_rules"],
         has_triggers=row["has_triggers"],
+        delete_cascades=row["delete_cascades"],
         row_security=row["row_security"],
         may_select=row["may_select"],
         may_insert=row["may_insert"],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -57,6 +59,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     resumed: int
     error: ErrorRecord | None
     started_at: str
+    updated_at: str
     committed_at: str | None
     completed_at: str | None
 
@@ -67,6 +70,13 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._sql = queries("sessions")
+
+    @asynccontextmanager
+    async def _writing(self, what: str) -> AsyncIterator[Any]:
+        """A transaction that outlives a crash of the server, whatever the role's default is."""
+        async with self._database.acquire(what) as connection, connection.transaction():
+            await connection.execute("SET LOCAL synchronous_commit = on")
+            yield connection
 
     async def create(
         self,
@@ -81,7 +91,7 @@ class History:
         sync_type: str,
         plan: object | None,
     ) -> None:
-        async with self._database.acquire("recording the sync") as connection:
+        async with self._writing("recording the sync") as connection:
             await connection.execute(
                 self._sql["create"],
                 uuid.UUID(session),
@@ -115,9 +125,10 @@ class History:
 
     async def finish(
         self, progress: Progress, *, error: PeersyncError | None = None, resumable: bool = False
-    ) -> None:
-        async with self._database.acquire("recording the end of the sync") as connection:
-            await connection.execute(
+    ) -> bool:
+        """Closes the record. False when it was closed before, or is not there."""
+        async with self._writing("recording the end of the sync") as connection:
+            done = await connection.execute(
                 self._sql["finish"],
                 uuid.UUID(progress.session),
                 progress.state,
@@ -129,6 +140,17 @@ class History:
                 progress.saved_bytes,
                 progress.rows,
             )
+        return bool(done == "UPDATE 1")
+
+    async def reopen(self, session: str) -> bool:
+        """Opens the record of a failed, resumable session; False for any other."""
+        async with self._writing("taking the sync up again") as connection:
+            found = await connection.fetchval(self._sql["reopen"], uuid.UUID(session))
+        return found is not None
+
+    async def not_resumable(self, session: str) -> None:
+        async with self._database.acquire("recording the end of the sync") as connection:
+            await connection.execute(self._sql["not_resumable"], uuid.UUID(session))
 
     async def get(self, session: str) -> Entry | None:
         async with self._database.acquire("reading the history") as connection:
@@ -182,6 +204,7 @@ def _entry(row: Any) -> Entry:
             "peer": row["peer_name"],
             "rows": row["rows_total"],
             "started_at": _time(row["started_at"]),
+            "updated_at": _time(row["updated_at"]),
             "committed_at": _time(row["committed_at"]),
             "completed_at": _time(row["completed_at"]),
         },

@@ -64,6 +64,7 @@ class Loading:
     scanned_bytes: int = 0
     direct_bytes: int = 0
     rows: int = 0
+    new_sequences: frozenset[TableName] = frozenset()  # that this session created
     sequences: dict[TableName, SequenceValue] = field(default_factory=dict)
     has_large_objects: bool = False
     ignored: set[TableName] = field(default_factory=set)

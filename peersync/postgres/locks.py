@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 
-from peersync.core.errors import DatabaseError, Locked, PermissionMissing
+from peersync.core.errors import DatabaseUnreachable, Locked, PermissionMissing, root_error
+from peersync.postgres.errors import translated
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
 
@@ -25,6 +26,7 @@ log = logging.getLogger("peersync.locks")
 
 LOOK_EVERY_S = 2.0
 _PATIENCE_S = 10.0  # for the statements of the last holder, which have been told to end
+_OWN_GHOST_S = 5.0  # for a connection of the same job that the server has not seen ending yet
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -42,77 +44,87 @@ class Holder(msgspec.Struct, frozen=True):
 class Lease:
     """A lease that is held. `fence` is what the final transaction compares."""
 
-    def __init__(self, database: Database, name: str, holder: Holder, connection: Any) -> None:
+    def __init__(self, database: Database, name: str, holder: Holder) -> None:
         self.fence = 0
         self._database = database
         self._name = name
         self._holder = holder
-        self._connection = connection
 
-    async def take(self) -> None:
-        sql = queries("leases")
-        if not await self._connection.fetchval(sql["try_lock"], self._name):
-            raise await _refusal(self._connection, self._database.name, self._name)
-        row = await self._connection.fetchrow(sql["holder"], self._name)
+    async def take(self, connection: Any) -> None:
+        """Becomes the holder. Raises Locked, naming who is."""
+        await self._lock(connection)
+        row = await connection.fetchrow(queries("leases")["holder"], self._name)
         if row is not None:
-            last = msgspec.json.decode(row["holder"], type=Holder)
-            await end_leftovers(self._connection, last.job)
+            await end_leftovers(connection, _holder(row).job)
         mine = msgspec.json.encode(self._holder).decode()
         try:
-            self.fence = await self._connection.fetchval(sql["take_lease"], self._name, mine)
-        except Locked:
-            raise await _refusal(self._connection, self._database.name, self._name) from None
+            with translated("taking the lease"):
+                # a crash of the server must not give the same fence out twice
+                await connection.execute("SET synchronous_commit = on")
+                self.fence = await connection.fetchval(
+                    queries("leases")["take_lease"], self._name, mine
+                )
+        except Locked:  # the last holder's transaction does not end
+            raise await _refusal(connection, self._database.name, self._name) from None
 
-    async def keep(self) -> None:
+    async def _lock(self, connection: Any) -> None:
+        """The advisory lock. A connection of this very job that is just ending is waited for."""
+        deadline = asyncio.get_running_loop().time() + _OWN_GHOST_S
+        while not await connection.fetchval(queries("leases")["try_lock"], self._name):
+            row = await connection.fetchrow(queries("leases")["holder"], self._name)
+            mine = row is not None and _holder(row).job == self._holder.job
+            if not mine or asyncio.get_running_loop().time() > deadline:
+                raise await _refusal(connection, self._database.name, self._name)
+            await asyncio.sleep(0.1)
+
+    async def keep(self, connection: Any) -> None:
         """Runs while the lease is held; a connection that was lost is replaced.
 
-        Raises Locked when another holder has come meanwhile: what runs under this lease
-        must end.
+        Raises Locked when another holder has come meanwhile, and DatabaseUnreachable when
+        there is no connection to be had: what runs under this lease must end then.
         """
+        await self._look_until_lost(connection)
         while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+            log.warning("job %s: the connection of its lease was lost", self._holder.job)
+            async with self._database.connect(
+                f"lease/{self._holder.job[:8]}", what="taking the lease again"
+            ) as replacement:
+                await self._lock(replacement)
+                await self._look_until_lost(replacement)
+
+    async def _look_until_lost(self, connection: Any) -> None:
+        while True:
             try:
-                row = await self._connection.fetchrow(queries("leases")["holder"], self._name)
-            except Exception as exc:
-                if not self._connection.is_closed():
-                    raise
-                log.warning("the connection of a lease was lost: %s", exc)
-                await self._again()
-            else:
-                self._check(row)
-
-    async def _again(self) -> None:
-        """Takes the lock on a new connection, unless somebody else became the holder."""
-        async with self._database.connect(
-            f"lease/{self._holder.job[:8]}", what="taking the lease again"
-        ) as connection:
-            if not await connection.fetchval(queries("leases")["try_lock"], self._name):
-                raise await _refusal(connection, self._database.name, self._name)
-            self._check(await connection.fetchrow(queries("leases")["holder"], self._name))
-            self._connection = connection
-            log.info("the lease is held again")
-            await self.keep()
-
-    def _check(self, row: Any) -> None:
-        if row is None or row["fence"] != self.fence:
-            raise Locked(
-                "another full sync has taken over this database while this one was asleep",
-                hint="Nothing was changed by this one. See: peersync jobs list",
-            )
+                with translated("looking at the lease"):
+                    row = await connection.fetchrow(queries("leases")["holder"], self._name)
+            except DatabaseUnreachable:
+                return
+            if row is None or row["fence"] != self.fence:
+                raise Locked(
+                    "another full sync has taken over this database while this one was asleep",
+                    hint="Nothing was changed by this one. See: peersync jobs list",
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
 
 
 @asynccontextmanager
 async def lease(database: Database, name: str, holder: Holder) -> AsyncIterator[Lease]:
-    """Holds the named lease while the block runs.
+    """Holds the named lease while the block runs, and ends the block when it is lost.
 
-    Raises Locked, naming the holder, when another process has it.
+    Raises Locked, naming the holder, when another process has it or has taken it over.
     """
     async with database.connect(
         f"lease/{holder.job[:8]}", what="taking the lease", lock_timeout_s=_PATIENCE_S
     ) as connection:
-        held = Lease(database, name, holder, connection)
-        await held.take()
-        yield held
+        held = Lease(database, name, holder)
+        await held.take(connection)
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeper = group.create_task(held.keep(connection), name=f"lease-{holder.job[:8]}")
+                yield held
+                keeper.cancel()
+        except BaseExceptionGroup as errors:
+            raise root_error(errors) from errors
 
 
 async def refuse_if_held(database: Database, name: str) -> None:
@@ -127,19 +139,20 @@ async def refuse_if_held(database: Database, name: str) -> None:
 async def end_leftovers(connection: Any, job: str) -> None:
     """Ends the statements that a job's dead process left running in this database."""
     try:
-        ended = await connection.fetch(queries("leases")["end_leftovers"], job[:8])
-    except (DatabaseError, PermissionMissing) as exc:
-        log.warning("what job %s left in PostgreSQL could not be ended: %s", job[:8], exc)
+        with translated("ending what is left"):
+            ended = await connection.fetch(queries("leases")["end_leftovers"], job[:8])
+    except PermissionMissing as exc:
+        log.warning("what job %s left in PostgreSQL could not be ended: %s", job, exc)
         return
     for row in ended:
-        log.warning("ended what job %s had left: %s", job[:8], row["application_name"])
+        log.warning("job %s had left %s running in PostgreSQL", job, row["application_name"])
 
 
 async def _refusal(connection: Any, database: str, name: str) -> Locked:
     row = await connection.fetchrow(queries("leases")["holder"], name)
     if row is None:
         return Locked(f"another process is syncing {database}", hint="Try again in a moment.")
-    holder = msgspec.json.decode(row["holder"], type=Holder)
+    holder = _holder(row)
     since = f"{row['since']:%Y-%m-%d %H:%M:%S} UTC"
     return Locked(
         f"{database} is busy: {holder.words(since)}",
@@ -147,3 +160,7 @@ async def _refusal(connection: Any, database: str, name: str) -> Locked:
         f"or stop it: peersync jobs cancel {holder.job}",
         holder=msgspec.to_builtins(holder) | {"since": since},
     )
+
+
+def _holder(row: Any) -> Holder:
+    return msgspec.json.decode(row["holder"], type=Holder)

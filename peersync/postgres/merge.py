@@ -9,10 +9,13 @@ in a dump, and types without an equality (json, point) can be compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peersync.core.names import TableName, quote_ident
 from peersync.postgres.catalog import Key, Table
+
+_MOST_COLUMNS = 1500  # of 1,664 in PostgreSQL, which also counts what it adds itself
 
 
 @dataclass(frozen=True)
@@ -31,16 +34,13 @@ class Merge:
         return tuple(c for c in self.columns if c not in generated)
 
     @property
-    def replaces(self) -> bool:
-        """A row that differs must be deleted and inserted anew.
-
-        True when an identity column that is GENERATED ALWAYS is outside the key: no UPDATE
-        can give it a value.
-        """
+    def fixed(self) -> tuple[str, ...]:
+        """Identity columns GENERATED ALWAYS outside the key: no UPDATE can give them a value."""
         key = set(self.key.columns) if self.key else set()
-        return any(
-            c.identity == "always" and c.name not in key and c.name in self.columns
+        return tuple(
+            c.name
             for c in self.table.columns
+            if c.identity == "always" and c.name not in key and c.name in self.columns
         )
 
     @property
@@ -49,24 +49,34 @@ class Merge:
         always = {c.name for c in self.table.columns if c.identity == "always"}
         return tuple(c for c in self.written if c not in always)
 
+    @property
+    def deletes(self) -> bool:
+        """Whether the usual way may have to delete a row in order to write it anew."""
+        return bool(self.fixed)
+
     # --- pieces -------------------------------------------------------------------------
     def _list(self, columns: tuple[str, ...], alias: str = "") -> str:
         prefix = f"{alias}." if alias else ""
         return ", ".join(prefix + quote_ident(c) for c in columns)
 
-    def _row(self, alias: str) -> str:
-        return f"ROW({self._list(self.written, alias)})::record"
+    def _row(self, alias: str, columns: tuple[str, ...] | None = None) -> str:
+        return f"ROW({self._list(self.written if columns is None else columns, alias)})::record"
 
-    def _on(self) -> str:
+    def _on(self, t: str = "t") -> str:
         if self.key is None:
             raise AssertionError("a table without a key has no join condition")
         return " AND ".join(
-            f"t.{quote_ident(c)} {op} s.{quote_ident(c)}"
+            f"{t}.{quote_ident(c)} {op} s.{quote_ident(c)}"
             for c, op in zip(self.key.columns, self.key.operators, strict=True)
         )
 
-    def _differs(self) -> str:
-        return f"{self._row('t')} OPERATOR(pg_catalog.*<>) {self._row('s')}"
+    def _differs(self, columns: tuple[str, ...] | None = None) -> str:
+        return f"{self._row('t', columns)} OPERATOR(pg_catalog.*<>) {self._row('s', columns)}"
+
+    @property
+    def _wide(self) -> bool:
+        """Too many columns for a plan that carries those of both sides (1,664 at most)."""
+        return 2 * len(self.columns) > _MOST_COLUMNS
 
     # --- statements ---------------------------------------------------------------------
     def create_stage(self) -> str:
@@ -80,29 +90,41 @@ class Merge:
         """The statements of the upsert, the usual way first in mind: one guarded MERGE."""
         if self.key is None:
             return [self.insert_missing_copies()]
-        if self.table.has_rules or self.replaces:  # MERGE refuses tables with rules
-            return [self.delete_differing(), self.insert_missing()]
-        update = (
-            f"WHEN MATCHED AND {self._differs()} THEN UPDATE SET "
-            + ", ".join(f"{quote_ident(c)} = s.{quote_ident(c)}" for c in self.updated)
-            if self.updated
-            else ""
-        )
+        first = [self.delete_differing(self.fixed)] if self.deletes else []
+        if self._wide:
+            return self.replace()
+        if self.table.has_rules:  # MERGE refuses such a table
+            return [*first, *self._update(), self.insert_missing()]
+        assign = self._assignments()
+        update = f"WHEN MATCHED AND {self._differs()} THEN UPDATE SET {assign} " if assign else ""
         return [
+            *first,
             f"MERGE INTO ONLY {self.table.name.sql} AS t USING {self.stage.sql} AS s "
-            f"ON {self._on()} {update} "
+            f"ON {self._on()} {update}"
             f"WHEN NOT MATCHED THEN INSERT ({self._list(self.written)}) "
-            f"OVERRIDING SYSTEM VALUE VALUES ({self._list(self.written, 's')})"
+            f"OVERRIDING SYSTEM VALUE VALUES ({self._list(self.written, 's')})",
         ]
 
-    def replace(self) -> list[str]:
-        """Delete what differs, then insert what is missing: for unique values that swap."""
-        return [self.delete_differing(), self.insert_missing()]
+    def _assignments(self) -> str:
+        return ", ".join(f"{quote_ident(c)} = s.{quote_ident(c)}" for c in self.updated)
 
-    def delete_differing(self) -> str:
+    def _update(self) -> list[str]:
+        if not self.updated:
+            return []
+        return [
+            f"UPDATE ONLY {self.table.name.sql} AS t SET {self._assignments()} "
+            f"FROM {self.stage.sql} AS s WHERE {self._on()} AND {self._differs()}"
+        ]
+
+    def replace(self, *, skip_conflicts: bool = False) -> list[str]:
+        """Delete what differs, then insert what is missing: for unique values that swap."""
+        return [self.delete_differing(), self.insert_missing(skip_conflicts=skip_conflicts)]
+
+    def delete_differing(self, columns: tuple[str, ...] | None = None) -> str:
+        """Deletes the rows that differ from the source's, in these columns or in any."""
         return (
             f"DELETE FROM ONLY {self.table.name.sql} AS t USING {self.stage.sql} AS s "
-            f"WHERE {self._on()} AND {self._differs()}"
+            f"WHERE {self._on()} AND {self._differs(columns)}"
         )
 
     def insert_missing(self, *, skip_conflicts: bool = False) -> str:
@@ -114,48 +136,114 @@ class Merge:
             + (" ON CONFLICT DO NOTHING" if skip_conflicts else "")
         )
 
-    def insert_missing_copies(self) -> str:
+    def refused(self) -> str:
+        """The places in the staging table of rows whose key is not in the table."""
+        return (
+            f"SELECT s.ctid::text FROM {self.stage.sql} AS s WHERE NOT EXISTS "
+            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self._on()})"
+        )
+
+    def differing(self) -> str:
+        """The places in the staging table of rows that are in the table with other values."""
+        return (
+            f"SELECT s.ctid::text FROM {self.stage.sql} AS s JOIN ONLY {self.table.name.sql} AS t "
+            f"ON {self._on()} WHERE {self._differs()}"
+        )
+
+    def ambiguous(self) -> str:
+        """The places in the staging table of rows that share their key with another row."""
+        return (
+            f"SELECT s.ctid::text FROM {self.stage.sql} AS s WHERE EXISTS "
+            f"(SELECT FROM {self.stage.sql} AS o WHERE {self._on('o')} AND o.ctid <> s.ctid)"
+        )
+
+    def twice(self, columns: Sequence[str]) -> str:
+        """One value that these columns (quoted) have in several rows of the table, if any."""
+        listed = ", ".join(columns)
+        complete = " AND ".join(f"{column} IS NOT NULL" for column in columns)
+        return (
+            f"SELECT ROW({listed})::text FROM ONLY {self.table.name.sql} WHERE {complete} "
+            f"GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"
+        )
+
+    def set_aside(self, places: str) -> list[str]:
+        """Counts the rows here that these staged rows stand for, and forgets the staged rows.
+
+        `places` is an array constant of ctids.
+        """
+        return [
+            f"SELECT count(*) FROM ONLY {self.table.name.sql} AS t WHERE EXISTS "
+            f"(SELECT FROM {self.stage.sql} AS s WHERE s.ctid = ANY ({places}) AND {self._on()})",
+            f"DELETE FROM {self.stage.sql} WHERE ctid = ANY ({places})",
+        ]
+
+    def insert_missing_copies(self, *, skip_conflicts: bool = False) -> str:
         """Without a key: as many equal rows here as there, and no row of ours less.
 
         Rows are compared by their text, so types without an equality work, and each copy
         counts: the n-th copy is inserted if there are fewer than n here.
         """
-        text = f"{self._row('x').removesuffix('::record')}::text"
+        if not self.written:  # rows without columns differ in nothing but their number
+            return (
+                f"INSERT INTO {self.table.name.sql} SELECT FROM {self.stage.sql} "
+                f"OFFSET (SELECT count(*) FROM ONLY {self.table.name.sql})"
+            )
+        copies = self._copies(self.table.name)
         return (
             f"INSERT INTO {self.table.name.sql} ({self._list(self.written)}) "
             f"OVERRIDING SYSTEM VALUE SELECT {self._list(self.written, 's')} "
-            f"FROM (SELECT x.*, {text} AS peersync_text, "
-            f"row_number() OVER (PARTITION BY {text}) AS peersync_copy "
+            f"FROM (SELECT x.*, {self._text} AS peersync_text, "
+            f"row_number() OVER (PARTITION BY {self._text}) AS peersync_copy "
             f"FROM {self.stage.sql} AS x) AS s "
-            f"LEFT JOIN (SELECT {text} AS peersync_text, count(*) AS peersync_copies "
-            f"FROM ONLY {self.table.name.sql} AS x GROUP BY 1) AS t USING (peersync_text) "
-            f"WHERE s.peersync_copy > coalesce(t.peersync_copies, 0)"
+            f"LEFT JOIN {copies} AS t ON t.r = s.peersync_text "
+            f"WHERE s.peersync_copy > coalesce(t.n, 0)"
+            + (" ON CONFLICT DO NOTHING" if skip_conflicts else "")
         )
+
+    @property
+    def _text(self) -> str:
+        return f'ROW({self._list(self.written, "x")})::text COLLATE pg_catalog."C"'
+
+    def _copies(self, table: TableName) -> str:
+        """How many there are of each row of a table: (r, n)."""
+        return f"(SELECT {self._text} AS r, count(*) AS n FROM ONLY {table.sql} AS x GROUP BY 1)"
 
     def verify(self) -> str:
         """One pass: rows of the source that are missing or differ, and rows only here."""
         if self.key is None:
             return self._verify_copies()
         first = quote_ident(self.key.columns[0])
+        stage, table = self.stage.sql, f"ONLY {self.table.name.sql}"
+        differs = self._differs()
+        if self._wide:  # OFFSET 0 keeps the planner from taking the record apart again
+            stage, table = (
+                f"(SELECT {self._list(self.key.columns, x)}, {self._row(x)} AS peersync_row "
+                f"FROM {source} AS {x} OFFSET 0)"
+                for source, x in ((stage, "s"), (table, "t"))
+            )
+            differs = "t.peersync_row OPERATOR(pg_catalog.*<>) s.peersync_row"
         return (
             f"SELECT count(*) FILTER (WHERE t.{first} IS NULL) AS missing, "
             f"count(*) FILTER (WHERE s.{first} IS NOT NULL AND t.{first} IS NOT NULL "
-            f"AND {self._differs()}) AS differing, "
+            f"AND {differs}) AS differing, "
             f"count(*) FILTER (WHERE s.{first} IS NULL) AS target_only "
-            f"FROM {self.stage.sql} AS s FULL JOIN ONLY {self.table.name.sql} AS t "
-            f"ON {self._on()}"
+            f"FROM {stage} AS s FULL JOIN {table} AS t ON {self._on()}"
         )
 
     def _verify_copies(self) -> str:
-        text = f"{self._row('x').removesuffix('::record')}::text"
+        if not self.written:
+            return (
+                "SELECT greatest(s.n - t.n, 0), 0::bigint, greatest(t.n - s.n, 0) FROM "
+                f"(SELECT count(*) AS n FROM {self.stage.sql}) AS s, "
+                f"({self.count_target().replace('count(*)', 'count(*) AS n')}) AS t"
+            )
         return (
             "SELECT coalesce(sum(greatest(s_n - t_n, 0)), 0)::bigint AS missing, "
             "0::bigint AS differing, "
             "coalesce(sum(greatest(t_n - s_n, 0)), 0)::bigint AS target_only FROM "
             "(SELECT coalesce(s.n, 0) AS s_n, coalesce(t.n, 0) AS t_n FROM "
-            f"(SELECT {text} AS r, count(*) AS n FROM {self.stage.sql} AS x GROUP BY 1) AS s "
-            f"FULL JOIN (SELECT {text} AS r, count(*) AS n FROM ONLY {self.table.name.sql} AS x "
-            "GROUP BY 1) AS t ON s.r = t.r) AS z"
+            f"{self._copies(self.stage)} AS s FULL JOIN {self._copies(self.table.name)} AS t "
+            "ON s.r = t.r) AS z"
         )
 
     def count_target(self) -> str:

@@ -8,6 +8,7 @@ a COMMIT whose answer was lost is answered by the database itself.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,15 +16,18 @@ import msgspec
 import psycopg
 from msgspec.structs import replace
 
-from peersync.core.errors import Locked, PeersyncError, VerifyFailed
+from peersync.core.errors import Locked, VerifyFailed
 from peersync.core.names import TableName, quote_literal
+from peersync.dump.pieces import Statement
 from peersync.postgres.catalog import Table, parents_first
 from peersync.postgres.errors import translate
 from peersync.postgres.load import Loading, TableLoad
-from peersync.postgres.merge import Merge
-from peersync.postgres.schema import restore_rest
+from peersync.postgres.schema import Definitions
 from peersync.postgres.sqlfiles import queries
+from peersync.postgres.write import REFUSALS, upsert, verify_table, words
 from peersync.wire.messages import Baseline
+
+log = logging.getLogger("peersync.target")
 
 LEASE = "full_sync"
 _LOCKED_AT_ONCE = 200
@@ -54,8 +58,8 @@ class Final:
     session: str
     fence: int
     baseline: Baseline
-    indexes: Sequence[str]  # of tables without rows of their own: partitioned ones
-    rest: Sequence[str]
+    definitions: Definitions
+    rest: Sequence[Statement]  # foreign keys, triggers, rules, policies, views' contents
     verify: bool
     replica_role: bool
     lock_timeout_s: int
@@ -90,10 +94,10 @@ def commit_session(
         for load in loads:
             loading.stop.check()
             results.append(_restore_table(connection, load, final))
-        restore_rest(connection, [*final.indexes, *final.rest])
+        final.definitions.run(connection, final.rest)
         if loading.has_large_objects:
             restore_large_objects(connection, loading)
-        raise_sequences(connection, loading)
+        results = _note_sequences(results, raise_sequences(connection, loading))
         _store_baseline(connection, final, results)
     return results
 
@@ -134,7 +138,7 @@ def _restore_table(connection: psycopg.Connection, load: TableLoad, final: Final
         created=load.created,
     )
     if load.error is not None:
-        result = replace(result, result="failed", error=_words(load.error))
+        result = replace(result, result="failed", error=words(load.error))
     elif load.created:
         result = replace(result, inserted=load.rows, target_only=0)
         if final.verify:
@@ -151,16 +155,15 @@ def _restore_table(connection: psycopg.Connection, load: TableLoad, final: Final
 def _merge_table(
     connection: psycopg.Connection, load: TableLoad, result: TableResult, final: Final
 ) -> TableResult:
-    merge = load.merge
     try:
-        outcome = _upsert(connection, merge, load)
-    except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as exc:
+        outcome = upsert(connection, load, replica_role=final.replica_role)
+    except REFUSALS as exc:
         final.restored(load)
         final.verified(load)
         error = translate(exc, what=f"writing {load.table.name}")
-        return replace(result, result="failed", error=_words(error))
+        return replace(result, result="failed", error=words(error))
     final.restored(load)
-    target_only = _verify_table(connection, merge, load, outcome) if final.verify else None
+    target_only = verify_table(connection, load, outcome) if final.verify else None
     final.verified(load)
     return replace(
         result,
@@ -175,94 +178,6 @@ def _merge_table(
     )
 
 
-@dataclass
-class _Outcome:
-    inserted: int = 0
-    updated: int = 0
-    skipped: int = 0
-    note: str | None = None
-    error: str | None = None
-
-
-def _upsert(connection: psycopg.Connection, merge: Merge, load: TableLoad) -> _Outcome:
-    """The usual statement; where unique values swap, delete and insert; else insert what fits."""
-    try:
-        return _counted(connection, load, merge.merge())
-    except psycopg.errors.UniqueViolation as exc:
-        refusal = exc
-    if merge.key is not None:
-        try:
-            outcome = _counted(connection, load, merge.replace())
-        except psycopg.errors.UniqueViolation as exc:
-            refusal = exc
-        else:
-            outcome.note = "unique values moved between rows: rows were replaced"
-            return outcome
-        outcome = _counted(connection, load, [merge.insert_missing(skip_conflicts=True)])
-        missing, differing, _ = _differences(connection, merge)
-        outcome.skipped = missing + differing
-        outcome.error = _words(translate(refusal, what=f"writing {load.table.name}"))
-        outcome.note = "rows that collide with rows here on another unique key were left out"
-        return outcome
-    raise refusal
-
-
-def _counted(
-    connection: psycopg.Connection, load: TableLoad, statements: Sequence[str]
-) -> _Outcome:
-    """Runs the statements in a savepoint, and counts by the server's own statistics.
-
-    A row that was deleted and inserted anew counts as updated.
-    """
-    with connection.transaction():
-        before = _tuple_counts(connection, load.table.oid)
-        for statement in statements:
-            connection.execute(statement.encode())
-        after = _tuple_counts(connection, load.table.oid)
-    inserted, updated, deleted = (b - a for a, b in zip(before, after, strict=True))
-    return _Outcome(inserted=inserted - deleted, updated=updated + deleted)
-
-
-def _tuple_counts(connection: psycopg.Connection, oid: int) -> tuple[int, int, int]:
-    row = connection.execute(
-        "SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(%(oid)s::bigint::oid),"
-        " pg_catalog.pg_stat_get_xact_tuples_updated(%(oid)s::bigint::oid),"
-        " pg_catalog.pg_stat_get_xact_tuples_deleted(%(oid)s::bigint::oid)",
-        {"oid": oid},
-    ).fetchone()
-    assert row is not None
-    return (row[0], row[1], row[2])
-
-
-def _differences(connection: psycopg.Connection, merge: Merge) -> tuple[int, int, int]:
-    row = connection.execute(merge.verify().encode()).fetchone()
-    assert row is not None
-    return (row[0], row[1], row[2])
-
-
-def _verify_table(
-    connection: psycopg.Connection, merge: Merge, load: TableLoad, outcome: _Outcome
-) -> int:
-    """How many rows are only here. Raises VerifyFailed unless every source row is here, equal.
-
-    A MERGE that wrote nothing has compared every row already: only the count is missing.
-    """
-    wrote = outcome.inserted or outcome.updated or outcome.skipped
-    if not wrote and merge.key is not None:
-        row = connection.execute(merge.count_target().encode()).fetchone()
-        assert row is not None
-        return int(row[0]) - load.rows
-    missing, differing, target_only = _differences(connection, merge)
-    if missing + differing > outcome.skipped:
-        raise VerifyFailed(
-            f"{load.table.name}: after the restore {missing} rows are missing and {differing} "
-            "differ from what the source sent; everything was rolled back",
-            hint="A trigger, a rule or a generated column here may change rows as they are "
-            "written. Run peersync check, and report this if it finds nothing.",
-        )
-    return target_only
-
-
 def _verify_count(connection: psycopg.Connection, load: TableLoad) -> None:
     row = connection.execute(load.merge.count_target().encode()).fetchone()
     assert row is not None
@@ -274,9 +189,13 @@ def _verify_count(connection: psycopg.Connection, load: TableLoad) -> None:
 
 
 def restore_large_objects(connection: psycopg.Connection, loading: Loading) -> None:
-    """Creates the large objects that are missing and rewrites those that differ."""
+    """Creates the large objects that are missing and rewrites those that differ.
+
+    One that is rewritten stays the same object, with its owner, its rights and its comment.
+    """
     stage = loading.large_objects.sql
     connection.execute(
+        f"CREATE INDEX ON {stage} (loid, at); ANALYZE {stage};"
         f"DO $peersync$ DECLARE o record; BEGIN"
         f" FOR o IN SELECT s.loid, max(s.at + length(s.data)) AS size FROM {stage} AS s"
         f" GROUP BY s.loid LOOP"
@@ -286,7 +205,8 @@ def restore_large_objects(connection: psycopg.Connection, loading: Loading) -> N
         f"   SELECT FROM {stage} AS s WHERE s.loid = o.loid"
         f"   AND pg_catalog.lo_get(o.loid, s.at, length(s.data)) <> s.data)"
         f" THEN CONTINUE;"
-        f" ELSE PERFORM pg_catalog.lo_unlink(o.loid); PERFORM pg_catalog.lo_create(o.loid);"
+        f" ELSE PERFORM pg_catalog.lo_truncate64(fd, 0), pg_catalog.lo_close(fd)"
+        f" FROM pg_catalog.lo_open(o.loid, 131072) AS fd;"
         f" END IF;"
         f" PERFORM pg_catalog.lo_put(s.loid, s.at, s.data) FROM {stage} AS s"
         f" WHERE s.loid = o.loid AND length(s.data) > 0;"
@@ -294,25 +214,55 @@ def restore_large_objects(connection: psycopg.Connection, loading: Loading) -> N
     )
 
 
-def raise_sequences(connection: psycopg.Connection, loading: Loading) -> None:
+def raise_sequences(
+    connection: psycopg.Connection, loading: Loading
+) -> dict[TableName | None, list[str]]:
     """Moves each sequence to the further of both values, in its own direction.
 
-    setval is not undone by a rollback, so this comes last; it only ever moves on.
+    One that this session created gets the very value of the source. setval is not undone by
+    a rollback, so this comes last; it only ever moves on. Gives what could not be set, by the
+    table that owns the sequence (None: no table).
     """
+    failed: dict[TableName | None, list[str]] = {}
     rows = connection.execute(queries("catalog")["sequences"].encode()).fetchall()
-    for schema, name, increment in rows:
+    for schema, name, increment, owner_schema, owner_name in rows:
         value = loading.sequences.get(TableName(schema, name))
         if value is None:
             continue
         ident = value.sequence.sql
         further = ">" if increment > 0 else "<"
         called = "true" if value.is_called else "false"
-        connection.execute(
-            f"SELECT pg_catalog.setval({quote_literal(ident)}, {value.value}, {called}) "
-            f"FROM {ident} AS q WHERE ({value.value}, {called}) IS DISTINCT FROM "
-            f"(q.last_value, q.is_called) AND ({value.value} {further} q.last_value "
-            f"OR {value.value} = q.last_value AND {called})".encode()
+        further_on = (
+            f"{value.value} {further} q.last_value OR {value.value} = q.last_value AND {called}"
         )
+        try:
+            with connection.transaction():
+                connection.execute(
+                    f"SELECT pg_catalog.setval({quote_literal(ident)}, {value.value}, {called}) "
+                    f"FROM {ident} AS q WHERE ({value.value}, {called}) IS DISTINCT FROM "
+                    f"(q.last_value, q.is_called) AND "
+                    f"({value.sequence in loading.new_sequences} OR {further_on})".encode()
+                )
+        except (psycopg.DataError, psycopg.ProgrammingError) as exc:
+            owner = TableName(owner_schema, owner_name) if owner_name else None
+            error = translate(exc, what=f"setting sequence {value.sequence}")
+            failed.setdefault(owner, []).append(words(error))
+    return failed
+
+
+def _note_sequences(
+    results: list[TableResult], failed: dict[TableName | None, list[str]]
+) -> list[TableResult]:
+    """A sequence that stays behind makes its table "partly": its next insert may collide."""
+    noted = []
+    for result in results:
+        said = failed.pop(TableName(result.schema, result.name), None)
+        if said and result.result == "done":
+            result = replace(result, result="partly", error="\n".join(said))
+        noted.append(result)
+    for texts in failed.values():
+        log.warning("%s", "; ".join(texts))
+    return noted
 
 
 def _store_baseline(
@@ -333,7 +283,3 @@ def _store_baseline(
             "this session's record is closed: it was cancelled or taken over",
             hint="Nothing was changed. See: peersync history",
         )
-
-
-def _words(error: PeersyncError) -> str:
-    return f"{error.message}: {error.detail}" if error.detail else error.message

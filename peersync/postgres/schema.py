@@ -7,8 +7,9 @@ transaction that creates it, so a crash at any point leaves a list to undo.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,24 +19,52 @@ from psycopg import errors as pg
 
 from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName
+from peersync.dump.grammar import unquote
 from peersync.dump.lexer import split_statements
-from peersync.dump.pieces import Statement
+from peersync.dump.pieces import Statement, Toc
 from peersync.postgres.errors import translate
 from peersync.postgres.sqlfiles import queries
 
-_IDENT = r'(?:"(?:[^"]|"")+"|[^\s".(;]+)'
-_NAME = rf"(?:({_IDENT})\.)?({_IDENT})"
+log = logging.getLogger("peersync.target")
+
+_IDENT = r'(?:"(?:[^"]|"")+"|[^\s".(;,]+)'
+_NAME = rf"({_IDENT})\.({_IDENT})"
 _INDEX = re.compile(rf"CREATE (?:UNIQUE )?INDEX {_IDENT} ON (?:ONLY )?{_NAME} ", re.DOTALL)
 _INDEX_CONSTRAINT = re.compile(
     rf"ALTER TABLE (?:ONLY )?{_NAME}\s+ADD CONSTRAINT {_IDENT} (?:PRIMARY KEY|UNIQUE|EXCLUDE) ",
     re.DOTALL,
 )
-# Settings, what only a superuser may say, and what a security release of 2026 left in
-# the catalog and no other version understands.
+_ATTACH = re.compile(
+    rf"ALTER (?:FOREIGN )?TABLE (?:ONLY )?{_NAME}\s+ATTACH PARTITION (?P<schema>{_IDENT})"
+    rf"\.(?P<name>{_IDENT})",
+    re.DOTALL,
+)
+# Which relation a statement of pg_dump is about.
+_ABOUT = tuple(
+    re.compile(form, re.DOTALL)
+    for form in (
+        rf"CREATE (?:UNLOGGED |FOREIGN )?TABLE {_NAME}",
+        rf"CREATE (?:OR REPLACE )?(?:MATERIALIZED )?(?:RECURSIVE )?VIEW {_NAME}",
+        rf"CREATE (?:UNLOGGED )?SEQUENCE {_NAME}",
+        _ATTACH.pattern,
+        rf"ALTER (?:FOREIGN )?TABLE (?:ONLY )?{_NAME}",
+        rf"ALTER (?:VIEW|MATERIALIZED VIEW|SEQUENCE) {_NAME}",
+        rf"REFRESH MATERIALIZED VIEW {_NAME}",
+        _INDEX.pattern,
+        rf"CREATE (?:CONSTRAINT )?TRIGGER {_IDENT} .*? ON {_NAME} ",
+        rf"CREATE RULE {_IDENT} AS\s+ON \w+ TO {_NAME}",
+        rf"CREATE POLICY {_IDENT} ON {_NAME}",
+        rf"CREATE STATISTICS .* FROM {_NAME};$",
+        rf"COMMENT ON (?:TABLE|VIEW|MATERIALIZED VIEW|FOREIGN TABLE|SEQUENCE|COLUMN) {_NAME}",
+        rf"COMMENT ON (?:CONSTRAINT|TRIGGER|RULE|POLICY) {_IDENT} ON {_NAME} ",
+    )
+)
+# Settings, what only a superuser may say, what holds passwords, and what a security
+# release of 2026 left in the catalog and no other version understands.
 _LEFT_OUT = re.compile(
     r"SET |SELECT pg_catalog\.set_config\(|COMMENT ON EXTENSION |CREATE EVENT TRIGGER "
     r"|COMMENT ON EVENT TRIGGER |ALTER EVENT TRIGGER |CREATE (?:PUBLICATION|SUBSCRIPTION) "
-    r"|ALTER TABLE [^;]*\(pg_attver=[^;]*;$",
+    r"|CREATE USER MAPPING |ALTER TABLE [^;]*\(pg_attver=[^;]*;$",
     re.DOTALL,
 )
 _KEPT_IF_THERE = (
@@ -43,6 +72,14 @@ _KEPT_IF_THERE = (
     pg.DuplicateFunction,
     pg.DuplicateSchema,
     pg.DuplicateTable,
+    pg.UniqueViolation,  # text search objects say it so
+)
+# A partition that was attached to a parent which is here has the parent's keys already.
+_KEY_IS_THERE = (
+    pg.InvalidTableDefinition,
+    pg.ObjectNotInPrerequisiteState,
+    pg.DuplicateTable,
+    pg.DuplicateObject,
 )
 
 
@@ -57,54 +94,129 @@ class Created(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class PostData:
-    """The second half of a schema: what indexes each table gets, and everything else."""
+    """The second half of a schema: what indexes each loaded table gets, and everything else."""
 
-    indexes: dict[TableName, list[str]]  # one table's are built one after another
-    rest: list[str]
+    indexes: dict[TableName, list[Statement]]
+    rest: list[Statement]
 
 
-def restore_pre_data(connection: psycopg.Connection, sql: bytes, session: str) -> list[Created]:
-    """Creates types, functions, tables … in one transaction, and records what is new."""
-    created_sql = queries("created")
-    with connection.transaction():
-        cursor = psycopg.RawCursor(connection)
-        connection.execute(
-            "SET LOCAL check_function_bodies = off; SET LOCAL xmloption = content;"
-            " SET LOCAL row_security = off"
-        )
-        before = set(cursor.execute(created_sql["objects"]).fetchall())
+class Definitions:
+    """The peer's definitions, and which of them this database takes.
+
+    What is about a relation that was here before is passed over: it stays as it is. When
+    some of the peer's tables were here (`partial`), the others must come, and everything
+    else comes where it can: a view of a column that only the peer has is no reason to fail.
+    """
+
+    def __init__(self, *, partial: bool) -> None:
+        self._partial = partial
+        self._before: frozenset[TableName] = frozenset()
+        self._tables: frozenset[TableName] = frozenset()
+        self._joined: set[TableName] = set()  # new partitions of tables that were here
+        self._kept: Toc | None = None  # what the last statements were about, if it was here
+        self.sequences: frozenset[TableName] = frozenset()  # that were created
+
+    def restore_pre_data(
+        self, connection: psycopg.Connection, sql: bytes, session: str
+    ) -> list[Created]:
+        """Creates types, functions, tables … in one transaction, and records what is new."""
+        created_sql = queries("created")
+        with connection.transaction():
+            cursor = psycopg.RawCursor(connection)
+            before = set(cursor.execute(created_sql["objects"]).fetchall())
+            self._before = frozenset(_relations(connection))
+            for statement in _wanted(sql):
+                self._run(connection, statement)
+            after = cursor.execute(created_sql["objects"]).fetchall()
+            created = _identify(connection, [row for row in after if row not in before])
+            now = _relations(connection)
+            self._tables = frozenset(n for n in now.keys() - self._before if now[n] in "rp")
+            self.sequences = frozenset(n for n in now.keys() - self._before if now[n] == "S")
+            listed = msgspec.json.encode(created).decode()
+            cursor.execute(queries("sessions")["record_created"], (session, listed))
+        return created
+
+    def split_post_data(self, sql: bytes, loaded: Container[TableName]) -> PostData:
+        """Tells the indexes of the tables that are loaded from the rest, which keeps its order."""
+        indexes: dict[TableName, list[Statement]] = {}
+        rest: list[Statement] = []
         for statement in _wanted(sql):
-            _run(connection, statement)
-        after = cursor.execute(created_sql["objects"]).fetchall()
-        created = _identify(connection, [row for row in after if row not in before])
-        cursor.execute(
-            queries("sessions")["record_created"], (session, msgspec.json.encode(created).decode())
-        )
-    return created
+            match = _INDEX.match(statement.text) or _INDEX_CONSTRAINT.match(statement.text)
+            table = TableName(unquote(match[1]), unquote(match[2])) if match else None
+            if table is not None and table in loaded and table not in self._before:
+                indexes.setdefault(table, []).append(statement)
+            else:
+                rest.append(statement)
+        return PostData(indexes, rest)
+
+    def run(self, connection: psycopg.Connection, statements: Sequence[Statement]) -> None:
+        """Runs statements of post-data: each in its own transaction, or all in the caller's."""
+        for statement in statements:
+            self._run(connection, statement)
+
+    def _run(self, connection: psycopg.Connection, statement: Statement) -> None:
+        """Runs one statement; an object that is here already is kept as it is."""
+        about = _about(statement.text)
+        if self._is_kept(statement, about):
+            return
+        if (match := _ATTACH.match(statement.text)) is not None:
+            parent, child = TableName(*map(unquote, match.groups()[:2])), about
+            if parent in self._before and child is not None:
+                self._joined.add(child)
+        try:
+            with connection.transaction():
+                connection.execute(statement.text.encode())
+        except psycopg.OperationalError as exc:
+            if not isinstance(exc, pg.ObjectNotInPrerequisiteState):
+                raise
+            self._failed(statement, about, exc)
+        except psycopg.Error as exc:
+            self._failed(statement, about, exc)
+
+    def _is_kept(self, statement: Statement, about: TableName | None) -> bool:
+        """Further statements of an entry of the dump, and its comments, come right behind it."""
+        if about is not None:
+            return about in self._before
+        toc = statement.toc
+        if toc is not self._kept and (toc is None or toc.type != "COMMENT"):
+            self._kept = None
+        return self._kept is not None
+
+    def _failed(self, statement: Statement, about: TableName | None, exc: psycopg.Error) -> None:
+        text = statement.text
+        if about is None and text.startswith("CREATE ") and isinstance(exc, _KEPT_IF_THERE):
+            self._kept = statement.toc
+            return
+        if isinstance(exc, _KEY_IS_THERE) and (
+            text.startswith("ALTER INDEX ")
+            if about is None
+            else about in self._joined and (_INDEX_CONSTRAINT.match(text) or _INDEX.match(text))
+        ):
+            return
+        table = text.startswith(("CREATE TABLE ", "CREATE UNLOGGED TABLE "))
+        if self._partial and not table and about not in self._tables:
+            log.warning("not taken over: %s", _refused(statement, exc).message)
+            return
+        raise _refused(statement, exc) from exc
+
+
+def _about(text: str) -> TableName | None:
+    for form in _ABOUT:
+        if (match := form.match(text)) is not None:
+            found = match.groupdict()
+            schema, name = (found["schema"], found["name"]) if found else match.groups()[:2]
+            return TableName(unquote(schema), unquote(name))
+    return None
+
+
+def _relations(connection: psycopg.Connection) -> dict[TableName, str]:
+    """Every relation of the user's, with its kind as pg_class has it."""
+    rows = connection.execute(queries("created")["relations"].encode()).fetchall()
+    return {TableName(schema, name): kind for schema, name, kind in rows}
 
 
 def _wanted(sql: bytes) -> Iterable[Statement]:
     return (s for s in split_statements(sql) if not _LEFT_OUT.match(s.text))
-
-
-def _run(connection: psycopg.Connection, statement: Statement) -> None:
-    """Runs one statement; an object that is here already is kept as it is."""
-    may_exist = statement.text.startswith("CREATE ") and not statement.text.startswith(
-        "CREATE TABLE "
-    )
-    try:
-        if may_exist:
-            with connection.transaction():
-                connection.execute(statement.text.encode())
-        else:
-            connection.execute(statement.text.encode())
-    except _KEPT_IF_THERE as exc:
-        if not may_exist:
-            raise _refused(statement, exc) from exc
-    except psycopg.OperationalError:
-        raise
-    except psycopg.Error as exc:
-        raise _refused(statement, exc) from exc
 
 
 def _refused(statement: Statement, exc: psycopg.Error) -> SchemaMismatch:
@@ -120,39 +232,6 @@ def _refused(statement: Statement, exc: psycopg.Error) -> SchemaMismatch:
 
 def _excerpt(text: str) -> str:
     return text if len(text) <= 400 else text[:400] + " …"
-
-
-def split_post_data(sql: bytes) -> PostData:
-    """Tells the indexes, which can be built side by side, from the rest, which keeps its order."""
-    indexes: dict[TableName, list[str]] = {}
-    rest: list[str] = []
-    for statement in _wanted(sql):
-        text = statement.text
-        match = _INDEX.match(text) or _INDEX_CONSTRAINT.match(text)
-        if match:
-            name = TableName(_unquoted(match[1]), _unquoted(match[2]))
-            indexes.setdefault(name, []).append(text)
-        else:
-            rest.append(text)
-    return PostData(indexes, rest)
-
-
-def _unquoted(ident: str | None) -> str:
-    if ident is None or not ident.startswith('"'):
-        return ident or ""
-    return ident[1:-1].replace('""', '"')
-
-
-def build_indexes(connection: psycopg.Connection, statements: Sequence[str]) -> None:
-    """Builds one table's indexes, each in its own transaction."""
-    for text in statements:
-        _run(connection, Statement(text, 0, None))
-
-
-def restore_rest(connection: psycopg.Connection, statements: Sequence[str]) -> None:
-    """Foreign keys, triggers, rules, policies, views' contents: in the final transaction."""
-    for text in statements:
-        _run(connection, Statement(text, 0, None))
 
 
 def drop_created(connection: psycopg.Connection, created: Sequence[Created]) -> list[str]:
@@ -173,8 +252,15 @@ def drop_created(connection: psycopg.Connection, created: Sequence[Created]) -> 
     return [f"{identity}: {reason}" for identity, reason in left.items()]
 
 
+_KINDS = {  # pg_identify_object's words for what DROP calls otherwise
+    "composite type": "type",
+    "statistics object": "statistics",
+    "aggregate": "routine",  # DROP AGGREGATE wants (*) where the identity says ()
+}
+
+
 def _dropped(connection: psycopg.Connection, item: Created, left: dict[str, str]) -> bool:
-    kind = {"composite type": "type", "statistics object": "statistics"}.get(item.type, item.type)
+    kind = _KINDS.get(item.type, item.type)
     command = f"DROP {kind.replace('-', ' ').upper()} IF EXISTS {item.identity}"
     try:
         with connection.transaction():

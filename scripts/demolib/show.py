@@ -24,6 +24,7 @@ def main() -> int:
     options = _arguments()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
     try:
         with Stage() as stage:
             try:

@@ -20,6 +20,9 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
        c.relhasrules AS has_rules,
        c.relpersistence = 'u' AS unlogged,
        c.relrowsecurity AS row_security,
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                WHERE k.confrelid = c.oid AND k.contype = 'f'
+                  AND k.confdeltype NOT IN ('a', 'r')) AS delete_cascades,
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D') AS has_triggers,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,
@@ -76,6 +79,17 @@ SELECT i.indrelid::bigint AS oid, i.indisprimary AS is_primary,
  GROUP BY i.indrelid, i.indexrelid, i.indisprimary, i.indnkeyatts, ic.relname
  ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, ic.relname;
 
+-- name: deferrable_keys
+-- Unique keys that are checked late, by a trigger: with triggers quiet, nothing checks them.
+-- $1 oid of a table
+SELECT k.conname AS name,
+       array_agg(pg_catalog.quote_ident(a.attname) ORDER BY u.n) AS columns
+  FROM pg_catalog.pg_constraint k
+ CROSS JOIN LATERAL pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, n)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
+ WHERE k.conrelid = $1::bigint::oid AND k.contype IN ('p', 'u') AND k.condeferrable
+ GROUP BY k.oid, k.conname ORDER BY k.conname;
+
 -- name: foreign_keys
 -- Which of these tables refers to which: the order in which rows go in when checks are on.
 -- $1 oids of tables
@@ -101,11 +115,18 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS object,
  ORDER BY 1;
 
 -- name: sequences
--- The sequences of the user's, for raising them to what the source has.
-SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment
+-- The sequences of the user's, for raising them to what the source has, with the tables that
+-- own them.
+SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment,
+       tn.nspname AS owner_schema, t.relname AS owner_name
   FROM pg_catalog.pg_sequence s
   JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                                  AND d.objsubid = 0 AND d.refclassid = 'pg_class'::regclass
+                                  AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+  LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
+  LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'peersync';
 
 -- name: may_use_replica_role

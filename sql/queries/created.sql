@@ -1,12 +1,15 @@
 -- name: objects
 -- Every object of the user's that has a DROP of its own: what exists before the peer's schema is
 -- restored, and again after it, so that the difference can be taken back.
--- Left out: what goes with something else (identity sequences, partitions, members of extensions).
+-- Left out: what goes with something else (identity sequences, members of extensions). A partition
+-- goes with its parent too, but its parent may have been here before.
 SELECT o.classid::bigint AS classid, o.objid::bigint AS objid
   FROM (SELECT 'pg_class'::regclass::oid AS classid, c.oid AS objid, c.relnamespace AS ns
-          FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
+          FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
         UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace FROM pg_catalog.pg_type
                    WHERE typtype IN ('b', 'd', 'e', 'r') AND typcategory <> 'A'
+                      OR typtype = 'c' AND typrelid IN (SELECT oid FROM pg_catalog.pg_class
+                                                         WHERE relkind = 'c')
         UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace FROM pg_catalog.pg_proc
         UNION ALL SELECT 'pg_operator'::regclass, oid, oprnamespace FROM pg_catalog.pg_operator
         UNION ALL SELECT 'pg_opclass'::regclass, oid, opcnamespace FROM pg_catalog.pg_opclass
@@ -30,7 +33,17 @@ SELECT o.classid::bigint AS classid, o.objid::bigint AS objid
                      WHERE nspname ~ '^pg_' OR nspname IN ('information_schema', 'peersync'))
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                     WHERE d.classid = o.classid AND d.objid = o.objid AND d.objsubid = 0
-                      AND d.deptype IN ('i', 'a', 'e'));
+                      AND (d.deptype IN ('i', 'e') OR d.deptype = 'a' AND NOT EXISTS (
+                            SELECT FROM pg_catalog.pg_class p
+                             WHERE p.oid = o.objid AND p.relispartition
+                               AND o.classid = 'pg_class'::regclass)));
+
+-- name: relations
+-- Every relation of the user's by name, with its kind.
+SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync');
 
 -- name: identify
 -- What these objects are called now; gone ones are not in the answer.

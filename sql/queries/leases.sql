@@ -26,3 +26,16 @@ SELECT holder, fence, since FROM peersync.leases WHERE name = $1;
 -- Locks the lease's row and gives its fence, inside the transaction that is about to commit.
 -- $1 name
 SELECT fence FROM peersync.leases WHERE name = $1 FOR UPDATE;
+
+-- name: end_leftovers
+-- Ends the sessions of a job whose process is gone: its role and database, not this session,
+-- and not the ANALYZE that a sync which ended well does afterwards.
+-- $1 the first eight digits of the job
+WITH found AS MATERIALIZED ( -- a WHERE has no order: it would end this session, too
+    SELECT a.pid, a.application_name
+      FROM pg_catalog.pg_stat_activity a
+     WHERE a.datname = current_database() AND a.usename = current_user
+       AND a.application_name LIKE 'peersync/%/' || $1
+       AND a.application_name NOT LIKE 'peersync/analyze/%'
+       AND a.pid <> pg_catalog.pg_backend_pid())
+SELECT application_name, pg_catalog.pg_terminate_backend(pid) AS ended FROM found;

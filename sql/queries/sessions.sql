@@ -1,12 +1,18 @@
 -- name: create
--- Records a session before anything is done for it.
+-- Records a session before anything is done for it. A source that is asked again for one that
+-- had failed opens its record again.
 -- $1 session, $2 role, $3 action, $4 database, $5 peer id, $6 peer name, $7 requested by,
 -- $8 options, $9 sync type, $10 plan
 INSERT INTO peersync.full_sync_sessions
        (session_id, role, action, database_name, peer_id, peer_name, requested_by, state, phase,
         options, sync_type, plan)
 VALUES ($1, $2, $3, $4, $5, $6, $7, 'planned', 'backup', $8, $9, $10)
-ON CONFLICT (session_id) DO NOTHING;
+ON CONFLICT (session_id) DO UPDATE
+   SET state = 'planned', error = NULL, resumable = false, completed_at = NULL,
+       updated_at = clock_timestamp()
+ WHERE full_sync_sessions.role = 'source' AND excluded.role = 'source'
+   AND full_sync_sessions.peer_id = excluded.peer_id
+   AND full_sync_sessions.state = 'failed';
 
 -- name: update_progress
 -- Keeps what the record says in step with what runs.
@@ -41,6 +47,21 @@ UPDATE peersync.full_sync_sessions
        rows_total = $9, estimated_completion = NULL, completed_at = clock_timestamp(),
        updated_at = clock_timestamp()
  WHERE session_id = $1 AND completed_at IS NULL;
+
+-- name: reopen
+-- Opens the record of a session that failed and may go on.
+-- $1 session
+UPDATE peersync.full_sync_sessions
+   SET state = 'planned', error = NULL, resumable = false, completed_at = NULL,
+       updated_at = clock_timestamp()
+ WHERE session_id = $1 AND role = 'target' AND state = 'failed' AND resumable
+   AND committed_at IS NULL
+RETURNING session_id;
+
+-- name: not_resumable
+-- Says that what a failed session had fetched is gone.
+-- $1 session
+UPDATE peersync.full_sync_sessions SET resumable = false WHERE session_id = $1;
 
 -- name: get
 -- One session.

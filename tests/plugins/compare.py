@@ -22,6 +22,9 @@ _COPY = re.compile(r"COPY (.+?) (?:\((.*?)\) )?FROM stdin;\n", re.S)
 _LARGE_OBJECT = re.compile(r"pg_catalog\.(?:lo_create|lo_open)\('(\d+)'|lowrite\(0, '\\x(\w*)'")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\((.*?), (-?\d+), (true|false)\);", re.S)
 _NOT_NULL = re.compile(r' CONSTRAINT (?:"[^"]*_not_null"|\w*_not_null) NOT NULL')
+_QUERY = re.compile(
+    r"CREATE (OR REPLACE )?(MATERIALIZED )?VIEW |CREATE FUNCTION .*BEGIN ATOMIC", re.S
+)
 _NOT_COPIED = re.compile(
     r"SET |SELECT pg_catalog\.set_config|COMMENT ON EXTENSION|.* EVENT TRIGGER |CREATE PUBLICATION"
     r"|ALTER PUBLICATION|ALTER TABLE [^;]*\(pg_attver="
@@ -82,7 +85,7 @@ def pg_dump(database: Database, *options: str) -> str:
         newest.bindir / "pg_dump", "-O", "-x", "-N", "peersync", "-E", "UTF8", *options,
         "-d", database.conninfo(user=pgcluster.SUPERUSER),
     ]  # fmt: skip
-    env = {**os.environ, "PGOPTIONS": "-c bytea_output=hex -c lc_monetary=C"}
+    env = {**os.environ, "PGOPTIONS": "-c bytea_output=hex -c lc_monetary=C -c TimeZone=UTC"}
     return subprocess.run(command, check=True, capture_output=True, env=env).stdout.decode()
 
 
@@ -155,8 +158,19 @@ def schema_of(database: Database) -> list[str]:
     """The definitions of a database, without what no full sync copies."""
     text = pg_dump(database, "--schema-only")
     found = [s.text for s in split_statements(text.encode()) if not _NOT_COPIED.match(s.text)]
-    # before 18, a NOT NULL has no name; where the standard one is cut off, pg_dump prints it
-    return sorted(_NOT_NULL.sub(" NOT NULL", text) for text in found)
+    return sorted(_alike(text) for text in found)
+
+
+def _alike(text: str) -> str:
+    """A definition as every version prints it.
+
+    Before 18 a NOT NULL has no name, where 18 prints the standard one if it was cut off; and
+    columns of a query over one table are qualified before 16, and not after it.
+    """
+    if _QUERY.match(text):
+        head, word, query = text.partition("\n")
+        return head + word + re.sub(r"\b\w+\.(?=\w)", "", query)
+    return _NOT_NULL.sub(" NOT NULL", text)
 
 
 def assert_same_schema(source: Database, target: Database) -> None:
@@ -170,17 +184,13 @@ def assert_same_schema(source: Database, target: Database) -> None:
 
 def stored(database: Database) -> str:
     """Where every row version lies and who wrote it: equal only if nothing was rewritten."""
-    tables = database.psql(
-        "SELECT format('%s', c.oid::regclass) FROM pg_class c JOIN pg_namespace n ON"
-        " n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname !~ '^pg_'"
-        " AND n.nspname NOT IN ('information_schema', 'peersync') ORDER BY 1"
+    return database.psql(
+        "SELECT format('SELECT %L, md5(coalesce(string_agg(xmin || ctid::text, '','' ORDER BY"
+        " ctid), ''-'')) FROM ONLY %s', c.oid::regclass, c.oid::regclass) FROM pg_class c"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'"
+        " AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync')"
+        " ORDER BY c.oid \\gexec"
     )
-    queries = [
-        f"SELECT md5(coalesce(string_agg(xmin || ' ' || ctid, ',' ORDER BY ctid), '')) FROM ONLY {t}"
-        for t in tables.split("\n")
-        if t
-    ]
-    return database.psql(";\n".join(queries)) if queries else ""
 
 
 def spoil(database: Database) -> None:

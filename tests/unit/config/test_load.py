@@ -115,14 +115,14 @@ def test_the_environment_reaches_every_kind_of_key(tmp_path: Path) -> None:
         tmp_path,
         text,
         PEERSYNC_NODE_LISTEN="[::1]:99",
-        PEERSYNC_FULL_SYNC_CHUNK_MIB="8",
+        PEERSYNC_FULL_SYNC_CHUNK_MIB="5",
         PEERSYNC_DATABASE_SHOP_INCLUDE="public.*, sales.order_*",
         PEERSYNC_DATABASE_MY_DB_CONNINFO="dbname=mine",
         PEERSYNC_DATABASE_OTHER_CONNINFO="dbname=other",
         PEERSYNC_DATABASE_SHOP_PASSWORD_FILE="/run/secret",
     ).config
     assert config.node.listen == "[::1]:99"
-    assert config.full_sync.chunk_mib == 8
+    assert config.full_sync.chunk_mib == 5
     assert config.database["shop"].include == ("public.*", "sales.order_*")
     assert config.database["shop"].password_file == "/run/secret"
     assert config.database["my-db"].conninfo == "dbname=mine"

@@ -43,7 +43,7 @@ def at(record: SessionRecord, now_s: float) -> Progress:
     return record.progress(now_s, f"t{now_s}")
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.product(State, State))
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(State, State)))
 def test_every_change_of_state_is_either_allowed_or_refused(before: State, after: State) -> None:
     record = make()
     for name in ROUTES[before.value]:
@@ -60,7 +60,7 @@ def test_every_change_of_state_is_either_allowed_or_refused(before: State, after
         assert record.state is before
 
 
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("state", list(State))
 def test_a_final_state_is_one_that_nothing_follows(state: State) -> None:
     assert state.final is not any(may_follow(state, other) for other in State)
 

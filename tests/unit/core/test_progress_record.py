@@ -121,9 +121,7 @@ def test_the_rate_is_of_the_last_20_seconds() -> None:
     assert meter.per_second() == pytest.approx(1000.0)
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.001, 10.0), st.integers(0, 10**9)), min_size=1, max_size=200)
-)
+@given(st.lists(st.tuples(st.floats(0.001, 10.0), st.integers(0, 10**9)), min_size=1, max_size=200))
 def test_the_rate_is_within_the_slowest_and_the_fastest_moment(
     moves: list[tuple[float, int]],
 ) -> None:

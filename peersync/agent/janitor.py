@@ -1,0 +1,141 @@
+"""Sweeps what ended sessions and vanished peers left: spools, and records that stay open.
+
+Runs at the start and every hour. What belongs to a session that runs, rests or will be
+taken up again is not touched before `keep_spool_h` have passed since it was last used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from peersync.agent.backups import Backups
+from peersync.agent.databases import Databases
+from peersync.agent.jobs import Jobs
+from peersync.agent.workers import Workers
+from peersync.config.model import Config
+from peersync.core.errors import PeersyncError
+from peersync.core.progress import Progress
+from peersync.postgres.history import Entry, History
+from peersync.wire.spool import Spool, sessions
+
+log = logging.getLogger("peersync.janitor")
+
+EVERY_S = 3600.0
+LOOK_EVERY_S = 60.0  # for backups that nobody has asked about
+
+
+class Janitor:
+    """`run` for ever; `sweep` once."""
+
+    def __init__(
+        self,
+        config: Config,
+        databases: Databases,
+        backups: Backups,
+        jobs: Jobs,
+        workers: Workers,
+        *,
+        given: Path,
+        taken: Path,
+    ) -> None:
+        self._config = config
+        self._databases = databases
+        self._backups = backups
+        self._jobs = jobs
+        self._workers = workers
+        self._given, self._taken = given, taken
+
+    @property
+    def _keep_s(self) -> float:
+        return self._config.full_sync.keep_spool_h * 3600
+
+    async def run(self) -> None:
+        swept: float | None = None
+        while True:
+            now = time.monotonic()
+            for session in self._backups.forgotten(self._keep_s):
+                await self._backups.drop(session)
+            if swept is None or now - swept >= EVERY_S:
+                swept = now
+                try:
+                    await self.sweep()
+                except PeersyncError as exc:
+                    log.warning("%s; trying again later", exc)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def sweep(self) -> None:
+        """Raises what a database says that can't be asked: then its spools are kept."""
+        for database in self._databases:
+            for entry in await History(await self._databases.ready(database.name)).unfinished(
+                "source"
+            ):
+                await self._close_source(History(database), entry)
+        await self._sweep_spools(self._given, self._is_given)
+        await self._sweep_spools(self._taken, self._is_taken)
+
+    async def _close_source(self, history: History, entry: Entry) -> None:
+        """A record whose target never came back, or whose end could not be recorded."""
+        if entry.session in self._backups or _age_s(entry.updated_at) < self._keep_s:
+            return
+        progress = entry.progress or Progress(
+            session=entry.session,
+            action=entry.action,
+            database=entry.database,
+            source=self._config.node.name,
+            target=entry.peer,
+            state="failed",
+        )
+        error = PeersyncError(f"{entry.peer} never came back for it")
+        await history.finish(msgspec.structs.replace(progress, state="failed"), error=error)
+        log.warning("backup %s: %s", entry.session, error)
+
+    async def _sweep_spools(
+        self, root: Path, wanted: Callable[[str, bool], Awaitable[bool]]
+    ) -> None:
+        for session in await self._workers.run(sessions, root):
+            spool = Spool(root, session)
+            old = time.time() - await self._workers.run(spool.used_at) >= self._keep_s
+            if await wanted(session, old):
+                continue
+            log.info("the spool of session %s is removed", session)
+            await self._workers.run(spool.remove)
+
+    async def _is_given(self, session: str, old: bool) -> bool:
+        if session in self._backups:
+            return True
+        entry = await self._find(session)
+        ended = entry is not None and entry.state in ("done", "partly", "cancelled")
+        return not ended and not old
+
+    async def _is_taken(self, session: str, old: bool) -> bool:
+        if self._jobs.is_running(session):
+            return True
+        entry = await self._find(session)
+        if entry is None:
+            return False
+        if entry.completed_at is None:
+            return True  # it will be taken up
+        if entry.resumable and not old:
+            return True
+        if entry.resumable:
+            for database in self._databases:
+                await History(database).not_resumable(session)
+        return False
+
+    async def _find(self, session: str) -> Entry | None:
+        for database in self._databases:
+            entry = await History(database).get(session)
+            if entry is not None:
+                return entry
+        return None
+
+
+def _age_s(time_text: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time_text)).total_seconds()

@@ -1,0 +1,59 @@
+"""A job as people and scripts see it, from whatever knows it: the running session or its record."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peersync.agent.plan import Plan
+from peersync.core.progress import Progress
+from peersync.postgres.history import Entry, ErrorRecord
+from peersync.postgres.restore import TableResult
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as people and scripts see it (docs/cli-json.md)."""
+
+    id: str
+    kind: str
+    role: str
+    action: str
+    database: str
+    peer: str
+    state: str
+    progress: Progress | None
+    tables: list[TableResult]
+    seconds: dict[str, float]
+    error: ErrorRecord | None
+    resumable: bool = False
+    requested_by: str
+    started_at: str
+    completed_at: str | None
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request for a full sync: the plan, and the job unless it is a dry run."""
+
+    plan: Plan
+    job: str | None = None
+
+
+def view_entry(entry: Entry) -> JobView:
+    """A job from its durable record."""
+    steps = entry.progress.steps if entry.progress else ()
+    return JobView(
+        id=entry.session,
+        kind="full-sync",
+        role=entry.role,
+        action=entry.action,
+        database=entry.database,
+        peer=entry.peer,
+        state=entry.state,
+        progress=entry.progress,
+        tables=entry.tables,
+        seconds={step.name.value: step.seconds for step in steps},
+        error=entry.error,
+        resumable=entry.resumable,
+        requested_by=entry.requested_by,
+        started_at=entry.started_at,
+        completed_at=entry.completed_at,
+    )

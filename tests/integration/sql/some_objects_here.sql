@@ -1,0 +1,10 @@
+CREATE SCHEMA app; CREATE TYPE app.mood AS ENUM ('here');
+CREATE TABLE base (id int PRIMARY KEY, mine text DEFAULT 'm'); INSERT INTO base VALUES (9, 'own');
+CREATE VIEW seen AS SELECT 'mine' AS view_of_mine;
+CREATE SEQUENCE app.fresh START 5; COMMENT ON SEQUENCE app.fresh IS 'mine';
+CREATE FUNCTION app.plus_one(i int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT i + 1 /* mine */';
+COMMENT ON FUNCTION app.plus_one IS 'mine';
+CREATE TABLE app.parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE INDEX parts_v ON app.parts (v);
+CREATE TABLE app.parts_1 PARTITION OF app.parts FOR VALUES FROM (1) TO (10);
+INSERT INTO app.parts VALUES (1, 'old');

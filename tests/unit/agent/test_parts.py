@@ -1,0 +1,86 @@
+"""How a backup is divided into runs of pg_dump: nothing is missing, nothing comes twice."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peersync.agent.parts import BIG_TABLE_BYTES, MAX_BIG_TABLES, plan_parts
+from peersync.core.names import TableName
+from peersync.postgres.catalog import DatabaseCatalog, Server, Table
+from peersync.wire.messages import BackupRequest, TableRef
+
+SERVER = Server(180000, "18.1", "UTF8", 0, 0, 0)
+
+
+def catalog(sizes: dict[str, int]) -> DatabaseCatalog:
+    tables = {
+        TableName("public", name): Table(
+            **{
+                **dict.fromkeys((field.name for field in fields(Table)), cast("Any", False)),
+                "name": TableName("public", name),
+                "size_bytes": size,
+            }
+        )
+        for name, size in sizes.items()
+    }
+    return DatabaseCatalog(SERVER, tables, {}, ())
+
+
+def request(
+    names: list[str], scope: str = "none", schema_tables: tuple[str, ...] = ()
+) -> BackupRequest:
+    return BackupRequest(
+        session="0" * 32,
+        database="shop",
+        tables=tuple(TableRef(schema="public", name=n) for n in names),
+        schema=scope,  # type: ignore[arg-type]
+        schema_tables=tuple(TableRef(schema="public", name=n) for n in schema_tables),
+    )
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 4 * BIG_TABLE_BYTES),
+        max_size=100,
+    ),
+    st.randoms(),
+    st.sampled_from(["none", "all", "tables"]),
+)  # fmt: skip
+def test_every_wanted_table_is_in_just_one_part(
+    sizes: dict[str, int], choice: object, scope: str
+) -> None:
+    wanted = sorted(sizes)[::2]
+    jobs = plan_parts(request(wanted, scope), catalog(sizes))
+    assert [job.part.id for job in jobs] == list(range(len(jobs)))
+    data = [job for job in jobs if job.part.kind == "data"]
+    own = [job.part.table.name for job in data if job.part.table is not None]
+    (rest,) = [job for job in data if job.part.table is None]
+    assert len(own) == len(set(own)) <= MAX_BIG_TABLES
+    assert set(own) <= set(wanted)
+    assert [sizes[n] for n in own] == sorted((sizes[n] for n in own), reverse=True)
+    left = [n for n in wanted if n not in own]
+    assert rest.part.estimated_bytes == sum(sizes[n] for n in left)
+    assert len(own) == MAX_BIG_TABLES or all(sizes[n] < BIG_TABLE_BYTES for n in left)
+    for name in sizes:
+        excluded = any(f'"{name}"' in a and "exclude" in a for a in rest.arguments)
+        assert excluded is (name not in left)
+
+
+@pytest.mark.parametrize(
+    ("scope", "kinds"),
+    [
+        ("none", ["data"]),
+        ("all", ["pre-data", "post-data", "data"]),
+        ("tables", ["pre-data", "post-data", "data"]),
+    ],
+)
+def test_definitions_come_before_rows_and_only_when_they_are_wanted(
+    scope: str, kinds: list[str]
+) -> None:
+    jobs = plan_parts(request(["a"], scope, ("a",)), catalog({"a": 1, "b": 1}))
+    assert [job.part.kind for job in jobs] == kinds

@@ -1,0 +1,194 @@
+"""What the documents say is what the code does: fields, links, routes, modules, commands."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from peersync.agent.admin_api import AdminApi
+from peersync.agent.checks import CheckResult
+from peersync.agent.jobs import JobView
+from peersync.agent.peer_api import PeerApi
+from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.status import DatabaseStatus, LinkStatus, Status
+from peersync.cli.context import Context
+from peersync.cli.main import VERBS, cli
+from peersync.cli.watch import result
+from peersync.core.progress import Progress, StepProgress
+from peersync.postgres.history import ErrorRecord
+from peersync.postgres.restore import TableResult
+from peersync.transport import health, peer_routes
+from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+STRUCTS = [
+    TableResult,
+    Progress,
+    StepProgress,
+    JobView,
+    ErrorRecord,
+    Plan,
+    TablePlan,
+    Status,
+    DatabaseStatus,
+    LinkStatus,
+    CheckResult,
+    PeerList,
+    PeerView,
+    InviteReply,
+]
+
+
+def section(page: Path, title: str) -> str:
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", page.read_text(), re.M | re.S)
+    assert found, f"{page.name} has no section {title}"
+    return found[1]
+
+
+def documented_fields(title: str) -> list[str]:
+    rows = re.findall(r"^\| (\w+) \|", section(DOCS / "cli-json.md", title), re.M)
+    assert rows[0] == "field"
+    return rows[1:]
+
+
+def examples(page: Path) -> Iterator[Any]:
+    for block in re.findall(r"^```json\n(.*?)^```", page.read_text(), re.M | re.S):
+        yield json.loads(block)
+
+
+# --- JSON -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
+def test_every_field_of_the_json_output_is_documented(struct: type[msgspec.Struct]) -> None:
+    fields = [field.encode_name for field in msgspec.structs.fields(struct)]
+    assert documented_fields(struct.__name__) == fields
+
+
+def a_job() -> JobView:
+    return JobView(
+        id="0" * 32,
+        kind="full-sync",
+        role="target",
+        action="pull",
+        database="shop",
+        peer="server-a",
+        state="done",
+        progress=None,
+        tables=[TableResult(schema="public", name="t", result="done", inserted=2)],
+        seconds={},
+        error=None,
+        resumable=False,
+        requested_by="me",
+        started_at="",
+        completed_at=None,
+    )
+
+
+def test_the_result_of_a_pull_is_documented() -> None:
+    told = result(a_job())
+    assert documented_fields("result") == list(told)
+    assert told["rows"] == {"inserted": 2, "updated": 0, "unchanged": 0, "skipped": 0}
+
+
+def test_the_examples_of_the_json_output_have_its_form() -> None:
+    converted = 0
+    for example in examples(DOCS / "cli-json.md"):
+        assert example.pop("schema_version") == 1
+        if "plan" in example:
+            msgspec.convert(strictly(example["plan"], Plan), Plan)
+        elif "progress" in example:
+            msgspec.convert(strictly(example["progress"], Progress), Progress)
+        elif "checks" in example:
+            msgspec.convert(example["checks"], list[CheckResult])
+        elif "peers" in example:
+            msgspec.convert(strictly(example, PeerList), PeerList)
+        elif "sentence" in example:
+            msgspec.convert(strictly(example, Status), Status)
+        else:
+            assert list(example) == list(result(a_job()))
+            msgspec.convert(example["tables"], list[TableResult])
+        converted += 1
+    assert converted >= 6
+
+
+def strictly(example: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The example, which shows every field and no other."""
+    assert list(example) == [field.encode_name for field in msgspec.structs.fields(struct)]
+    return example
+
+
+# --- the HTTP API ---------------------------------------------------------------------------
+def routes_in(source: object) -> set[tuple[str, str]]:
+    """(method, path) of every `web.METHOD("path"` in the code."""
+    text = inspect.getsource(source)  # type: ignore[arg-type]
+    found = re.findall(r"web\.(get|post|put|delete)\(\s*f?\"([^\"]+)\"", text)
+    found += re.findall(r"web\.(get|post|put|delete)\(\s*([A-Z_]+),", text)
+    constants = {"PAIR_PATH", "PING_PATH", "ADMIN_PATH"}
+    named = {name: getattr(peer_routes, name) for name in constants}
+    return {
+        (
+            method.upper(),
+            named.get(path, path)
+            .replace("{ADMIN_PATH}", peer_routes.ADMIN_PATH)
+            .replace("{{", "{")
+            .replace("}}", "}"),
+        )
+        for method, path in found
+    }
+
+
+def test_every_route_is_in_the_api_page_and_no_other() -> None:
+    real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
+    rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
+    assert set(rows) == real
+
+
+# --- the tree -------------------------------------------------------------------------------
+def test_every_module_has_its_line_in_the_architecture() -> None:
+    text = (DOCS / "ARCHITECTURE.md").read_text()
+    for room in sorted(p for p in (ROOT / "peersync").iterdir() if (p / "__init__.py").exists()):
+        found = re.search(rf"^### {room.name}\n(.*?)(?=^##)", text, re.M | re.S)
+        assert found, f"ARCHITECTURE.md has no section on {room.name}"
+        named = re.findall(r"^\| `(\w+)` \|", found[1], re.M)
+        modules = {p.stem for p in room.glob("*.py")} - {"__init__"}
+        assert set(named) == modules, room.name
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if re.match(r"https?:", target):
+                continue
+            name, _, anchor = target.partition("#")
+            file = (page.parent / name) if name else page
+            assert file.exists(), f"{page.name} links {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", file.read_text(), re.M)
+                anchors = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+                assert anchor in anchors, f"{page.name} links {target}"
+
+
+def test_every_command_that_the_documents_type_exists() -> None:
+    names = cli.list_commands(cli.make_context("peersync", ["init"], obj=Context()))
+    assert set(VERBS) == set(names)
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":
+            continue
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.M | re.S):
+            for verb in re.findall(r"^(?:server-\w\$ )?peersync (\w[\w-]*)", block, re.M):
+                assert verb in names, f"{page.name} types peersync {verb}"
+
+
+def test_the_readme_names_the_scripts_that_there_are() -> None:
+    text = (ROOT / "README.md").read_text()
+    for script in ("scripts/demo", "scripts/test"):
+        assert f"```\n{script}\n```" in text
+        assert (ROOT / script).stat().st_mode & 0o111
