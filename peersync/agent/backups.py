@@ -191,8 +191,9 @@ class Backups:
         given = self._find(peer, session)
         if given.resting:
             return
-        given.backup.progress = progress = _checked(progress, given)
-        history = History(self._databases.get(given.backup.request.database))
+        database = given.backup.request.database
+        given.backup.progress = progress = _checked(progress, session, database, peer)
+        history = History(self._databases.get(database))
         if progress.state == State.FAILED:
             given.resting = True
             await self._stop(given)
@@ -204,13 +205,22 @@ class Backups:
 
     async def finish(self, peer: Peer, session: str, end: FinishRequest) -> None:
         """The target is done, however it ended. Harmless to repeat."""
-        given = self._given.get(session)
-        if given is None:
-            return
-        self._check_owner(given, peer)
-        progress = msgspec.structs.replace(_checked(end.progress, given), state=end.state)
         error = PeersyncError(clean(end.error)[:_MAX_WORDS]) if end.error else None
-        await self._close(given, progress, error)
+        given = self._given.get(session)
+        if given is not None:
+            self._check_owner(given, peer)
+            progress = _checked(end.progress, session, given.backup.request.database, peer)
+            await self._close(given, msgspec.structs.replace(progress, state=end.state), error)
+            return
+        spool = Spool(self._root, session)  # BadRequest for what is no session
+        for database in self._databases:  # this agent was restarted meanwhile
+            history = History(database)
+            entry = await history.get(session)
+            if entry is None or (entry.role, entry.peer_id) != ("source", peer.node_id):
+                continue
+            progress = _checked(end.progress, session, database.name, peer)
+            await history.finish(msgspec.structs.replace(progress, state=end.state), error=error)
+            await self._workers.run(spool.remove)
 
     async def drop(self, session: str) -> None:
         """Nobody comes for it any more: frees its space and closes its record as failed."""
@@ -218,9 +228,13 @@ class Backups:
         if given is None:
             return
         log.warning("backup %s: %s does not come for it, dropped", session, given.peer.name)
-        progress = given.backup.progress or _checked(
-            Progress(session="", action="", database="", source="", target="", state="failed"),
-            given,
+        progress = given.backup.progress or Progress(
+            session=session,
+            action="pull",
+            database=given.backup.request.database,
+            source="",
+            target=given.peer.name,
+            state="failed",
         )
         error = PeersyncError(f"{given.peer.name} did not come back for it")
         failed = msgspec.structs.replace(progress, state="failed")
@@ -228,6 +242,7 @@ class Backups:
 
     async def _close(self, given: _Given, progress: Progress, error: PeersyncError | None) -> None:
         self._given.pop(given.session, None)
+        given.backup.leave()
         await self._stop(given)
         await self._workers.run(given.backup.discard)
         database = self._databases.get(given.backup.request.database)
@@ -251,16 +266,16 @@ class Backups:
                 self._spawn(self.drop(session), name=f"drop-{session[:8]}")
 
 
-def _checked(progress: Progress, given: _Given) -> Progress:
+def _checked(progress: Progress, session: str, database: str, peer: Peer) -> Progress:
     """What a peer says of its progress, made fit for our record: whose it is, we know."""
     counts = ("raw_bytes", "wire_bytes", "saved_bytes", "rows", "resumed")
     return msgspec.structs.replace(
         progress,
-        session=given.session,
+        session=session,
         action="pull",
-        database=given.backup.request.database,
+        database=database,
         source="",
-        target=given.peer.name,
+        target=peer.name,
         state=progress.state if progress.state in set(State) else State.RUNNING.value,
         waiting_for=_words(progress.waiting_for),
         message=_words(progress.message),

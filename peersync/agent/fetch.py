@@ -34,8 +34,6 @@ from peersync.wire.messages import (
 )
 from peersync.wire.spool import Spool
 
-__all__ = ["DumpRestarted", "Fetcher"]
-
 log = logging.getLogger("peersync.target")
 T = TypeVar("T")
 

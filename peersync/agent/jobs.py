@@ -21,12 +21,12 @@ from peersync.agent.jobview import JobView, Started, view_entry
 from peersync.agent.metrics import JobTotals
 from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
+from peersync.agent.recovery import Recovery
 from peersync.agent.target import Options, TargetSession
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import (
     BadRequest,
-    Cancelled,
     Denied,
     DiskFull,
     Locked,
@@ -49,10 +49,7 @@ __all__ = ["JobView", "Jobs", "Started", "view_entry"]
 
 log = logging.getLogger("peersync.jobs")
 
-MAX_RESUMES = 20
-RECOVER_EVERY_S = 2.0
 _KEPT_ENDED = 50
-_RECOVERED_S = 5.0  # how long a start waits until it is known what runs here
 
 
 class _Running:
@@ -88,7 +85,7 @@ class Jobs:
         self._spawn = spawn
         self._jobs: dict[str, _Running] = {}
         self._starting = {name: asyncio.Lock() for name in databases.names()}
-        self._recovering: dict[str, asyncio.Event] = {}
+        self._recovery = Recovery(self, config, databases, book, spool_root, workers)
         book.watch(removed=self._peer_removed)
 
     # --- starting -----------------------------------------------------------------------
@@ -149,15 +146,7 @@ class Jobs:
             )
 
     async def _refuse_second(self, database_name: str) -> None:
-        try:
-            async with asyncio.timeout(_RECOVERED_S):
-                if (recovered := self._recovering.get(database_name)) is not None:
-                    await recovered.wait()
-        except TimeoutError:
-            raise Locked(
-                f"{database_name} is busy: an earlier full sync is being taken up again",
-                hint="Watch it: peersync jobs list",
-            ) from None
+        await self._recovery.known(database_name)
         for job, running in self._jobs.items():
             if running.session.plan.database == database_name and not running.session.state.final:
                 plan = running.session.plan
@@ -204,7 +193,7 @@ class Jobs:
         try:
             await target.run()
             self._totals.add(target.progress())
-            await target.gather_statistics()
+            await target.follow_up()
         except Exception:
             log.exception("session %s: internal error", target.session)
             target.recorded = False
@@ -332,72 +321,20 @@ class Jobs:
                     f"job {job[:8]} can't go on: it is {entry.state}",
                     hint=f"Start anew: peersync pull {entry.peer} --database {database.name}",
                 )
-            await self._take_up(database, entry)
+            await self.take_up(database, entry)
         return await self.get(job)
 
     async def recover(self, database_name: str) -> None:
-        """Takes up what was running when the last agent died, as soon as the database answers.
+        await self._recovery.run(database_name)
 
-        A session that another process runs at this moment is left to it.
-        """
-        recovered = self._recovering[database_name] = asyncio.Event()
-        try:
-            while True:
-                try:
-                    return await self._recover(database_name)
-                except PeersyncError as exc:
-                    if not exc.retryable and not isinstance(exc, Locked):
-                        log.warning("database %s can't be used: %s", database_name, exc)
-                        return None
-                    log.warning("database %s: %s; trying again", database_name, exc)
-                    if isinstance(exc, Locked):
-                        recovered.set()  # it is known what runs: who starts now is told the holder
-                    await asyncio.sleep(RECOVER_EVERY_S)
-        finally:
-            recovered.set()
-            self._recovering.pop(database_name, None)
+    def runs(self, session: str) -> bool:
+        """Whether it runs here, or has ended here as its record says."""
+        return self.is_running(session) and self._jobs[session].session.recorded
 
-    async def _recover(self, database_name: str) -> None:
-        database = await self._databases.ready(database_name)
-        for entry in await History(database).unfinished("target"):
-            if self.is_running(entry.session) and self._jobs[entry.session].session.recorded:
-                continue
-            if entry.plan is not None and entry.plan.get("target") != self._config.node.name:
-                continue  # another node's; who starts a sync here takes over from it
-            await refuse_if_held(database, LEASE)
-            if (refusal := self._why_not(entry)) is not None:
-                await self._close(database, entry, *refusal)
-            else:
-                log.info("session %s is taken up again", entry.session)
-                await self._take_up(database, entry)
+    def forget(self, session: str) -> None:
+        self._jobs.pop(session, None)
 
-    def _why_not(self, entry: Entry) -> tuple[State, PeersyncError] | None:
-        if entry.state == State.CANCELLING:
-            return State.CANCELLED, Cancelled("cancelled; nothing was changed")
-        reason = None
-        if self._book.find(entry.peer_id) is None or entry.plan is None:
-            reason = "its peer was removed"
-        elif entry.resumed >= MAX_RESUMES:
-            reason = "it died too often"
-        if reason is None:
-            return None
-        return State.FAILED, PeersyncError(
-            f"the agent stopped in the middle of it, and {reason}",
-            hint="Nothing was changed. Start a new one when this is mended.",
-        )
-
-    async def _close(
-        self, database: Database, entry: Entry, state: State, error: PeersyncError
-    ) -> None:
-        holder = Holder(
-            self._config.node.name, os.getpid(), entry.session, "cleaning up a full sync"
-        )
-        async with lease(database, LEASE, holder):
-            await leftovers.close(database, entry.session, state, error, self._workers)
-        self._jobs.pop(entry.session, None)
-        await self._workers.run(Spool(self._root, entry.session).remove)
-
-    async def _take_up(self, database: Database, entry: Entry) -> None:
+    async def take_up(self, database: Database, entry: Entry) -> None:
         peer = self._book.find(entry.peer_id)
         assert peer is not None
         plan = msgspec.convert(entry.plan, Plan)

@@ -96,7 +96,7 @@ class Node:
                 running: set[asyncio.Task[None]] = set()
 
                 def spawn(work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-                    task = group.create_task(work, name=name)
+                    task = group.create_task(_isolated(work, name), name=name)
                     running.add(task)
                     task.add_done_callback(running.discard)
                     return task
@@ -191,6 +191,14 @@ class Node:
 
     async def _probe(self, peer: Peer) -> None:
         await ping_peer(peer, self.identity)
+
+
+async def _isolated(work: Coroutine[Any, Any, None], name: str) -> None:
+    """A bug ends the one piece of work that has it, aloud; the node goes on."""
+    try:
+        await work
+    except Exception:
+        log.exception("internal error in %s; the agent goes on", name)
 
 
 def _ready(checks: Checks) -> Callable[[Asked], Awaitable[list[Check]]]:

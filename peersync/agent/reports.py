@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
+from peersync.core.backoff import Backoff
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
 from peersync.postgres.history import History
@@ -65,30 +67,42 @@ class Reports:
             log.debug("session %s: progress not recorded: %s", self._session, exc)
 
     async def _report(self) -> None:
-        path = f"/api/sync/backups/{self._session}/progress"
         try:
-            await self._client.call("POST", path, ProgressReport(progress=self._progress()), Ok)
+            await self._tell()
         except PeersyncError as exc:
             log.debug("session %s: progress not told: %s", self._session, exc)
 
-    async def end(self, error: PeersyncError | None, *, resumable: bool) -> None:
-        """Tells the source how it ended: it keeps the backup of what may be resumed."""
+    async def _tell(self) -> None:
+        path = f"/api/sync/backups/{self._session}/progress"
+        await self._client.call("POST", path, ProgressReport(progress=self._progress()), Ok)
+
+    async def end(self, error: PeersyncError | None, *, resumable: bool, patience: Backoff) -> None:
+        """Tells the source how it ended: it keeps the backup of what may be resumed.
+
+        A source that is away is told when it is back, as long as `patience` lasts.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_GOODBYE_S):
+                    return await (self._tell() if resumable else self._finish(error))
+            except (PeersyncError, TimeoutError) as exc:
+                log.info("session %s: the source was not told of its end: %s", self._session, exc)
+                if isinstance(exc, PeersyncError) and not exc.retryable:
+                    return None
+            pause = patience.next_pause(time.monotonic())
+            if pause is None:
+                return None
+            await asyncio.sleep(pause)
+
+    async def _finish(self, error: PeersyncError | None) -> None:
         progress = self._progress()
-        try:
-            async with asyncio.timeout(_GOODBYE_S):
-                if resumable:
-                    await self._report()
-                    return
-                state = progress.state
-                body = FinishRequest(
-                    state=state if state in ("done", "partly", "cancelled") else "failed",  # type: ignore[arg-type]
-                    progress=progress,
-                    error=str(error) if error else None,
-                )
-                path = f"/api/sync/backups/{self._session}/finish"
-                await self._client.call("POST", path, body, Ok)
-        except (PeersyncError, TimeoutError) as exc:
-            log.info("session %s: the source was not told of its end: %s", self._session, exc)
+        state = progress.state
+        body = FinishRequest(
+            state=state if state in ("done", "partly", "cancelled") else "failed",  # type: ignore[arg-type]
+            progress=progress,
+            error=str(error) if error else None,
+        )
+        await self._client.call("POST", f"/api/sync/backups/{self._session}/finish", body, Ok)
 
 
 async def _repeat(every_s: float, tell: Callable[[], Awaitable[None]]) -> None:

@@ -15,11 +15,10 @@ import os
 import time
 from datetime import UTC, datetime
 
-import msgspec
-
-from peersync.agent.fetch import DumpRestarted, Fetcher
+from peersync.agent.attempt import Attempt, Options
 from peersync.agent.leftovers import take_over
-from peersync.agent.loader import Loader, clean_up
+from peersync.agent.loader import clean_up
+from peersync.agent.manifest import DumpRestarted
 from peersync.agent.plan import Plan
 from peersync.agent.reports import Reports
 from peersync.agent.workers import Workers
@@ -38,7 +37,7 @@ from peersync.core.errors import (
     VerifyFailed,
     root_error,
 )
-from peersync.core.progress import Progress, Step, StepState
+from peersync.core.progress import Progress, Step
 from peersync.core.session import SessionRecord, State
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease
@@ -46,8 +45,9 @@ from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE, TableResult
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
-from peersync.wire.messages import BackupRequest, TableRef
 from peersync.wire.spool import Spool
+
+__all__ = ["Options", "TargetSession"]
 
 log = logging.getLogger("peersync.target")
 
@@ -56,13 +56,6 @@ _PAUSE_S = 0.5
 _FRESH_S = 60.0  # an attempt that went well for so long begins a new count of failures
 # What the same plan and the same bytes would only fail on again.
 _FINAL_ERRORS = (ProtocolError, RefusedInput, SchemaMismatch, VerifyFailed)
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the one who asked wants different from the usual."""
-
-    compress: bool = True
-    verify: bool = True
 
 
 class TargetSession:
@@ -103,8 +96,7 @@ class TargetSession:
         self._record.rows_estimated = plan.rows
         self._record.started_at = earlier.started_at if earlier else _utc()
         self._record.count(Step.BACKUP, 0, plan.size_bytes or None)
-        self._loader: Loader | None = None
-        self._fetcher: Fetcher | None = None
+        self._current: Attempt | None = None
         self._leftovers: list[str] = []
         self._leaving = False
         self._reason: PeersyncError | None = None
@@ -120,8 +112,8 @@ class TargetSession:
         return self._record.state
 
     def progress(self) -> Progress:
-        if self._loader is not None and self._fetcher is not None:
-            self._loader.count(self._fetcher.data_bytes)
+        if self._current is not None:
+            self._current.count()
         return self._record.progress(time.monotonic(), _utc())
 
     def seconds(self) -> dict[str, float]:
@@ -152,21 +144,23 @@ class TargetSession:
                 telling.cancel()
         except BaseExceptionGroup as group_error:
             await self._end_with(root_error(group_error))
+        except asyncio.CancelledError as exc:
+            await self._end_with(exc)
+            if not self.state.final:  # the agent stops
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()  # it was the session that was cancelled, and that is done
         except BaseException as exc:
             await self._end_with(exc)
-            if isinstance(exc, asyncio.CancelledError):
-                raise
         else:
             await self._end(self._success(), None)
 
-    async def gather_statistics(self) -> None:
-        """What is left to do once the session has ended well, and nobody waits for any more."""
-        if self._loader is None or self.state not in (State.DONE, State.PARTLY):
-            return
-        try:
-            await self._loader.gather_statistics()
-        except PeersyncError as exc:
-            log.warning("session %s: ANALYZE: %s; autovacuum will do it", self.session, exc)
+    async def follow_up(self) -> None:
+        """What is left to do once the session has ended, and nobody here waits for any more."""
+        if self._current is not None and self.state in (State.DONE, State.PARTLY):
+            await self._current.gather_statistics()
+        await self._reports.end(self.error, resumable=self.resumable, patience=self._backoff())
 
     def _success(self) -> State:
         return (
@@ -222,8 +216,20 @@ class TargetSession:
                 await self._clear()
                 self._record.waiting_for = None
                 await self._workers.run(self._spool.create)
+                self._current = Attempt(
+                    self._record,
+                    self.plan,
+                    self.options,
+                    client=self._client,
+                    database=self._database,
+                    spool=self._spool,
+                    workers=self._workers,
+                    config=self._config,
+                )
                 try:
-                    await self._restore(held.fence)
+                    self.results = await self._current.run(
+                        held.fence, replica_role=self._replica_role
+                    )
                 except BaseException:
                     self._stop_reading()
                     raise
@@ -245,63 +251,9 @@ class TargetSession:
             what=f"{what} from {self.plan.source}",
         )
 
-    async def _restore(self, fence: int) -> None:
-        fetcher = self._fetcher = Fetcher(
-            self._client,
-            self._request(),
-            self._spool,
-            self._record,
-            self._workers,
-            self._config.network,
-            self._config.full_sync.in_flight,
-            time.monotonic,
-            planned_bytes=self.plan.size_bytes,
-        )
-        loader = self._loader = Loader(
-            self.plan,
-            self.session,
-            self._database,
-            self._record,
-            self._workers,
-            self._config.full_sync,
-            time.monotonic,
-        )
-        async with asyncio.TaskGroup() as group:
-            group.create_task(fetcher.run(), name=f"fetch-{self.session[:8]}")
-            await fetcher.parts_known.wait()
-            await loader.load(fetcher.streams)
-        if fetcher.baseline is None:
-            raise PeersyncError("the source sent no baseline")
-        loader.count(fetcher.data_bytes)
-        self.results = await loader.commit(
-            fence,
-            fetcher.baseline,
-            verify=self.options.verify,
-            replica_role=self._replica_role,
-        )
-        loader.count(fetcher.data_bytes)
-        now = time.monotonic()
-        self._record.end(Step.RESTORE, now)
-        verified = StepState.DONE if self.options.verify else StepState.SKIPPED
-        self._record.end(Step.VERIFY, now, verified)
-
-    def _request(self) -> BackupRequest:
-        wanted = self.plan.wanted()
-        create = tuple(_ref(t.schema, t.name) for t in wanted if t.action == "create")
-        scope = self.plan.schema_scope
-        return BackupRequest(
-            session=self.session,
-            database=self.plan.database,
-            tables=tuple(_ref(t.schema, t.name) for t in wanted),
-            schema=scope,
-            schema_tables=create if scope == "tables" else (),
-            codec="zstd" if self.options.compress else "none",
-            large_objects=self.plan.large_objects > 0,
-        )
-
     def _stop_reading(self) -> None:
-        if self._fetcher is not None:
-            self._fetcher.abort()
+        if self._current is not None:
+            self._current.stop_reading()
 
     # --- what an attempt leaves, and what the database says -----------------------------
     async def _committed(self) -> bool:
@@ -409,7 +361,6 @@ class TargetSession:
             await self._workers.run(self._spool.remove)
         self._reports.publish()
         self.ring.close()
-        await self._reports.end(error, resumable=self.resumable)
 
     async def _record_end(self, error: PeersyncError | None) -> None:
         """Who took this session over has closed its record, and then nothing of it goes on."""
@@ -421,10 +372,6 @@ class TargetSession:
         except PeersyncError as exc:
             log.warning("session %s: its end could not be recorded: %s", self.session, exc)
             self.recorded = False
-
-
-def _ref(schema: str, name: str) -> TableRef:
-    return TableRef(schema=schema, name=name)
 
 
 def _utc() -> str:

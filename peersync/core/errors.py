@@ -41,7 +41,7 @@ class BadRequest(PeersyncError):
 
 
 class NotFound(PeersyncError):
-    code, http_status = "not-found", 404
+    code, exit_code, http_status = "not-found", 2, 404
 
 
 class ConfigError(PeersyncError):

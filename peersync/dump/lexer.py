@@ -113,7 +113,9 @@ class DumpLexer:
             return False
         text = buffer[start:stop]
         if text.startswith(b"COPY "):
-            if stop == len(buffer) and not final:
+            if stop == len(buffer):
+                if final:
+                    raise cut_off("a COPY statement", self.position)
                 return False  # the line's end is needed too; the finder stays at the semicolon
             begin = parse_copy(text)
             if begin is None or not buffer.startswith(b"\n", stop):

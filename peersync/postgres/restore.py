@@ -16,12 +16,13 @@ import msgspec
 import psycopg
 from msgspec.structs import replace
 
-from peersync.core.errors import Locked, VerifyFailed
+from peersync.core.errors import DatabaseError, Locked, VerifyFailed
 from peersync.core.names import TableName, quote_literal
 from peersync.dump.pieces import Statement
 from peersync.postgres.catalog import Table, parents_first
 from peersync.postgres.errors import translate
 from peersync.postgres.load import Loading, TableLoad
+from peersync.postgres.orphans import find_orphans
 from peersync.postgres.schema import Definitions
 from peersync.postgres.sqlfiles import queries
 from peersync.postgres.write import REFUSALS, upsert, verify_table, words
@@ -94,12 +95,43 @@ def commit_session(
         for load in loads:
             loading.stop.check()
             results.append(_restore_table(connection, load, final))
+        _refuse_nothing_written(loads, results)
         final.definitions.run(connection, final.rest)
+        if final.replica_role:
+            results = _note_orphans(connection, loads, results)
         if loading.has_large_objects:
             restore_large_objects(connection, loading)
         results = _note_sequences(results, raise_sequences(connection, loading))
         _store_baseline(connection, final, results)
     return results
+
+
+def _refuse_nothing_written(loads: Sequence[TableLoad], results: Sequence[TableResult]) -> None:
+    """A sync in which every table failed has failed: there is nothing to commit."""
+    if not results or any(result.result != "failed" for result in results):
+        return
+    first = results[0]
+    more = f" ({len(results)} tables failed)" if len(results) > 1 else ""
+    raise DatabaseError(
+        f"no table could be written{more}; the first is {first.schema}.{first.name}",
+        detail=first.error,
+        hint="Mend that here or on the source, then start again. Nothing was changed.",
+    )
+
+
+def _note_orphans(
+    connection: psycopg.Connection, loads: Sequence[TableLoad], results: list[TableResult]
+) -> list[TableResult]:
+    done = {(r.schema, r.name) for r in results if r.result == "done"}
+    written = [load for load in loads if load.loaded]
+    complete = [load.table.oid for load in loads if tuple(load.table.name) in done]
+    orphans = find_orphans(connection, written, complete)
+    return [
+        replace(result, result="partly", note=orphans[name])
+        if (name := TableName(result.schema, result.name)) in orphans
+        else result
+        for result in results
+    ]
 
 
 def _in_order(loading: Loading, parents: dict[int, frozenset[int]]) -> list[TableLoad]:

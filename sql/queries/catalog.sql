@@ -135,3 +135,28 @@ SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 150000
             THEN pg_catalog.has_parameter_privilege('session_replication_role', 'SET')
             ELSE (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) END
        AS allowed;
+
+-- name: foreign_keys_out
+-- The foreign keys of the first tables that refer to any table but the second ones, with what
+-- a check of them needs: columns of both sides and the equality that the key uses.
+-- $1 oids of the tables that were written, $2 oids of those that are complete
+SELECT k.conrelid::bigint AS child, pc.oid::bigint AS parent,
+       pn.nspname AS parent_schema, pc.relname AS parent_name,
+       (SELECT array_agg(a.attname ORDER BY c.n)
+          FROM unnest(k.conkey) WITH ORDINALITY AS c (attnum, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.attnum
+       ) AS child_columns,
+       (SELECT array_agg(a.attname ORDER BY c.n)
+          FROM unnest(k.confkey) WITH ORDINALITY AS c (attnum, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = c.attnum
+       ) AS parent_columns,
+       (SELECT array_agg(pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY c.n)
+          FROM unnest(k.conpfeqop) WITH ORDINALITY AS c (op, n)
+          JOIN pg_catalog.pg_operator o ON o.oid = c.op
+          JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+       ) AS operators
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class pc ON pc.oid = k.confrelid
+  JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
+ WHERE k.contype = 'f' AND k.convalidated
+   AND k.conrelid = ANY ($1::bigint[]::oid[]) AND k.confrelid <> ALL ($2::bigint[]::oid[]);

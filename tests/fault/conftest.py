@@ -34,10 +34,12 @@ def paired(clusters: GetCluster, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def rig(paired: Rig) -> Iterator[Rig]:
-    """Both agents run; the target has its old rows."""
+    """Both agents run and know nobody else; the target has its old rows."""
     paired.proxy.heal()
+    paired.restore_books()
     for node in (paired.source, paired.target):
         node.database.cluster.start()
+    paired.source.database.psql("DROP TABLE IF EXISTS extra")
     paired.target.database.psql(TARGET_ROWS)
     start_both(paired)
     yield paired

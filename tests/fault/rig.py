@@ -105,6 +105,17 @@ class Rig:
     target: Node
     proxy: Proxy
     extra: list[Node] = field(default_factory=list)
+    books: dict[Path, bytes] = field(default_factory=dict)
+
+    def keep_books(self) -> None:
+        """Remembers who knows whom, and who may do what."""
+        for node in (self.source, self.target):
+            path = node.home / "state" / "peers.json"
+            self.books[path] = path.read_bytes()
+
+    def restore_books(self) -> None:
+        for path, content in self.books.items():
+            path.write_bytes(content)
 
     # --- jobs ---------------------------------------------------------------------------
     def begin(self, node: Node | None = None) -> str:
@@ -135,6 +146,13 @@ class Rig:
         assert self.state() == NEW
         self.assert_clean()
         return view
+
+    def partly(self, job: str) -> None:
+        """As `done`, but for a table that only the source has."""
+        view = self.end(job)
+        assert view["state"] == "partly", view["error"]
+        assert self.state() == NEW
+        self.assert_clean()
 
     def failed(self, job: str) -> dict[str, Any]:
         """The job failed with a reason, and nothing was changed."""
@@ -191,14 +209,11 @@ class Rig:
         pg_dump's do.
         """
         self.source.database.psql("CREATE TABLE extra (id int PRIMARY KEY)")
-        try:
-            with self.sql(self.source) as other, self.gate() as job:
-                other.execute("LOCK TABLE extra IN ACCESS EXCLUSIVE MODE")
-                self.open_gate()
-                self.waits(self.source, "peersync/backup/%")
-                yield job
-        finally:
-            self.source.database.psql("DROP TABLE extra")
+        with self.sql(self.source) as other, self.gate() as job:
+            other.execute("LOCK TABLE extra IN ACCESS EXCLUSIVE MODE")
+            self.open_gate()
+            self.waits(self.source, "peersync/backup/%")
+            yield job
 
     @contextmanager
     def gate(self) -> Iterator[str]:
@@ -295,7 +310,9 @@ def make_rig(
     nodes[1].run("peer", "join", nodes[0].invite())
     for node in nodes:
         node.close()
-    return Rig(nodes[0], nodes[1], proxy)
+    rig = Rig(nodes[0], nodes[1], proxy)
+    rig.keep_books()
+    return rig
 
 
 __all__ = ["NEW", "OLD", "Refused", "Rig", "ask", "eventually", "free_port", "make_rig"]

@@ -198,7 +198,7 @@ LIES: list[tuple[Callable[[Lie, bytes], None], str]] = [
     (bomb, "unpacks to more"),
     (longer_than_said, "unpacks to more"),
     (shorter_than_said, "unpacks to"),
-    (cut_short, "cut|last line|in the middle"),
+    (cut_short, "ends inside|last line"),
     (chunk_twice, "out of place"),
     (unknown_part, "out of place"),
     (part_without_its_chunks, "does not have what it says"),
@@ -212,7 +212,7 @@ LIES: list[tuple[Callable[[Lie, bytes], None], str]] = [
     (of_another_node, "of which node"),
     (endless_small, "too many and too small"),
     (endless_large, "larger than the plan"),
-    (no_json, "JSON"),
+    (no_json, "not a valid ManifestPage"),
     (sizes_beyond_bounds, "not a valid ManifestPage"),
 ]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from tests.fault.rig import NEW, OLD, Rig, ask, chunk_files, dump_processes, eventually
 
 
@@ -26,9 +29,7 @@ def test_target_killed_while_the_source_dumps(rig: Rig) -> None:
     with rig.dump_held() as job:
         rig.target.kill()
         rig.target.start()
-    assert rig.end(job)["state"] == "partly"  # the table that holds the dump is not here
-    assert rig.state() == NEW
-    rig.assert_clean()
+    rig.partly(job)
 
 
 def test_p1_target_killed_in_the_final_transaction(rig: Rig) -> None:
@@ -87,8 +88,23 @@ def test_p13_source_killed_while_pg_dump_runs(rig: Rig) -> None:
         eventually(
             "orphans have ended", lambda: len(_all_dumps()) == len(dump_processes(_pid(rig)))
         )
-    assert rig.end(job)["state"] == "partly"
-    assert rig.state() == NEW
+    rig.partly(job)
+
+
+def test_pg_dump_is_killed(rig: Rig) -> None:
+    with rig.dump_held() as job:
+        for told in dump_processes(_pid(rig)):
+            os.kill(int(told.split()[1]), signal.SIGKILL)
+        eventually("the source says so", lambda: "signal 9" in rig.source.log)
+    rig.partly(job)
+
+
+def test_source_away_when_the_target_ends_hears_of_it_later(rig: Rig) -> None:
+    with rig.final_held() as job:
+        rig.source.kill()
+    assert rig.end(job)["state"] == "done"
+    rig.source.start()
+    eventually("the source says so, too", lambda: _source_state(rig, job) == "done")
     rig.assert_clean()
 
 
@@ -135,6 +151,4 @@ def _pid(rig: Rig) -> int:
 
 
 def _all_dumps() -> list[str]:
-    import os
-
     return dump_processes(os.getpid())

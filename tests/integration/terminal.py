@@ -61,6 +61,12 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    def answer(self, text: str) -> None:
+        """Types after a moment, as people do: Python's input() misses a Ctrl-C that comes
+        after its prompt is written and before it has begun to read."""
+        time.sleep(0.3)
+        self.type(text)
+
     def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
         """Reads until `text` has come since the last wait."""
         deadline = time.monotonic() + timeout_s

@@ -95,7 +95,7 @@ def test_another_name_or_ctrl_c_starts_nothing(target: Node, answer: str) -> Non
     before = [s["id"] for s in sessions(target)]
     with terminal(target, "pull", "server-a") as tty:
         tty.wait_for("Type the name of the database")
-        tty.type(answer)
+        tty.answer(answer)
         assert tty.end() == 130
     assert [s["id"] for s in sessions(target)] == before
     assert value(target) == "ours"
@@ -254,7 +254,7 @@ def test_ctrl_c_at_a_terminal_asks_what_is_meant(
         tty.wait_for("overall")
         tty.type(CTRL_C)
         tty.wait_for(ASK)
-        tty.type(answer)
+        tty.answer(answer)
         if answer == "w\n":
             tty.wait_for("overall")
             release()

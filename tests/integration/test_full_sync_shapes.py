@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.plugins.clusters import MakeDatabase
-from tests.plugins.compare import assert_same_rows, extra_rows, rows_of, stored
+from tests.plugins.compare import assert_same_rows, extra_rows, stored
 from tests.plugins.nodes import MakeNode, Node, TwoNodes
 
 SQL = Path(__file__).with_name("sql")
@@ -58,11 +58,12 @@ def test_columns_that_are_not_alike_are_synced_as_far_as_they_can(two_nodes: Two
     assert {n for n, t in done.items() if t["result"] != "done"} == {"not_castable"}
     assert 'invalid input syntax for type integer: "x"' in done["not_castable"]["error"]
     assert here("SELECT v FROM not_castable") == "5"
-    for name in ("always_key", "by_default", "castable", "all_key"):
-        columns = rows_of(source.database).columns[f"public.{name}"]
-        query = f"SELECT {columns} FROM {name} WHERE {columns.split(',')[0]}::text <> 'own' ORDER BY 1, 2"
-        if name == "all_key":
-            query = "SELECT a, b FROM all_key WHERE b <> 'c' ORDER BY 1"
+    for query in (
+        "SELECT id, v FROM always_key ORDER BY 1",
+        "SELECT id, v FROM by_default ORDER BY 1",
+        "SELECT id, v FROM castable ORDER BY 1",
+        "SELECT a, b FROM all_key WHERE b <> 'c' ORDER BY 1",
+    ):
         assert here(query) == source.database.psql(query)
     query = "SELECT k, n, v FROM always_outside WHERE k <> 'own' ORDER BY k"
     assert here(query) == source.database.psql(query)
@@ -117,9 +118,11 @@ def test_values_that_swap_and_values_that_collide(pair_18: TwoNodes) -> None:
         + shape.format("collides", "CASE WHEN i = 7 THEN 999 ELSE i END", "i")
         + shape.format("chain", "i + 1", "i")
         + shape.format("fine", "i", "i")
-        + "CREATE TABLE checked (id int PRIMARY KEY, v int); INSERT INTO checked VALUES (1, 5), (2, -5);"
+        + "CREATE TABLE checked (id int PRIMARY KEY, v int);"
+        "INSERT INTO checked VALUES (1, 5), (2, -5);"
         "CREATE TABLE filled (id int PRIMARY KEY, v int); INSERT INTO filled VALUES (1, NULL);"
-        "CREATE TABLE twice (id int, v text); INSERT INTO twice VALUES (1, 'a'), (1, 'b'), (2, 'c');"
+        "CREATE TABLE twice (id int, v text);"
+        "INSERT INTO twice VALUES (1, 'a'), (1, 'b'), (2, 'c');"
         "CREATE TABLE late (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED);"
         "INSERT INTO late VALUES (1, 2), (2, 1);"
         "CREATE TABLE later (id int PRIMARY KEY, u int UNIQUE DEFERRABLE);"
@@ -132,9 +135,12 @@ def test_values_that_swap_and_values_that_collide(pair_18: TwoNodes) -> None:
         + shape.format("chain", "i", "i")
         + "INSERT INTO chain VALUES (100, 51, 'own');"
         + shape.format("fine", "-i", "0")
-        + "CREATE TABLE checked (id int PRIMARY KEY, v int CHECK (v > 0)); INSERT INTO checked VALUES (1, 1);"
-        "CREATE TABLE filled (id int PRIMARY KEY, v int NOT NULL); INSERT INTO filled VALUES (1, 1);"
-        "CREATE TABLE twice (id int PRIMARY KEY, v text); INSERT INTO twice VALUES (1, 'own'), (2, 'old');"
+        + "CREATE TABLE checked (id int PRIMARY KEY, v int CHECK (v > 0));"
+        "INSERT INTO checked VALUES (1, 1);"
+        "CREATE TABLE filled (id int PRIMARY KEY, v int NOT NULL);"
+        "INSERT INTO filled VALUES (1, 1);"
+        "CREATE TABLE twice (id int PRIMARY KEY, v text);"
+        "INSERT INTO twice VALUES (1, 'own'), (2, 'old');"
         "CREATE TABLE late (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED);"
         "INSERT INTO late VALUES (1, 1), (2, 2);"
         "CREATE TABLE later (id int PRIMARY KEY, u int UNIQUE DEFERRABLE);"
@@ -172,7 +178,10 @@ def test_values_that_swap_and_values_that_collide(pair_18: TwoNodes) -> None:
 
 def test_p1_a_reader_sees_the_old_state_or_the_new_one(pair_18: TwoNodes) -> None:
     source, target = pair_18
-    shape = "CREATE TABLE {0} (id int PRIMARY KEY, v int); INSERT INTO {0} SELECT i, {1} FROM generate_series(1, {2}) i;"
+    shape = (
+        "CREATE TABLE {0} (id int PRIMARY KEY, v int);"
+        "INSERT INTO {0} SELECT i, {1} FROM generate_series(1, {2}) i;"
+    )
     for database, version, rows in ((source.database, 2, 30000), (target.database, 1, 20000)):
         database.psql("".join(shape.format(t, version, rows) for t in ("a", "b", "c")))
     states: list[str] = []
@@ -182,7 +191,8 @@ def test_p1_a_reader_sees_the_old_state_or_the_new_one(pair_18: TwoNodes) -> Non
         with psycopg.connect(target.database.conninfo(), autocommit=True) as connection:
             while not stop.is_set():
                 row = connection.execute(
-                    "SELECT (SELECT sum(v) FROM a), (SELECT sum(v) FROM b), (SELECT count(*) FROM c)"
+                    "SELECT (SELECT sum(v) FROM a), (SELECT sum(v) FROM b),"
+                    " (SELECT count(*) FROM c)"
                 ).fetchone()
                 if str(row) not in states[-1:]:
                     states.append(str(row))

@@ -28,7 +28,7 @@ KEYS_EVERYWHERE = (SQL / "keys.sql").read_text()
 def pair_15_18(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
     """What does not depend on the pair of versions is tried with one."""
     source = make_node("server-a", make_database(15))
-    target = make_node("server-b", make_database(18, nth=0))
+    target = make_node("server-b", make_database(18))
     target.pair_with(source)
     return TwoNodes(source, target)
 
@@ -58,8 +58,8 @@ def test_values_of_every_kind_arrive_as_they_were(two_nodes: TwoNodes) -> None:
     source, target = two_nodes
     source.database.psql(TYPES)
     for node, settings in (
-        (source, ("DateStyle = 'German, DMY'", "TimeZone = 'Europe/Berlin'", "bytea_output = escape",
-                  "IntervalStyle = iso_8601", "extra_float_digits = -5")),
+        (source, ("DateStyle = 'German, DMY'", "TimeZone = 'Europe/Berlin'",
+                  "bytea_output = escape", "IntervalStyle = iso_8601", "extra_float_digits = -5")),
         (target, ("DateStyle = 'SQL, MDY'", "TimeZone = 'America/St_Johns'", "xmloption = document",
                   "IntervalStyle = sql_standard", "standard_conforming_strings = off",
                   "statement_timeout = 20", "default_transaction_read_only = off",
@@ -101,8 +101,8 @@ def test_names_with_anything_in_them_arrive(pair_15_18: TwoNodes) -> None:
         )
     for name in ('Big "one".*$', "big\nline %s\\", "größe"):
         script.append(
-            f"CREATE TABLE {_ident(name)} ({_ident(name)} int, v text, PRIMARY KEY ({_ident(name)}));"
-            f"INSERT INTO {_ident(name)} SELECT i, (SELECT string_agg(md5((i*999+j)::text), '')"
+            "CREATE TABLE {0} ({0} int, v text, PRIMARY KEY ({0}));".format(_ident(name))
+            + f"INSERT INTO {_ident(name)} SELECT i, (SELECT string_agg(md5((i*999+j)::text), '')"
             " FROM generate_series(1, 120) j) FROM generate_series(1, 5500) i;"
         )
     source.database.psql("\n".join(script))

@@ -12,6 +12,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pgcluster
 
@@ -81,7 +82,7 @@ class Rows:
 def pg_dump(database: Database, *options: str) -> str:
     """The output of the newest pg_dump, without peersync's own schema."""
     newest = list(pgcluster.find_installations().values())[-1]
-    command = [
+    command: list[str | Path] = [
         newest.bindir / "pg_dump", "-O", "-x", "-N", "peersync", "-E", "UTF8", *options,
         "-d", database.conninfo(user=pgcluster.SUPERUSER),
     ]  # fmt: skip

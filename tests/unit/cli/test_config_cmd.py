@@ -115,5 +115,5 @@ def test_a_database_must_be_named_when_there_are_several(
     file = write(tmp_path, '[database.a]\nconninfo = ""\n[database.b]\nconninfo = ""\n')
     assert run("uninstall", "--dry-run", "--config", file) == 2
     assert "a, b" in capsys.readouterr().err
-    assert run("uninstall", "--dry-run", "--database", "c", "--config", file) == 1
+    assert run("uninstall", "--dry-run", "--database", "c", "--config", file) == 2
     assert "configured: a, b" in capsys.readouterr().err
