@@ -19,9 +19,9 @@ from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Step, StepState
+from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import TableResult
 from peersync.transport.client import PeerClient
 from peersync.wire.messages import BackupRequest, TableRef
 from peersync.wire.spool import Spool

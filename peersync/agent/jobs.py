@@ -34,8 +34,9 @@ from peersync.core.errors import (
     PeersyncError,
 )
 from peersync.core.progress import Progress
+from peersync.core.results import ErrorRecord
 from peersync.core.session import State
-from peersync.postgres.history import Entry, ErrorRecord, History
+from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease, refuse_if_held
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from peersync.agent.plan import Plan
 from peersync.core.progress import Progress
-from peersync.postgres.history import Entry, ErrorRecord
-from peersync.postgres.restore import TableResult
+from peersync.core.results import ErrorRecord, TableResult
+
+if TYPE_CHECKING:
+    from peersync.postgres.history import Entry
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):

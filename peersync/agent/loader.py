@@ -23,6 +23,7 @@ from peersync.config.model import FullSync
 from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.progress import Step
+from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord
 from peersync.dump.pieces import Statement
 from peersync.postgres import schema
@@ -30,7 +31,7 @@ from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import Final, TableResult, commit_session
+from peersync.postgres.restore import Final, commit_session
 from peersync.wire.messages import Baseline
 
 MAX_SCHEMA_BYTES = 256 << 20

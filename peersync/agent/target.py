@@ -38,11 +38,12 @@ from peersync.core.errors import (
     root_error,
 )
 from peersync.core.progress import Progress, Step
+from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord, State
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import LEASE, TableResult
+from peersync.postgres.restore import LEASE
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
 from peersync.wire.spool import Spool

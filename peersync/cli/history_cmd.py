@@ -15,7 +15,7 @@ from peersync.cli.output import count, duration, emit_json, print_out, print_tab
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
 
 
 @click.command()
@@ -31,7 +31,7 @@ def command(ctx: Context, limit: int) -> None:
 
 
 async def fetch(ctx: Context, limit: int) -> list[JobView]:
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:

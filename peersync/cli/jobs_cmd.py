@@ -14,7 +14,7 @@ from peersync.cli.failure import as_text
 from peersync.cli.output import emit_json, print_err, print_out
 
 if TYPE_CHECKING:
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
 
 
 @click.group()
@@ -110,7 +110,7 @@ def resume(ctx: Context, job: str, no_wait: bool, mode: str) -> int:
 
 
 async def _get(ctx: Context, job: str) -> JobView:
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
@@ -118,7 +118,7 @@ async def _get(ctx: Context, job: str) -> JobView:
 
 
 async def _cancel(ctx: Context, job: str) -> JobView:
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
@@ -126,7 +126,7 @@ async def _cancel(ctx: Context, job: str) -> JobView:
 
 
 async def _resume(ctx: Context, job: str) -> JobView:
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:

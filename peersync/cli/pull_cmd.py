@@ -21,7 +21,7 @@ from peersync.cli.progress import interval_s
 from peersync.core.errors import BadRequest, Cancelled
 
 if TYPE_CHECKING:
-    from peersync.agent.jobs import JobView, Started
+    from peersync.agent.jobview import JobView, Started
     from peersync.agent.plan import Plan
     from peersync.transport.local import AgentClient
 
@@ -77,7 +77,7 @@ def command(
 async def _pull(
     ctx: Context, request: dict[str, Any], *, yes: bool, dry_run: bool, wait: bool, mode: str
 ) -> JobView | None:
-    from peersync.agent.jobs import Started
+    from peersync.agent.jobview import Started
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
@@ -110,7 +110,7 @@ def _announce(ctx: Context, started: Started) -> None:
 
 async def watch_job(ctx: Context, job: str, mode: str) -> JobView | None:
     """Follows a job by the beginning of its id."""
-    from peersync.agent.jobs import JobView
+    from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:

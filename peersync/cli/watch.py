@@ -15,7 +15,7 @@ from typing import Any, Self
 import click
 import msgspec
 
-from peersync.agent.jobs import JobView
+from peersync.agent.jobview import JobView
 from peersync.cli.context import Context
 from peersync.cli.output import clean, count, duration, print_err, print_out, print_table, size
 from peersync.cli.progress import Mode, Renderer, interval_s, make_renderer

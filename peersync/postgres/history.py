@@ -11,25 +11,12 @@ import msgspec
 
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
+from peersync.core.results import ErrorRecord, TableResult
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import TableResult
 from peersync.postgres.schema import Created
 from peersync.postgres.sqlfiles import queries
 
 _JSON = ("options", "plan", "progress", "tables", "created_objects", "error")
-
-
-class ErrorRecord(msgspec.Struct, frozen=True):
-    """An error as it is kept and shown: the same parts as on the terminal."""
-
-    code: str
-    message: str
-    detail: str | None = None
-    hint: str | None = None
-
-    @classmethod
-    def of(cls, error: PeersyncError) -> ErrorRecord:
-        return cls(error.code, error.message, error.detail, error.hint)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

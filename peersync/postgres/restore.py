@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from peersync.core.errors import DatabaseError, Locked, VerifyFailed
 from peersync.core.names import TableName, quote_literal
+from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
 from peersync.postgres.catalog import Table, parents_first
 from peersync.postgres.errors import translate
@@ -32,24 +33,6 @@ log = logging.getLogger("peersync.target")
 
 LEASE = "full_sync"
 _LOCKED_AT_ONCE = 200
-
-
-class TableResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a full sync did to one table. Counts are rows; None where nothing counted them."""
-
-    schema: str
-    name: str
-    result: str  # done | partly | failed
-    source: int = 0
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    skipped: int = 0
-    target_only: int | None = None
-    raw_bytes: int = 0
-    created: bool = False
-    note: str | None = None
-    error: str | None = None
 
 
 @dataclass

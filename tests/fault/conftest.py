@@ -39,7 +39,6 @@ def rig(paired: Rig) -> Iterator[Rig]:
     paired.restore_books()
     for node in (paired.source, paired.target):
         node.database.cluster.start()
-    paired.source.database.psql("DROP TABLE IF EXISTS extra")
     paired.target.database.psql(TARGET_ROWS)
     start_both(paired)
     yield paired

@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,13 +147,6 @@ class Rig:
         self.assert_clean()
         return view
 
-    def partly(self, job: str) -> None:
-        """As `done`, but for a table that only the source has."""
-        view = self.end(job)
-        assert view["state"] == "partly", view["error"]
-        assert self.state() == NEW
-        self.assert_clean()
-
     def failed(self, job: str) -> dict[str, Any]:
         """The job failed with a reason, and nothing was changed."""
         view = self.end(job)
@@ -203,17 +196,16 @@ class Rig:
 
     @contextmanager
     def dump_held(self) -> Iterator[str]:
-        """A session whose pg_dump waits for a table's lock in the source.
-
-        The table is one that the target does not take: our own locks do not wait for it,
-        pg_dump's do.
-        """
-        self.source.database.psql("CREATE TABLE extra (id int PRIMARY KEY)")
-        with self.sql(self.source) as other, self.gate() as job:
-            other.execute("LOCK TABLE extra IN ACCESS EXCLUSIVE MODE")
-            self.open_gate()
-            self.waits(self.source, "peersync/backup/%")
+        """A session whose pg_dump waits in the source, for a catalog that only pg_dump reads."""
+        with self.sql(self.source) as other:
+            other.execute("LOCK TABLE pg_catalog.pg_transform IN ACCESS EXCLUSIVE MODE")
+            job = self.begin()
+            self.dump_waits()
             yield job
+
+    def dump_waits(self) -> None:
+        self.waits(self.source, "peersync/backup/%")
+        assert dump_processes(os.getpid())
 
     @contextmanager
     def gate(self) -> Iterator[str]:
@@ -237,7 +229,7 @@ class Rig:
         """A user's session; what it holds is given back at the end."""
         with psycopg.connect(node.database.conninfo()) as connection:
             yield connection
-            if not connection.closed:
+            with suppress(psycopg.Error):  # the server may have been restarted meanwhile
                 connection.rollback()
 
     def waits(self, node: Node, application: str) -> None:

@@ -111,9 +111,11 @@ def no_schema_right(rig: Rig, _home: Path) -> Iterator[None]:
 def other_name(rig: Rig, _home: Path) -> Iterator[None]:
     text = rig.source.config.read_text()
     rig.source.config.write_text(text.replace("[database.shop]", "[database.store]"))
-    with restarted(rig.source):
-        yield
-    rig.source.config.write_text(text)
+    try:
+        with restarted(rig.source):
+            yield
+    finally:
+        rig.source.config.write_text(text)
 
 
 @contextmanager
@@ -176,7 +178,7 @@ REFUSALS = [
     Refusal(no_create, 1, ("permission denied", "TABLE items"), ("create the tables yourself",)),
     Refusal(no_pull_right, 8, ("may not pull",), ("peer allow server-b --pull",)),
     Refusal(no_schema_right, 8, ("may not bring its schema",), ("peer allow server-a --schema",)),
-    Refusal(other_name, 1, ("no database 'shop'",), ("[database.shop]",)),
+    Refusal(other_name, 2, ("no database 'shop'",), ("[database.shop]",)),
     Refusal(removed_there, 8, ("server-a",), ("peer",)),
     Refusal(removed_here, 8, ("server-a", "removed"), ("peer invite",)),
     Refusal(source_not_running, 5, ("server-a", "cannot be reached"), ("peersync-agent",)),

@@ -33,7 +33,7 @@ def test_sigterm_while_the_source_dumps(rig: Rig, side: str) -> None:
         assert node.stop() == 0
         assert time.monotonic() - begun < 10
         node.start()
-    rig.partly(job)
+    rig.done(job)
 
 
 def test_sigterm_in_the_final_transaction(rig: Rig) -> None:

@@ -22,8 +22,7 @@ from peersync.cli.context import Context
 from peersync.cli.main import VERBS, cli
 from peersync.cli.watch import result
 from peersync.core.progress import Progress, StepProgress
-from peersync.postgres.history import ErrorRecord
-from peersync.postgres.restore import TableResult
+from peersync.core.results import ErrorRecord, TableResult
 from peersync.transport import health, peer_routes
 from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
 

@@ -1,0 +1,38 @@
+"""How a full sync ended, as it is kept, sent and shown: for each table, and as an error."""
+
+from __future__ import annotations
+
+import msgspec
+
+from peersync.core.errors import PeersyncError
+
+
+class TableResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a full sync did to one table. Counts are rows; None where nothing counted them."""
+
+    schema: str
+    name: str
+    result: str  # done | partly | failed
+    source: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: int = 0
+    target_only: int | None = None
+    raw_bytes: int = 0
+    created: bool = False
+    note: str | None = None
+    error: str | None = None
+
+
+class ErrorRecord(msgspec.Struct, frozen=True):
+    """An error as it is kept and shown: the same parts as on the terminal."""
+
+    code: str
+    message: str
+    detail: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: PeersyncError) -> ErrorRecord:
+        return cls(error.code, error.message, error.detail, error.hint)
