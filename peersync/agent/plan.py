@@ -11,10 +11,12 @@ from typing import Literal
 
 import msgspec
 
-from peersync.core.errors import Denied, SchemaMismatch
+from peersync.core.errors import Denied, PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName, quote_ident
 from peersync.postgres.catalog import DatabaseCatalog, Table
 from peersync.wire.messages import Catalogue, SchemaScope, TableInfo
+
+_RIGHTS_MISSING = "rights are missing here"
 
 Action = Literal["create", "upsert", "insert", "blocked"]
 
@@ -153,9 +155,10 @@ def _nothing_possible(
             "or create the tables here yourself, then start again.",
         )
     first = tables[0]
-    raise SchemaMismatch(
-        f"none of the {len(tables)} tables can be synced; {first.table}: {first.reason}"
-    )
+    words = f"none of the {len(tables)} tables can be synced; {first.table}: {first.reason}"
+    if all((t.reason or "").startswith(_RIGHTS_MISSING) for t in tables):
+        raise PermissionMissing(words)
+    raise SchemaMismatch(words)
 
 
 def _plan_table(
@@ -212,7 +215,7 @@ def _blocked_by(source: TableInfo, here: Table) -> str | None:
                 f"have it: ALTER TABLE {table} ALTER COLUMN {quote_ident(own.name)} SET DEFAULT …;"
             )
     if not (here.may_select and here.may_insert and here.may_update):
-        return f"rights are missing here: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO …;"
+        return f"{_RIGHTS_MISSING}: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO …;"
     return None
 
 

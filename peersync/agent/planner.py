@@ -23,6 +23,7 @@ from peersync.wire.messages import Catalogue, ColumnInfo, DescribeRequest, Table
 from peersync.wire.spool import free_bytes
 
 _HISTORY_LOOKED_AT = 20
+LOCK_S = 10.0  # the size of a table that is locked for an ALTER can not be read
 
 
 _LEFT_OUT = "left out by the configuration of {}"
@@ -32,7 +33,7 @@ async def describe(
     database: Database, patterns: Patterns, name: str, backups: Backups, workers: Workers
 ) -> Catalogue:
     """What a peer may know of a database before it pulls it; `name` is this node's."""
-    async with database.acquire("reading the catalog") as connection:
+    async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
     try:
         tool = await workers.run(backups.choose_tool, catalog.server.version_num)
@@ -114,7 +115,7 @@ async def plan_pull(
             f"{peer.name} cannot make the backup: {source.dump_tool}",
             hint=f"Install the package on {peer.name}, then start again.",
         )
-    async with database.acquire("reading the catalog") as connection:
+    async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
     plan = make_plan(

@@ -174,7 +174,7 @@ REFUSALS = [
     Refusal(wrong_password, 8, ("password authentication failed",), ("password_file",)),
     Refusal(missing_database, 1, ("no_such_database", "does not exist"), ("createdb",)),
     Refusal(no_select, 1, ("server-a", "permission denied", "items"), ("GRANT",)),
-    Refusal(no_insert, 1, ("items", "rights are missing here"), ("GRANT",)),
+    Refusal(no_insert, 8, ("items", "rights are missing here"), ("GRANT",)),
     Refusal(no_create, 1, ("permission denied", "TABLE items"), ("create the tables yourself",)),
     Refusal(no_pull_right, 8, ("may not pull",), ("peer allow server-b --pull",)),
     Refusal(no_schema_right, 8, ("may not bring its schema",), ("peer allow server-a --schema",)),
