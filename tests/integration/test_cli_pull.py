@@ -298,7 +298,7 @@ def test_history_is_limited_and_has_both_sides(pair: TwoNodes, target: Node) -> 
 def test_a_job_that_is_not_there_is_said(target: Node) -> None:
     for verb in ("show", "watch", "cancel"):
         refused = target.run("jobs", verb, "ffffffffff", check=False)
-        documented(refused, 1)
+        documented(refused, 2)
         assert "peersync jobs list" in refused.err
 
 

@@ -131,7 +131,7 @@ async def test_two_servers_are_paired_by_pasting_one_line(tmp_path: Path) -> Non
         code, out, _ = await command(a.state_dir, "peer", "list")
         assert out.splitlines()[0].split() == ["PEER", "ADDRESS", "RIGHTS", "FINGERPRINT"]
         code, _, err = await command(a.state_dir, "peer", "deny", "server-c", "--pull")
-        assert code == 1 and "no peer 'server-c'" in err
+        assert code == 2 and "no peer 'server-c'" in err
         assert (await command(a.state_dir, "peer", "remove", "server-b"))[0] == 0
         code, out, _ = await command(b.state_dir, "peer", "list", "--probe")
         assert code == 5 and "not reachable" in out
