@@ -257,6 +257,10 @@ class Loader:
             fence=fence,
             baseline=baseline,
             definitions=self._definitions,
+            left_out=[
+                TableResult(schema=t.schema, name=t.name, result="blocked", error=t.reason)
+                for t in self._plan.blocked
+            ],
             rest=self._post.rest,
             verify=verify,
             replica_role=replica_role,

@@ -61,6 +61,7 @@ def convert(
     """
     if ctx.json and output is None:
         raise BadRequest("--json prints a report, so the script needs a file", hint="Add -o FILE.")
+    _refuse_overwriting(dump, output)
     keys: dict[TableName, Key] = {}
     if database is not None:
         keys.update(database_keys(ctx, database))
@@ -76,6 +77,16 @@ def convert(
         emit_json(_report(found, plans, keys, output))
     if not ctx.quiet:
         _tell(found, plans, verbose=ctx.verbose > 0)
+
+
+def _refuse_overwriting(dump: str, output: Path | None) -> None:
+    if output is None or dump == "-" or not (output.exists() and Path(dump).exists()):
+        return
+    if output.samefile(dump):
+        raise BadRequest(
+            f"{output} is the dump itself; the script would replace it",
+            hint="Give the script another name with -o.",
+        )
 
 
 def read_keys(path: Path) -> dict[TableName, Key]:

@@ -192,7 +192,7 @@ def exit_code(view: JobView) -> int:
 def print_result(ctx: Context, view: JobView) -> None:
     """The closing summary: tables worst first, then what it cost."""
     if view.tables:
-        order = {"failed": 0, "partly": 1, "done": 2}
+        order = {"failed": 0, "blocked": 1, "partly": 2, "done": 3}
         tables = sorted(view.tables, key=lambda t: (order[t.result], -t.raw_bytes))
         changed = [t for t in tables if t.result != "done" or t.inserted or t.updated]
         rows = [

@@ -12,7 +12,7 @@ class TableResult(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str
     name: str
-    result: str  # done | partly | failed
+    result: str  # done | partly | failed | blocked (left out by the plan)
     source: int = 0
     inserted: int = 0
     updated: int = 0

@@ -72,18 +72,27 @@ class Survey:
         return counts
 
 
+OWN_SCHEMA = "peersync"
+
+
 def read_pieces(
     parts: Iterable[bytes], other: Callable[[Statement], None] | None = None
 ) -> Iterator[Piece]:
     """The data in a full plain dump; `other` gets each statement that is not data.
 
-    Raises RefusedInput for what no dump should hold, CorruptData for a dump cut off.
+    A database that is synced has peersync's own records in it. They tell of that node and
+    would be lies in another's database: their rows are left out. Raises RefusedInput for what
+    no dump should hold, CorruptData for a dump cut off.
     """
     lexer, grammar = DumpLexer(), DataGrammar()
+    ours = False  # within a block of a table of peersync's own
 
     for item in _items(lexer, parts):
         if not isinstance(item, Statement):
-            yield item
+            if isinstance(item, CopyBegin):
+                ours = item.table.schema == OWN_SCHEMA
+            if not ours:
+                yield item
             continue
         pieces = grammar.read(item)
         if pieces is None and other is not None:

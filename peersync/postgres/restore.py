@@ -43,6 +43,7 @@ class Final:
     fence: int
     baseline: Baseline
     definitions: Definitions
+    left_out: Sequence[TableResult]  # by the plan; they belong in the record, with the reason
     rest: Sequence[Statement]  # foreign keys, triggers, rules, policies, views' contents
     verify: bool
     replica_role: bool
@@ -85,6 +86,7 @@ def commit_session(
         if loading.has_large_objects:
             restore_large_objects(connection, loading)
         results = _note_sequences(results, raise_sequences(connection, loading))
+        results += final.left_out
         _store_baseline(connection, final, results)
     return results
 

@@ -23,6 +23,10 @@ def test_rows_whose_parents_were_left_out_are_counted(two_nodes: TwoNodes) -> No
     assert orders["result"] == "partly"
     assert "2 rows refer to rows of public.shops" in orders["note"]
     assert target.database.psql("SELECT count(*) FROM orders") == "4"
+    shops = next(t for t in done.json["tables"] if t["name"] == "shops")
+    assert shops["result"] == "blocked" and "column size is missing here" in shops["error"]
+    shown = target.run("jobs", "show", done.json["session"][:8])
+    assert "column size is missing here" in shown.out + shown.err
 
 
 def test_a_sync_in_which_every_table_failed_has_failed(two_nodes: TwoNodes) -> None:
