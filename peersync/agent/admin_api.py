@@ -6,44 +6,35 @@ watched as it runs; nothing here waits for it.
 
 from __future__ import annotations
 
-import msgspec
 from aiohttp import web
 
 from peersync.agent.backups import Backups
 from peersync.agent.checks import Checks
 from peersync.agent.jobs import Jobs
+from peersync.agent.requests import FullSyncRequest, UndoRequest, start
+from peersync.agent.script_api import ScriptApi, limit_of
 from peersync.agent.status import StatusReport, make_status
-from peersync.agent.target import Options
+from peersync.agent.undo import Undo
 from peersync.core.errors import BadRequest, NotFound
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
 from peersync.transport.sse import serve_events
 
 SMALL_BYTES = 64 * 1024
-MAX_LIMIT = 1000
-
-
-class FullSyncRequest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """`POST /api/admin/sync/full-sync`."""
-
-    action: str
-    peer: str
-    database: str
-    dry_run: bool = False
-    compress: bool = True
-    verify: bool = True
-    sync_type: str = "manual"
-    requested_by: str = "api"
 
 
 class AdminApi:
     """The handlers; `routes` lists them."""
 
-    def __init__(self, jobs: Jobs, backups: Backups, checks: Checks, report: StatusReport) -> None:
+    def __init__(
+        self, jobs: Jobs, backups: Backups, checks: Checks, report: StatusReport, undo: Undo
+    ) -> None:
         self._jobs = jobs
         self._backups = backups
         self._checks = checks
         self._report = report
+        self._undo = undo
+        self._scripts = ScriptApi(report.node, jobs, report.databases)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -54,27 +45,21 @@ class AdminApi:
             web.get("/api/admin/jobs/{job}/events", self._events),
             web.post("/api/admin/jobs/{job}/cancel", self._cancel),
             web.post("/api/admin/jobs/{job}/resume", self._resume),
+            web.post("/api/admin/jobs/{job}/undo", self._undo_job),
             web.get("/api/admin/status", self._status),
             web.get("/api/admin/check", self._check),
-            web.get("/api/sync/history", self._list),
+            web.post("/api/sync/safe", self._scripts.safe_sync),
+            web.get("/api/sync/history", self._scripts.history),
+            web.delete("/api/sync/history", self._scripts.clear_history),
+            web.get("/api/sync/statistics", self._scripts.statistics),
         ]
 
     async def _full_sync(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, FullSyncRequest, limit=SMALL_BYTES)
-        if wanted.action != "pull":
-            raise BadRequest(f"action {wanted.action!r} is not known", hint='Use "pull".')
-        if wanted.sync_type not in ("manual", "scheduled", "api"):
-            raise BadRequest("syncType must be manual, scheduled or api")
-        if wanted.dry_run:
-            plan, _ = await self._jobs.plan(wanted.peer, wanted.database)
-            return json_response({"plan": plan, "job": None})
-        started = await self._jobs.start_pull(
-            wanted.peer,
-            wanted.database,
-            Options(compress=wanted.compress, verify=wanted.verify),
-            by=wanted.requested_by[:200],
-            sync_type=wanted.sync_type,
-        )
+        await self._checks.require_spool()
+        started = await start(self._jobs, wanted)
+        if started.job is None:
+            return json_response(started)
         response = json_response(started, status=202)
         response.headers["Location"] = f"/api/admin/jobs/{started.job}"
         return response
@@ -90,10 +75,7 @@ class AdminApi:
         return json_response(view.progress)
 
     async def _list(self, request: web.Request) -> web.Response:
-        text = request.query.get("limit", "50")
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_LIMIT:
-            raise BadRequest(f"limit must be a number from 1 to {MAX_LIMIT}")
-        return json_response(await self._jobs.list(int(text)))
+        return json_response(await self._jobs.list(limit_of(request)))
 
     async def _show(self, request: web.Request) -> web.Response:
         job = await self._jobs.find(request.match_info["job"])
@@ -115,7 +97,13 @@ class AdminApi:
 
     async def _resume(self, request: web.Request) -> web.Response:
         job = await self._jobs.find(request.match_info["job"])
+        await self._checks.require_spool()
         return json_response(await self._jobs.resume(job), status=202)
+
+    async def _undo_job(self, request: web.Request) -> web.Response:
+        wanted = await read_message(request, UndoRequest, limit=SMALL_BYTES)
+        job = await self._jobs.find(request.match_info["job"])
+        return json_response(await self._undo.run(job, dry_run=wanted.dry_run))
 
     async def _status(self, _request: web.Request) -> web.Response:
         return json_response(await make_status(self._report))

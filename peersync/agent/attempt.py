@@ -21,19 +21,13 @@ from peersync.core.errors import PeersyncError
 from peersync.core.progress import Step, StepState
 from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord
+from peersync.core.throttle import Throttle
 from peersync.postgres.pool import Database
 from peersync.transport.client import PeerClient
-from peersync.wire.messages import BackupRequest, TableRef
+from peersync.wire.messages import BackupRequest, Options, TableRef
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.target")
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the one who asked wants different from the usual."""
-
-    compress: bool = True
-    verify: bool = True
 
 
 class Attempt:
@@ -64,9 +58,13 @@ class Attempt:
             config.full_sync.in_flight,
             time.monotonic,
             planned_bytes=plan.size_bytes,
+            throttle=Throttle(options.bandwidth_bytes_s, time.monotonic),
+        )
+        settings = msgspec.structs.replace(
+            config.full_sync, parallel=options.parallel or config.full_sync.parallel
         )
         self._loader = Loader(
-            plan, record.session, database, record, workers, config.full_sync, time.monotonic
+            plan, record.session, database, record, workers, options, settings, time.monotonic
         )
 
     def count(self) -> None:
@@ -86,14 +84,12 @@ class Attempt:
         if fetcher.baseline is None:
             raise PeersyncError("the source sent no baseline")
         self.count()
-        verify = self._options.verify
-        results = await loader.commit(
-            fence, fetcher.baseline, verify=verify, replica_role=replica_role
-        )
+        results = await loader.commit(fence, fetcher.baseline, replica_role=replica_role)
         self.count()
         now = time.monotonic()
         self._record.end(Step.RESTORE, now)
-        self._record.end(Step.VERIFY, now, StepState.DONE if verify else StepState.SKIPPED)
+        verified = StepState.DONE if self._options.verify else StepState.SKIPPED
+        self._record.end(Step.VERIFY, now, verified)
         return results
 
     async def gather_statistics(self) -> None:
@@ -116,6 +112,8 @@ class Attempt:
             schema_tables=create if plan.schema_scope == "tables" else (),
             codec="zstd" if self._options.compress else "none",
             large_objects=plan.large_objects > 0,
+            method="http" if plan.method == "http" else "backup",
+            parallel=self._options.parallel,
         )
 
 

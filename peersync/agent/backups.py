@@ -9,33 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from peersync.agent.claims import checked_error, checked_progress, checked_tables
 from peersync.agent.databases import Databases
+from peersync.agent.offers import Offers
 from peersync.agent.source import SourceBackup
 from peersync.agent.workers import Workers
+from peersync.config.filters import Filters
 from peersync.config.model import Config
 from peersync.core.errors import Denied, Locked, NotFound, PeersyncError
 from peersync.core.names import TableName
 from peersync.core.progress import Progress
+from peersync.core.results import TableResult
 from peersync.core.session import State
 from peersync.postgres.binaries import Tool, choose_pg_dump
 from peersync.postgres.history import History
 from peersync.transport.peers import Peer, PeerBook
-from peersync.transport.problems import clean
-from peersync.wire.messages import BackupRequest, FinishRequest
+from peersync.transport.sse import EventRing
+from peersync.wire.messages import BackupRequest, FinishRequest, ProgressReport
 from peersync.wire.spool import Budget, Spool
 
 log = logging.getLogger("peersync.source")
 
 MAX_BACKUPS_A_PEER = 4
 _RECORD_EVERY_S = 10.0
-_MAX_COUNT = 1 << 60
-_MAX_WORDS = 1000
 
 
 class _Given:
@@ -44,6 +47,7 @@ class _Given:
     def __init__(self, backup: SourceBackup, peer: Peer) -> None:
         self.backup = backup
         self.peer = peer
+        self.ring = EventRing(f"{backup.request.session[:8]}{secrets.token_hex(2)}")
         self.asked_at = time.monotonic()
         self.recorded_at = time.monotonic()
         self.resting = False
@@ -76,6 +80,7 @@ class Backups:
         self._node_id = node_id
         self._spawn = spawn
         self._given: dict[str, _Given] = {}
+        self.offers = Offers(databases)
         book.watch(removed=self._peer_removed)
 
     def __len__(self) -> int:
@@ -93,10 +98,25 @@ class Backups:
     def choose_tool(self, server_version_num: int) -> Tool:
         return choose_pg_dump(server_version_num, bindirs=self._config.tools.bindirs)
 
+    def filters(self, database_name: str) -> Filters:
+        """What of a database peers may not have."""
+        return self._config.database[database_name].filter
+
     def leave(self) -> None:
         """The agent stops: nobody is kept waiting for news."""
         for given in self._given.values():
             given.backup.leave()
+
+    # --- for those who watch ------------------------------------------------------------
+    def progress(self, session: str) -> Progress | None:
+        """How far the peer is that takes this backup, as it has told."""
+        given = self._given.get(session)
+        return given.backup.progress if given is not None and not given.resting else None
+
+    def ring(self, session: str) -> EventRing | None:
+        """The events of a session that takes its rows from here."""
+        given = self._given.get(session)
+        return given.ring if given is not None and not given.resting else None
 
     # --- what peers ask for -------------------------------------------------------------
     def _check_tables(self, request: BackupRequest) -> None:
@@ -108,7 +128,7 @@ class Backups:
 
     async def initiate(self, peer: Peer, request: BackupRequest) -> None:
         """Begins a backup, or goes on with the one of this session. Raises Denied, Locked …."""
-        peer.require("pull", request.database)
+        await self.offers.require(peer, request.database, request.session)
         self._check_tables(request)
         given = self._given.get(request.session)
         if given is None:
@@ -117,6 +137,8 @@ class Backups:
         given.asked_at = time.monotonic()
         if given.resting:
             given.resting = False
+            given.backup.progress = None  # that was how the last attempt ended
+            given.ring = EventRing(f"{given.session[:8]}{secrets.token_hex(2)}")
             await self._record_begin(given)
         if given.backup.complete or (given.task is not None and not given.task.done()):
             return
@@ -139,15 +161,16 @@ class Backups:
 
     async def _record_begin(self, given: _Given) -> None:
         request = given.backup.request
+        offer = self.offers.get(request.session)
         await History(self._databases.get(request.database)).create(
             request.session,
             role="source",
-            action="pull",
+            action="push" if offer else "pull",
             peer_id=given.peer.node_id,
             peer_name=given.peer.name,
-            requested_by=given.peer.name,
+            requested_by=offer.by if offer else given.peer.name,
             options={"codec": request.codec, "schema": request.schema},
-            sync_type="api",
+            sync_type=offer.sync_type if offer else "api",
             plan=None,
         )
 
@@ -178,7 +201,8 @@ class Backups:
         if given is None or given.peer.node_id != peer.node_id:
             raise NotFound(f"there is no backup for session {session[:64]!r} here")
         given.asked_at = time.monotonic()
-        peer.require("pull", given.backup.request.database)
+        if self.offers.get(session) is None:
+            peer.require("pull", given.backup.request.database)
         return given
 
     def _check_owner(self, given: _Given, peer: Peer) -> None:
@@ -186,31 +210,41 @@ class Backups:
             raise NotFound("there is no such session here")
 
     # --- how far the target is, and how it ended ----------------------------------------
-    async def report(self, peer: Peer, session: str, progress: Progress) -> None:
+    async def report(self, peer: Peer, session: str, report: ProgressReport) -> None:
         """The target's own record. One that failed and may go on lets the backup rest."""
         given = self._find(peer, session)
         if given.resting:
             return
         database = given.backup.request.database
-        given.backup.progress = progress = _checked(progress, session, database, peer)
+        given.backup.progress = progress = self._checked(given, report.progress)
+        given.ring.publish("progress", progress)
         history = History(self._databases.get(database))
         if progress.state == State.FAILED:
             given.resting = True
             await self._stop(given)
-            error = PeersyncError(f"it failed on {peer.name}, and may go on from there")
-            await _quietly(history.finish(progress, error=error), session)
+            words = f"it failed on {peer.name}, and may go on from there"
+            error = checked_error(report.failure, words)
+            await _quietly(
+                history.finish(
+                    progress, error=error, resumable=self.offers.get(session) is not None
+                ),
+                session,
+            )
+            given.ring.close()
         elif time.monotonic() - given.recorded_at >= _RECORD_EVERY_S:
             given.recorded_at = time.monotonic()
             await _quietly(history.update(progress), session)
 
     async def finish(self, peer: Peer, session: str, end: FinishRequest) -> None:
         """The target is done, however it ended. Harmless to repeat."""
-        error = PeersyncError(clean(end.error)[:_MAX_WORDS]) if end.error else None
+        error = checked_error(end.failure, end.error)
+        tables = checked_tables(end.tables)
         given = self._given.get(session)
         if given is not None:
             self._check_owner(given, peer)
-            progress = _checked(end.progress, session, given.backup.request.database, peer)
-            await self._close(given, msgspec.structs.replace(progress, state=end.state), error)
+            progress = self._checked(given, end.progress)
+            ended = msgspec.structs.replace(progress, state=end.state)
+            await self._close(given, ended, error, tables)
             return
         spool = Spool(self._root, session)  # BadRequest for what is no session
         for database in self._databases:  # this agent was restarted meanwhile
@@ -218,8 +252,16 @@ class Backups:
             entry = await history.get(session)
             if entry is None or (entry.role, entry.peer_id) != ("source", peer.node_id):
                 continue
-            progress = _checked(end.progress, session, database.name, peer)
-            await history.finish(msgspec.structs.replace(progress, state=end.state), error=error)
+            progress = checked_progress(
+                end.progress,
+                session=session,
+                action=entry.action,
+                database=database.name,
+                source=self._config.node.name,
+                target=peer.name,
+            )
+            ended = msgspec.structs.replace(progress, state=end.state)
+            await history.finish(ended, error=error, tables=tables)
             await self._workers.run(spool.remove)
 
     async def drop(self, session: str) -> None:
@@ -230,9 +272,9 @@ class Backups:
         log.warning("backup %s: %s does not come for it, dropped", session, given.peer.name)
         progress = given.backup.progress or Progress(
             session=session,
-            action="pull",
+            action="push" if self.offers.get(session) else "pull",
             database=given.backup.request.database,
-            source="",
+            source=self._config.node.name,
             target=given.peer.name,
             state="failed",
         )
@@ -240,13 +282,33 @@ class Backups:
         failed = msgspec.structs.replace(progress, state="failed")
         await self._close(given, failed, error)
 
-    async def _close(self, given: _Given, progress: Progress, error: PeersyncError | None) -> None:
+    def _checked(self, given: _Given, progress: Progress) -> Progress:
+        return checked_progress(
+            progress,
+            session=given.session,
+            action="push" if self.offers.get(given.session) else "pull",
+            database=given.backup.request.database,
+            source=self._config.node.name,
+            target=given.peer.name,
+        )
+
+    async def _close(
+        self,
+        given: _Given,
+        progress: Progress,
+        error: PeersyncError | None,
+        tables: Sequence[TableResult] = (),
+    ) -> None:
         self._given.pop(given.session, None)
         given.backup.leave()
         await self._stop(given)
         await self._workers.run(given.backup.discard)
         database = self._databases.get(given.backup.request.database)
-        await _quietly(History(database).finish(progress, error=error), given.session)
+        finish = History(database).finish(progress, error=error, tables=tables)
+        await _quietly(finish, given.session)
+        self.offers.withdraw(given.session)
+        given.ring.publish("progress", progress)
+        given.ring.close()
 
     async def _stop(self, given: _Given) -> None:
         if given.task is not None and not given.task.done():
@@ -264,32 +326,6 @@ class Backups:
         for session, given in self._given.items():
             if given.peer.node_id == peer.node_id:
                 self._spawn(self.drop(session), name=f"drop-{session[:8]}")
-
-
-def _checked(progress: Progress, session: str, database: str, peer: Peer) -> Progress:
-    """What a peer says of its progress, made fit for our record: whose it is, we know."""
-    counts = ("raw_bytes", "wire_bytes", "saved_bytes", "rows", "resumed")
-    return msgspec.structs.replace(
-        progress,
-        session=session,
-        action="pull",
-        database=database,
-        source="",
-        target=peer.name,
-        state=progress.state if progress.state in set(State) else State.RUNNING.value,
-        waiting_for=_words(progress.waiting_for),
-        message=_words(progress.message),
-        started_at=clean(progress.started_at)[:40],
-        updated_at=clean(progress.updated_at)[:40],
-        steps=progress.steps[:10],
-        rate_bytes_s=None if progress.rate_bytes_s is None else min(progress.rate_bytes_s, 1e15),
-        eta_s=None if progress.eta_s is None else min(max(progress.eta_s, 0.0), 1e9),
-        **{name: min(max(getattr(progress, name), 0), _MAX_COUNT) for name in counts},
-    )
-
-
-def _words(text: str | None) -> str | None:
-    return clean(text)[:_MAX_WORDS] if text else None
 
 
 async def _quietly(call: object, session: str) -> None:

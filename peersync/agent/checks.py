@@ -16,11 +16,15 @@ import msgspec
 from peersync.agent.databases import Databases
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
-from peersync.core.errors import PeersyncError
+from peersync.config.places import trouble_with
+from peersync.core.errors import ConfigError, PeersyncError
+from peersync.core.words import counted
 from peersync.postgres.binaries import choose_pg_dump
-from peersync.postgres.catalog import read_server
+from peersync.postgres.catalog import read_catalog, read_server
+from peersync.postgres.filters import read_shapes
 from peersync.postgres.migrate import status
 from peersync.postgres.pool import Database
+from peersync.postgres.rights import read_rights, verdict
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
@@ -95,6 +99,8 @@ class Checks:
             return found
         found += await _guarded(f"schema of {database.name}", self._schema(database))
         found += await _guarded(f"rights in {database.name}", self._rights(database))
+        if self._config.database[database.name].filter:
+            found += await _guarded(f"filters of {database.name}", self._filters(database))
         found += await _guarded(f"pg_dump for {database.name}", self._tool(database))
         return found
 
@@ -116,7 +122,7 @@ class Checks:
         async with database.acquire(f"checking {database.name}") as connection:
             found = await status(connection)
         if found.current:
-            return CheckResult(name=name, state="ok", text=f"{len(found.applied)} migrations")
+            return CheckResult(name=name, state="ok", text=counted(len(found.applied), "migration"))
         return CheckResult(
             name=name,
             state="warning",
@@ -128,35 +134,23 @@ class Checks:
     async def _rights(self, database: Database) -> CheckResult:
         name = f"rights in {database.name}"
         async with database.acquire(f"checking {database.name}") as connection:
-            replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
+            rights = await read_rights(connection)
             tables = await connection.fetch(queries("catalog")["tables"])
-            role = await connection.fetchval("SELECT quote_ident(current_user)")
-        refused = [t for t in tables if not t["may_select"]]
-        if refused:
-            first = f"{refused[0]['schema']}.{refused[0]['name']}"
-            return CheckResult(
-                name=name,
-                state="failed",
-                text=f"no SELECT on {first} ({len(refused)} tables in all)",
-                fix=f"GRANT pg_read_all_data TO {role};",
-            )
-        read_only = [t for t in tables if not (t["may_insert"] and t["may_update"])]
-        if read_only:
-            first = f"{read_only[0]['schema']}.{read_only[0]['name']}"
-            return CheckResult(
-                name=name,
-                state="warning",
-                text=f"peers can pull from here, but nothing can be written into {first}",
-                fix=f"GRANT pg_write_all_data TO {role};",
-            )
-        if not replica:
-            return CheckResult(
-                name=name,
-                state="warning",
-                text="triggers fire and foreign keys are checked while a sync writes",
-                fix=f"GRANT SET ON PARAMETER session_replication_role TO {role};",
-            )
-        return CheckResult(name=name, state="ok", text=f"{len(tables)} tables")
+        found = verdict(rights, self._databases.patterns(database.name).match)
+        if found is not None:
+            stops, text, fix = found
+            state: Literal["failed", "warning"] = "failed" if stops else "warning"
+            return CheckResult(name=name, state=state, text=text, fix=fix)
+        return CheckResult(name=name, state="ok", text=counted(len(tables), "table"))
+
+    async def _filters(self, database: Database) -> CheckResult:
+        filters = self._config.database[database.name].filter
+        async with database.acquire(f"checking {database.name}") as connection:
+            catalog = await read_catalog(connection)
+            async with connection.transaction(readonly=True):
+                shapes = await read_shapes(connection, filters, catalog)
+        text = counted(len(shapes), "filtered table")
+        return CheckResult(name=f"filters of {database.name}", state="ok", text=text)
 
     async def _tool(self, database: Database) -> CheckResult:
         name = f"pg_dump for {database.name}"
@@ -185,13 +179,38 @@ class Checks:
             )
         return CheckResult(name=f"peer {peer.name}", state="ok", text=text)
 
+    async def require_spool(self) -> None:
+        """ConfigError when nothing can be written into the spool directory."""
+        if trouble := await self._workers.run(_spool_trouble, self._root):
+            raise ConfigError(
+                f"the spool directory cannot be used: {trouble}",
+                hint=_SPOOL_FIX,
+                path="node.spool_dir",
+            )
+
     async def _disk(self) -> CheckResult:
+        if trouble := await self._workers.run(_spool_trouble, self._root):
+            return CheckResult(name="disk for spool", state="failed", text=trouble, fix=_SPOOL_FIX)
         free = await self._workers.run(free_bytes, self._root)
         text = f"{free >> 20} MiB free in {self._root}"
         if free < LOW_DISK_BYTES:
             fix = "free some space, or set node.spool_dir to a larger disk"
             return CheckResult(name="disk for spool", state="warning", text=text, fix=fix)
         return CheckResult(name="disk for spool", state="ok", text=text)
+
+
+_SPOOL_FIX = (
+    "set node.spool_dir to a directory that the user of the agent can write, "
+    "then: systemctl restart peersync-agent"
+)
+
+
+def _spool_trouble(root: Path) -> str | None:
+    """Why one of the two rooms of the spool cannot be written; the path comes first."""
+    for room in (root / "given", root / "taken"):
+        if trouble := trouble_with(room):
+            return f"{room if room.is_dir() else root}: {trouble}"
+    return None
 
 
 async def _guarded(name: str, check: Awaitable[CheckResult]) -> list[CheckResult]:

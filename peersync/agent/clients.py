@@ -6,12 +6,17 @@ from peersync.config.model import Config
 from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.ways import Ways
 
 
 class Clients:
     """By peer. A peer whose address or certificate changes gets a new client."""
 
-    def __init__(self, config: Config, identity: Identity, book: PeerBook) -> None:
+    def __init__(
+        self, config: Config, identity: Identity, book: PeerBook, ways: Ways | None = None
+    ) -> None:
+        """Without `ways` peers are reached at their addresses only."""
+        self._ways = ways
         self._config = config
         self._identity = identity
         self._clients: dict[str, PeerClient] = {}
@@ -27,6 +32,7 @@ class Clients:
                 connect_timeout_s=network.connect_timeout_s,
                 read_timeout_s=network.read_timeout_s,
                 connections=self._config.full_sync.in_flight + 4,
+                ways=self._ways,
             )
         return self._clients[peer.node_id]
 

@@ -22,6 +22,7 @@ from peersync.core.backoff import Backoff
 from peersync.core.errors import CorruptData, Denied, NotFound, PeerFailed, PeerUnreachable
 from peersync.core.progress import Step
 from peersync.core.session import SessionRecord
+from peersync.core.throttle import Throttle
 from peersync.transport.client import PeerClient
 from peersync.transport.problems import clean
 from peersync.wire.messages import (
@@ -60,6 +61,7 @@ class Fetcher:
         now: Callable[[], float],
         *,
         planned_bytes: int,
+        throttle: Throttle,
     ) -> None:
         self._client = client
         self._request = request
@@ -69,6 +71,7 @@ class Fetcher:
         self._network = network
         self._in_flight = in_flight
         self._now = now
+        self._throttle = throttle
         self._path = f"/api/sync/backups/{request.session}"
         self._manifest = Manifest(
             request,
@@ -223,6 +226,8 @@ class Fetcher:
                 async for piece in stream:
                     data += piece[: chunk.size + 1 - len(data)]
                     self._record.wire_bytes += len(piece)
+                    if pause := self._throttle.take(len(piece)):
+                        await asyncio.sleep(pause)
                     if len(data) > chunk.size:
                         break
         except NotFound:

@@ -1,4 +1,4 @@
-"""Sweeps what ended sessions and vanished peers left: spools, and records that stay open.
+"""Sweeps what ended sessions and vanished peers left: spools, open records, old undo journals.
 
 Runs at the start and every hour. What belongs to a session that runs, rests or will be
 taken up again is not touched before `keep_spool_h` have passed since it was last used.
@@ -18,6 +18,7 @@ import msgspec
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
+from peersync.agent.undo import Undo
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError
@@ -40,6 +41,7 @@ class Janitor:
         databases: Databases,
         backups: Backups,
         jobs: Jobs,
+        undo: Undo,
         workers: Workers,
         *,
         given: Path,
@@ -49,6 +51,7 @@ class Janitor:
         self._databases = databases
         self._backups = backups
         self._jobs = jobs
+        self._undo = undo
         self._workers = workers
         self._given, self._taken = given, taken
 
@@ -77,6 +80,7 @@ class Janitor:
                 "source"
             ):
                 await self._close_source(History(database), entry)
+        await self._undo.expire()
         await self._sweep_spools(self._given, self._is_given)
         await self._sweep_spools(self._taken, self._is_taken)
 

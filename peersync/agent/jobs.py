@@ -1,7 +1,8 @@
 """The long work of this node: started here, watched from anywhere, and taken up after a crash.
 
 A job belongs to the agent, not to the window that started it. Today every job is a full
-sync by pull; its id is the id of its session.
+sync, whose id is the id of its session: one that this node takes (by its own pull, or by a
+peer's push) runs here; one that a peer takes from here is shown as the peer tells it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from pathlib import Path
 import msgspec
 
 from peersync.agent import leftovers
+from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
-from peersync.agent.jobview import JobView, Started, view_entry
+from peersync.agent.jobview import JobView, Started, view_entry, view_given
 from peersync.agent.metrics import JobTotals
 from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
+from peersync.agent.push import Pushes
 from peersync.agent.recovery import Recovery
-from peersync.agent.target import Options, TargetSession
+from peersync.agent.target import TargetSession
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import (
@@ -44,6 +47,7 @@ from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.sse import EventRing
+from peersync.wire.messages import Options
 from peersync.wire.spool import Budget, Spool
 
 __all__ = ["JobView", "Jobs", "Started", "view_entry"]
@@ -69,6 +73,7 @@ class Jobs:
         databases: Databases,
         book: PeerBook,
         client_for: Callable[[Peer], PeerClient],
+        backups: Backups,
         spool_root: Path,
         budget: Budget,
         workers: Workers,
@@ -80,6 +85,8 @@ class Jobs:
         self._databases = databases
         self._book = book
         self._client_for = client_for
+        self._backups = backups
+        self.pushes = Pushes(databases, book, client_for, backups.offers)
         self._root = spool_root
         self._budget = budget
         self._workers = workers
@@ -90,32 +97,60 @@ class Jobs:
         book.watch(removed=self._peer_removed)
 
     # --- starting -----------------------------------------------------------------------
-    async def plan(self, peer_name: str, database_name: str) -> tuple[Plan, bool]:
+    async def plan(
+        self,
+        peer_name: str,
+        database_name: str,
+        options: Options,
+        *,
+        offered: str | None = None,
+    ) -> tuple[Plan, bool]:
+        """The plan of taking a peer's database; `offered` is the session of its push."""
         peer = self._book.get(peer_name)
-        database = await self._databases.ready(database_name)
+        database = self._databases.get(database_name)  # as it is: a dry run makes nothing
         client = self._client_for(peer)
         name = self._config.node.name
         patterns = self._databases.patterns(database_name)
-        return await plan_pull(client, peer, database, patterns, name, self._root, self._workers)
+        return await plan_pull(
+            client,
+            peer,
+            database,
+            patterns,
+            name,
+            self._root,
+            self._workers,
+            options=options,
+            offered=offered,
+        )
 
-    async def start_pull(
-        self, peer_name: str, database_name: str, options: Options, *, by: str, sync_type: str
+    async def start(
+        self,
+        peer_name: str,
+        database_name: str,
+        options: Options,
+        *,
+        by: str,
+        sync_type: str,
+        offered: str | None = None,
     ) -> Started:
-        """Plans and starts a pull. Raises Locked, naming the holder, while another one runs."""
+        """Plans and starts taking a peer's database: a pull, or a push that it `offered`.
+
+        Raises Locked, naming the holder, while another one runs.
+        """
         self._databases.get(database_name)
         async with self._starting[database_name]:
             await self._refuse_second(database_name)
-            session = secrets.token_hex(16)
+            session = offered or secrets.token_hex(16)
             database = await self._databases.ready(database_name)
             await self._take_over(database, session)
-            plan, replica_role = await self.plan(peer_name, database_name)
+            plan, replica_role = await self.plan(peer_name, database_name, options, offered=offered)
             self._refuse_too_large(plan)
             await refuse_if_held(database, LEASE)
             peer = self._book.get(peer_name)
             await History(database).create(
                 session,
                 role="target",
-                action="pull",
+                action=plan.action,
                 peer_id=peer.node_id,
                 peer_name=peer.name,
                 requested_by=by,
@@ -157,7 +192,12 @@ class Jobs:
                     f"since {running.session.progress().started_at})",
                     hint=f"Watch it: peersync jobs watch {job}\n"
                     f"or stop it: peersync jobs cancel {job}",
-                    holder={"node": plan.target, "job": job},
+                    holder={
+                        "node": plan.target,
+                        "pid": os.getpid(),
+                        "job": job,
+                        "since": running.session.progress().started_at,
+                    },
                 )
 
     def _launch(
@@ -235,7 +275,7 @@ class Jobs:
     def ring(self, job: str) -> EventRing | None:
         """The events of a job that runs, or ended a short while ago."""
         running = self._jobs.get(job)
-        return running.session.ring if running else None
+        return running.session.ring if running else self._backups.ring(job)
 
     async def find(self, prefix: str) -> str:
         """The full id of a job from its beginning. NotFound, or BadRequest if it is unclear."""
@@ -256,23 +296,37 @@ class Jobs:
         for database in self._databases:
             entry = await History(database).get(job)
             if entry is not None:
-                return view_entry(entry)
+                return self._view_entry(entry)
         raise NotFound(f"there is no job {job!r}", hint="See: peersync jobs list")
 
-    async def list(self, limit: int) -> list[JobView]:
+    def _view_entry(self, entry: Entry) -> JobView:
+        given = self._backups.progress(entry.session) if entry.role == "source" else None
+        if given is None or entry.completed_at is not None:
+            return view_entry(entry)
+        return view_given(entry, given)
+
+    async def list(
+        self, limit: int, *, of: str | None = None, state: str | None = None
+    ) -> list[JobView]:
         """Newest first; a database that can't be reached leaves out its history."""
         views = {job: self._view_running(job, r) for job, r in self._jobs.items()}
         for database in self._databases:
+            if of not in (None, database.name):
+                continue
             try:
-                entries = await History(database).newest(limit)
+                entries = await History(database).newest(limit, state)
             except PeersyncError as exc:
                 log.warning("history of %s: %s", database.name, exc)
                 continue
             for entry in entries:
                 if entry.role == "target" or entry.session not in views:
-                    views.setdefault(entry.session, view_entry(entry))
-        newest = sorted(views.values(), key=lambda v: v.started_at, reverse=True)
-        return newest[:limit]
+                    views.setdefault(entry.session, self._view_entry(entry))
+        wanted = [
+            view
+            for view in views.values()
+            if of in (None, view.database) and state in (None, view.state)
+        ]
+        return sorted(wanted, key=lambda v: v.started_at, reverse=True)[:limit]
 
     def _view_running(self, job: str, running: _Running) -> JobView:
         session = running.session
@@ -301,7 +355,37 @@ class Jobs:
         if running is not None and running.session.state is State.RUNNING:
             running.session.cancelling()
             running.task.cancel()
+        elif running is None and (entry := await self._entry(job)) and entry.role == "source":
+            await self._cancel_given(entry)
         return await self.get(job)
+
+    async def _cancel_given(self, entry: Entry) -> None:
+        if entry.completed_at is not None:
+            return
+        if entry.action != "push":
+            raise BadRequest(
+                f"{entry.peer} pulls in job {entry.session[:8]}; it is its to cancel",
+                hint=f"On {entry.peer}: peersync jobs cancel {entry.session[:8]}\n"
+                f"To stop giving to it at all: peersync peer deny {entry.peer} --pull",
+            )
+        await self.pushes.cancel(entry)
+
+    async def of_push(self, peer: Peer, session: str) -> None:
+        """Raises NotFound unless this session is one that the peer has pushed, Denied …"""
+        entry = await self._entry(session)
+        if entry is None or (entry.role, entry.action, entry.peer_id) != (
+            "target",
+            "push",
+            peer.node_id,
+        ):
+            raise NotFound(f"{peer.name} has no push {session[:8]} here")
+        peer.require("push", entry.database)
+
+    async def _entry(self, job: str) -> Entry | None:
+        for database in self._databases:
+            if (entry := await History(database).get(job)) is not None:
+                return entry
+        return None
 
     # --- after a failure, and after a restart -------------------------------------------
     async def resume(self, job: str) -> JobView:
@@ -310,6 +394,9 @@ class Jobs:
         BadRequest when it can't be, Locked while another one runs.
         """
         view = await self.get(job)
+        if view.role == "source" and (entry := await self._entry(job)) is not None:
+            await self._resume_given(entry)
+            return await self.get(job)
         database = self._databases.get(view.database)
         async with self._starting[database.name]:
             await self._refuse_second(database.name)
@@ -324,6 +411,16 @@ class Jobs:
                 )
             await self.take_up(database, entry)
         return await self.get(job)
+
+    async def _resume_given(self, entry: Entry) -> None:
+        if entry.action != "push":
+            raise BadRequest(
+                f"{entry.peer} pulled in job {entry.session[:8]}; it is its to take up again",
+                hint=f"On {entry.peer}: peersync jobs resume {entry.session[:8]}",
+            )
+        await self.pushes.resume(entry)
+        history = History(self._databases.get(entry.database))
+        await history.reopen_given(entry.session, entry.completed_at)
 
     async def recover(self, database_name: str) -> None:
         await self._recovery.run(database_name)

@@ -61,3 +61,13 @@ def view_entry(entry: Entry) -> JobView:
         started_at=entry.started_at,
         completed_at=entry.completed_at,
     )
+
+
+def view_given(entry: Entry, progress: Progress) -> JobView:
+    """A job that a peer runs with what it takes from here, as far as it has told."""
+    return msgspec.structs.replace(
+        view_entry(entry),
+        state=progress.state,
+        progress=progress,
+        seconds={step.name.value: step.seconds for step in progress.steps},
+    )

@@ -32,7 +32,7 @@ from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import Final, commit_session
-from peersync.wire.messages import Baseline
+from peersync.wire.messages import Baseline, Options
 
 MAX_SCHEMA_BYTES = 256 << 20
 _Job = tuple[Callable[[], None], Callable[[], None]]  # how to stop it, and the work itself
@@ -48,6 +48,7 @@ class Loader:
         database: Database,
         record: SessionRecord,
         workers: Workers,
+        options: Options,
         settings: FullSync,
         now: Callable[[], float],
     ) -> None:
@@ -56,11 +57,11 @@ class Loader:
         self._database = database
         self._record = record
         self._workers = workers
+        self._options = options
         self._settings = settings
         self._now = now
         self._stop = Stop()
         self._loading: Loading | None = None
-        self._parents: dict[int, frozenset[int]] = {}
         self._definitions = schema.Definitions(
             partial=any(t.action != "create" for t in plan.tables)
         )
@@ -167,7 +168,6 @@ class Loader:
     async def _prepare_tables(self) -> None:
         async with self._database.acquire("reading the catalog") as connection:
             catalog = await read_catalog(connection)
-        self._parents = catalog.parents
         self._loading = Loading(
             tables=self._table_loads(catalog),
             large_objects=TableName("peersync", f"{stage_prefix(self._session)}_lo"),
@@ -247,7 +247,7 @@ class Loader:
         return self._loading.guard
 
     async def commit(
-        self, fence: int, baseline: Baseline, *, verify: bool, replica_role: bool
+        self, fence: int, baseline: Baseline, *, replica_role: bool
     ) -> list[TableResult]:
         """The final transaction. Afterwards the target is what the source was."""
         loading = self._loading
@@ -262,17 +262,20 @@ class Loader:
                 for t in self._plan.blocked
             ],
             rest=self._post.rest,
-            verify=verify,
+            verify=self._options.verify,
+            mirror=self._options.mirror,
+            per_table=self._options.per_table,
             replica_role=replica_role,
             lock_timeout_s=int(self._settings.lock_timeout_s),
             restored=self._table_restored,
             verified=self._table_verified,
+            partial=frozenset(t.table for t in self._plan.tables if t.filtered),
         )
         self._record.begin(Step.VERIFY, self._now())
 
         def work() -> list[TableResult]:
             with self._connect("restore", "restoring") as connection:
-                return commit_session(connection, loading, self._parents, final)
+                return commit_session(connection, loading, final)
 
         return await self._workers.pump(self._stop.set, work)
 

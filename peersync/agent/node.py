@@ -23,22 +23,27 @@ from peersync.agent.clients import Clients
 from peersync.agent.databases import Databases
 from peersync.agent.janitor import Janitor
 from peersync.agent.jobs import Jobs
+from peersync.agent.lines import LineKeeper
 from peersync.agent.metrics import JobTotals, make_registry
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.reload import Reloader
 from peersync.agent.status import StatusReport
 from peersync.agent.systemd import Notifier
+from peersync.agent.undo import Undo
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.progress import Progress
 from peersync.postgres.sqlfiles import queries, query_modules
-from peersync.transport.app import control_app, listen_peers, people_app
+from peersync.transport.app import control_app, listen_peers, peer_app, people_app
 from peersync.transport.health import Asked, Check, health_routes
 from peersync.transport.identity import load_identity
-from peersync.transport.listener import listen_tcp, listen_unix
+from peersync.transport.line_routes import line_routes
+from peersync.transport.lines import SPARE_LINES, Lines
+from peersync.transport.listener import Limits, listen_tcp, listen_unix, serve_given
 from peersync.transport.pairing import PairingDesk
-from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping_peer
+from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping, ping_peer
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.ways import Ways
 from peersync.wire.address import parse_address
 from peersync.wire.spool import Budget
 
@@ -61,7 +66,10 @@ class Node:
         self._databases = Databases(config, environ)
         self._notifier = Notifier(environ, os.getpid())
         self._workers = Workers(pumps=4 * config.full_sync.parallel + 8)
-        self._clients = Clients(config, self.identity, self.book)
+        self._undo = Undo(config, self._databases, self._workers)
+        self._lines = Lines(wanted=lambda: config.full_sync.in_flight + SPARE_LINES)
+        self._ways = Ways(self._lines, self._dial)
+        self._clients = Clients(config, self.identity, self.book, self._ways)
         self._reloader = Reloader(config, read_config, self._notifier, self._clients.renew)
         self._desk = PairingDesk(
             self.book,
@@ -103,7 +111,8 @@ class Node:
 
                 backups, jobs = self._build(spawn)
                 async with AsyncExitStack() as listeners:
-                    await self._listen(listeners, backups, jobs)
+                    keeper = await self._listen(listeners, backups, jobs)
+                    spawn(keeper.run(), name="lines")
                     spawn(self._janitor(backups, jobs).run(), name="janitor")
                     for name in self._databases.names():
                         spawn(jobs.recover(name), name=f"recover-{name}")
@@ -136,6 +145,7 @@ class Node:
             self._databases,
             self.book,
             self._clients.get,
+            backups,
             self._spool / "taken",
             budget,
             self._workers,
@@ -150,12 +160,13 @@ class Node:
             self._databases,
             backups,
             jobs,
+            self._undo,
             self._workers,
             given=self._spool / "given",
             taken=self._spool / "taken",
         )
 
-    async def _listen(self, stack: AsyncExitStack, backups: Backups, jobs: Jobs) -> None:
+    async def _listen(self, stack: AsyncExitStack, backups: Backups, jobs: Jobs) -> LineKeeper:
         node = self._config.node
         checks = Checks(
             self._config,
@@ -169,14 +180,16 @@ class Node:
         registry = make_registry(self._totals, jobs.running, self._state_dir)
         health = health_routes(_ready(checks), registry)
         shown = health_routes(_ready(checks), registry, show_checks=True)
-        peer_api = PeerApi(self.identity, node.name, self._databases, backups, self._workers)
+        peer_api = PeerApi(
+            self.identity, node.name, self._databases, backups, jobs, self._workers
+        )
         listen, admin = parse_address(node.listen), parse_address(node.admin)
         await stack.enter_async_context(
             listen_unix(
                 control_app(
                     [
-                        *AdminApi(jobs, backups, checks, report).routes(),
-                        *peer_book_routes(self._desk, probe=self._probe),
+                        *AdminApi(jobs, backups, checks, report, self._undo).routes(),
+                        *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),
                         *shown,
                     ]
                 ),
@@ -185,11 +198,25 @@ class Node:
         )
         routes = [*pair_routes(self._desk), *peer_api.routes()]
         await stack.enter_async_context(
-            listen_peers(self.book, self.identity, routes, listen.host, listen.port)
+            listen_peers(
+                self.book,
+                self.identity,
+                [*routes, *line_routes(self._ways)],
+                listen.host,
+                listen.port,
+                lines=self._lines,
+            )
         )
         await stack.enter_async_context(listen_tcp(people_app(health), admin.host, admin.port))
+        on_lines = await stack.enter_async_context(
+            serve_given(peer_app(self.book, routes), Limits(request_s=self._lines.times.silence_s))
+        )
+        return LineKeeper(self._config, self.identity, self.book, self._ways, on_lines)
 
     async def _probe(self, peer: Peer) -> None:
+        await ping(self._clients.get(peer))
+
+    async def _dial(self, peer: Peer) -> None:
         await ping_peer(peer, self.identity)
 
 

@@ -11,12 +11,18 @@ from typing import Literal
 
 import msgspec
 
+from peersync.agent.methods import BY_COPY, NO_DEFINITIONS, choose_method
 from peersync.core.errors import Denied, PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName, quote_ident
+from peersync.core.plancounts import RowCounts
 from peersync.postgres.catalog import DatabaseCatalog, Table
 from peersync.wire.messages import Catalogue, SchemaScope, TableInfo
 
 _RIGHTS_MISSING = "rights are missing here"
+_MUST_EXIST = (
+    "the source keeps a column to itself that is NOT NULL and has no default, so the table can't "
+    "be created and filled: create it here, with a default for that column or without it"
+)
 
 Action = Literal["create", "upsert", "insert", "blocked"]
 
@@ -26,6 +32,7 @@ class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Actions: create (and fill), upsert (by `key`), insert (no key: only rows whose whole
     content is not here yet), blocked (left out, with the reason).
+    filtered: the source keeps some rows to itself, so a row that is only here may be there too.
     """
 
     schema: str
@@ -37,6 +44,8 @@ class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     reason: str | None = None
     warnings: tuple[str, ...] = ()
+    filtered: bool = False
+    counts: RowCounts = RowCounts()
 
     @property
     def table(self) -> TableName:
@@ -51,6 +60,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     target: str
     method: str = "backup"
+    method_reason: str | None = None
     source_version: str
     target_version: str
     dump_tool: str
@@ -66,6 +76,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     expected_s: float | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    mirror: bool = False
 
     @property
     def overwrites(self) -> bool:
@@ -91,8 +102,10 @@ def make_plan(
     replica_role: bool,
     free_bytes: int,
     expected_s: float | None = None,
+    method: str = "auto",
+    mirror: bool = False,
 ) -> Plan:
-    """Raises Denied or SchemaMismatch where nothing at all could be synced."""
+    """Raises Denied, SchemaMismatch or ToolMissing where nothing at all could be synced."""
     if source.encoding != target.server.encoding and "SQL_ASCII" in (
         source.encoding,
         target.server.encoding,
@@ -105,15 +118,22 @@ def make_plan(
         )
     here = target.tables
     missing = [t for t in source.tables if _name(t) not in here]
+    how, why = choose_method(
+        method, source, source_name, needs_definitions=bool(missing and may_bring_schema)
+    )
+    no_definitions = NO_DEFINITIONS if how == "http" else None
     scope: SchemaScope = "none"
-    if missing and may_bring_schema:
+    if missing and may_bring_schema and how == "backup":
         scope = "all"  # also when some are here: those that miss may need types, parents …
     tables = tuple(
-        _plan_table(t, here.get(_name(t)), source_name, may_bring_schema, replica_role)
+        _plan_table(
+            t, here.get(_name(t)), source_name, may_bring_schema, replica_role, no_definitions
+        )
         for t in source.tables
     )
     if tables and all(t.action == "blocked" for t in tables):
-        _nothing_possible(tables, source_name, may_bring_schema, bool(missing))
+        allowed = may_bring_schema or how == "http"  # http: the right would not help
+        _nothing_possible(tables, source_name, allowed, bool(missing))
     size = sum(t.size_bytes for t in tables if t.action != "blocked")
     rows = [t.rows for t in tables if t.action != "blocked"]
     staged = sum(t.size_bytes for t in tables if t.action in ("upsert", "insert"))
@@ -122,9 +142,11 @@ def make_plan(
         database=database,
         source=source_name,
         target=target_name,
+        method=how,
+        method_reason=why,
         source_version=source.server_version,
         target_version=target.server.version,
-        dump_tool=source.dump_tool,
+        dump_tool=source.dump_tool if how == "backup" else BY_COPY,
         schema_scope=scope,
         tables=tables,
         only_here=tuple(str(n) for n in sorted(set(here) - {_name(t) for t in source.tables})),
@@ -136,7 +158,8 @@ def make_plan(
         needed_bytes=size // 3 + staged,
         expected_s=expected_s,
         warnings=_warnings(source, target, replica_role, tables),
-        notes=_notes(tables),
+        notes=_notes(tables, mirror=mirror),
+        mirror=mirror,
     )
 
 
@@ -162,7 +185,12 @@ def _nothing_possible(
 
 
 def _plan_table(
-    source: TableInfo, here: Table | None, source_name: str, may_bring: bool, replica_role: bool
+    source: TableInfo,
+    here: Table | None,
+    source_name: str,
+    may_bring: bool,
+    replica_role: bool,
+    no_definitions: str | None,
 ) -> TablePlan:
     plan = TablePlan(
         schema=source.schema,
@@ -172,8 +200,12 @@ def _plan_table(
         rows=source.rows,
         rows_here=0,
         size_bytes=source.size_bytes,
+        filtered=source.filtered,
+        warnings=tuple(_filter_warnings(source)),
     )
     if here is None:
+        if reason := no_definitions or (_MUST_EXIST if may_bring and source.must_exist else None):
+            return msgspec.structs.replace(plan, action="blocked", reason=reason)
         if may_bring:
             return plan
         return msgspec.structs.replace(
@@ -188,7 +220,10 @@ def _plan_table(
     brought = frozenset(c.name for c in source.columns if not c.generated)
     usable = brought - {c.name for c in here.columns if c.generated}
     key = here.key_within(usable)
-    warnings = tuple(_table_warnings(source, here, replica_role, keyed=key is not None))
+    warnings = (
+        *plan.warnings,
+        *_table_warnings(source, here, replica_role, keyed=key is not None),
+    )
     return msgspec.structs.replace(
         plan,
         action="upsert" if key else "insert",
@@ -219,6 +254,15 @@ def _blocked_by(source: TableInfo, here: Table) -> str | None:
     return None
 
 
+def _filter_warnings(source: TableInfo) -> list[str]:
+    found = []
+    if source.filtered:
+        found.append("filtered by the source: only the rows that it lets go come")
+    if source.columns_filtered:
+        found.append("filtered by the source: columns that it keeps stay as they are here")
+    return found
+
+
 def _table_warnings(
     source: TableInfo, here: Table, replica_role: bool, *, keyed: bool
 ) -> list[str]:
@@ -233,6 +277,12 @@ def _table_warnings(
         found.append("its triggers will fire")
     if not replica_role and here.has_rules:
         found.append("its rules will apply")
+    if replica_role and here.fires_always:
+        names = ", ".join(here.fires_always)
+        found.append(
+            f"{names} will fire: ENABLE ALWAYS or ENABLE REPLICA keeps it awake, and rows that it "
+            "changes or drops can't be verified"
+        )
     return found
 
 
@@ -255,11 +305,14 @@ def _warnings(
     return tuple(found)
 
 
-def _notes(tables: tuple[TablePlan, ...]) -> tuple[str, ...]:
+def _notes(tables: tuple[TablePlan, ...], *, mirror: bool) -> tuple[str, ...]:
     """What happens to rows that are here, in words."""
     if not any(t.action in ("upsert", "insert") for t in tables):
         return ("tables are created and filled; nothing that is here is touched",)
-    notes = ["rows here that differ are overwritten, rows only here are kept, nothing is deleted"]
+    only_here = "are DELETED" if mirror else "are kept, nothing is deleted"
+    notes = [f"rows here that differ are overwritten, rows only here {only_here}"]
+    if mirror and any(t.filtered for t in tables):
+        notes.append("of tables that the source filters, rows only here are kept all the same")
     if any(t.action == "create" for t in tables):
         notes.append(
             "with the tables that miss here come the types, functions and views that miss, where "

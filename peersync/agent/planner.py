@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from peersync.agent.backups import Backups
+from peersync.agent.compare import Comparison
+from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.plan import Plan, make_plan
+from peersync.agent.refused import marked, refuse_what_no_table_stands_for, with_refused
 from peersync.agent.workers import Workers
-from peersync.core.errors import PeersyncError, ToolMissing
+from peersync.core.errors import BadRequest, PeersyncError, ToolMissing
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
 from peersync.postgres.pool import Database
+from peersync.postgres.rights import read_rights, unreadable
+from peersync.postgres.schema import RELATIONS
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer
-from peersync.wire.messages import Catalogue, ColumnInfo, DescribeRequest, TableInfo
+from peersync.wire.messages import Catalogue, ColumnInfo, DescribeRequest, Options, TableInfo
 from peersync.wire.spool import free_bytes
 
 _HISTORY_LOOKED_AT = 20
 LOCK_S = 10.0  # the size of a table that is locked for an ALTER can not be read
 
 
+_MATERIALIZED = "materialized view"
 _LEFT_OUT = "left out by the configuration of {}"
+_HASHED_BY_ENUM = (
+    "partition by the hash of an enum: on another server its rows belong to other partitions; "
+    "copy it by hand: pg_dump --data-only --load-via-partition-root"
+)
 
 
 async def describe(
@@ -35,14 +46,24 @@ async def describe(
     """What a peer may know of a database before it pulls it; `name` is this node's."""
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
+        scattered = await connection.fetch(queries("partitions")["hashed_by_enum"])
+        closed = unreadable(await read_rights(connection))
+        async with connection.transaction(readonly=True):
+            shapes = await shapes_for_peer(connection, backups.filters(database.name), catalog)
     try:
         tool = await workers.run(backups.choose_tool, catalog.server.version_num)
         tool_words, tool_ok = f"pg_dump {tool.version}", True
     except ToolMissing as exc:
         tool_words, tool_ok = f"{exc.message}: {exc.hint}", False
-    infos = _table_infos(catalog)
+    no_place = {TableName(row["schema"], row["name"]) for row in scattered}
+    refuse_what_no_table_stands_for(closed, patterns, name)
+    described = marked(_table_infos(catalog, shapes), closed)
+    infos = [t for t in described if TableName(t.schema, t.name) not in no_place]
     tables = tuple(t for t in infos if patterns.match(TableName(t.schema, t.name)))
-    skipped = _skipped(infos, tables, name)
+    skipped = (
+        *((str(name), _HASHED_BY_ENUM) for name in sorted(no_place)),
+        *_skipped(infos, tables, name),
+    )
     return Catalogue(
         server_version_num=catalog.server.version_num,
         server_version=catalog.server.version,
@@ -68,7 +89,7 @@ def _skipped(
     )
 
 
-def _table_infos(catalog: DatabaseCatalog) -> list[TableInfo]:
+def _table_infos(catalog: DatabaseCatalog, shapes: Shapes) -> list[TableInfo]:
     return [
         TableInfo(
             schema=table.name.schema,
@@ -81,13 +102,16 @@ def _table_infos(catalog: DatabaseCatalog) -> list[TableInfo]:
                     generated=c.generated,
                     identity=c.identity,  # type: ignore[arg-type]  # the query gives these three
                 )
-                for c in table.columns
+                for c in shape.columns
             ),
-            key=table.keys[0].columns if table.keys else None,
-            rows=table.rows,
+            key=shape.key,
+            rows=shape.rows,
             size_bytes=table.size_bytes,
+            filtered=shape.where is not None,
+            columns_filtered=shape.leaves_out_columns,
+            must_exist=shape.must_exist,
         )
-        for table in catalog.tables.values()
+        for table, shape in ((t, shapes.get(t.name) or whole(t)) for t in catalog.tables.values())
     ]
 
 
@@ -99,25 +123,25 @@ async def plan_pull(
     node_name: str,
     spool: Path,
     workers: Workers,
+    *,
+    options: Options,
+    offered: str | None,
 ) -> tuple[Plan, bool]:
-    """The plan of pulling from a peer, and whether triggers can be kept quiet here.
+    """The plan of taking a peer's database, and whether triggers can be kept quiet here.
 
-    Raises ToolMissing, Denied, SchemaMismatch … where the sync could not work.
+    `offered` is the session of a push. Raises ToolMissing, Denied, SchemaMismatch … where
+    the sync could not work.
     """
-    source = await client.call(
-        "POST", "/api/sync/describe", DescribeRequest(database=database.name), Catalogue
-    )
+    asked = DescribeRequest(database=database.name, session=offered)
+    source = await client.call("POST", "/api/sync/describe", asked, Catalogue)
     kept = tuple(t for t in source.tables if patterns.match(TableName(t.schema, t.name)))
     skipped = (*source.skipped, *_skipped(source.tables, kept, node_name))
+    kept = _selected(kept, options, peer.name)
     source = msgspec.structs.replace(source, tables=kept, skipped=skipped)
-    if not source.dump_tool_ok:
-        raise ToolMissing(
-            f"{peer.name} cannot make the backup: {source.dump_tool}",
-            hint=f"Install the package on {peer.name}, then start again.",
-        )
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
+        relations = await connection.fetch(queries("created")["relations"])
     plan = make_plan(
         source,
         catalog,
@@ -127,9 +151,66 @@ async def plan_pull(
         may_bring_schema=peer.may("schema", database.name),
         replica_role=bool(replica),
         free_bytes=await workers.run(free_bytes, spool),
+        method=options.method,
+        mirror=options.mirror,
     )
+    kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
+    plan = with_refused(_with_surroundings(plan, catalog, kinds), source, peer.name)
     expected_s = await _expected_seconds(database, peer, plan.size_bytes)
-    return msgspec.structs.replace(plan, expected_s=expected_s), bool(replica)
+    if plan.schema_scope == "all" and (options.tables or options.exclude_tables):
+        plan = msgspec.structs.replace(plan, schema_scope="tables")  # nothing beside what is asked
+    plan = await Comparison(client, database, source, catalog, offered).fill(
+        plan, mirror=options.mirror
+    )
+    action = "push" if offered else "pull"
+    return msgspec.structs.replace(plan, action=action, expected_s=expected_s), bool(replica)
+
+
+def _selected(
+    tables: tuple[TableInfo, ...], options: Options, peer_name: str
+) -> tuple[TableInfo, ...]:
+    """The tables that this one sync is for. BadRequest for a pattern that means none."""
+    for text in (*options.tables, *options.exclude_tables):
+        pattern = Patterns((text,))
+        if not any(pattern.match(TableName(t.schema, t.name)) for t in tables):
+            raise BadRequest(
+                f"no table of {peer_name} is meant by {text!r}",
+                hint='Patterns are psql\'s: public.order_* or "Odd name".*; '
+                "see which tables there are with --dry-run.",
+            )
+    chosen = Patterns(options.tables or ("*",), options.exclude_tables)
+    return tuple(t for t in tables if chosen.match(TableName(t.schema, t.name)))
+
+
+def _with_surroundings(plan: Plan, here: DatabaseCatalog, kinds: Mapping[TableName, str]) -> Plan:
+    """Adds what the tables do not tell: names taken here, stale views, large objects."""
+    taken = tuple(
+        f"{t.table} is {RELATIONS.get(kinds[t.table], 'something else')} here and a table with "
+        "rows there: the sync will be refused, unless it leaves the table out"
+        for t in plan.tables
+        if t.action == "create" and t.table in kinds
+    )
+    own = here.server.large_objects
+    objects = (
+        f"there are {own} large objects here: one with the oid of one of the source's "
+        f"{plan.large_objects} gets its content",
+    )
+    stale = [name for name, reason in here.not_copied if reason.startswith(_MATERIALIZED)]
+    brought = plan.schema_scope == "all"
+    theirs = [
+        (name, reason if not reason.startswith(_MATERIALIZED) else f"{_MATERIALIZED}: not brought")
+        for name, reason in plan.not_copied
+        if not reason.startswith(_MATERIALIZED) or not (brought or name in stale)
+    ]
+    refresh = [
+        (name, f"{_MATERIALIZED}: what is in it stays as it is: REFRESH MATERIALIZED VIEW {name};")
+        for name in stale
+    ]
+    return msgspec.structs.replace(
+        plan,
+        warnings=(*plan.warnings, *taken, *(objects if own and plan.large_objects else ())),
+        not_copied=(*theirs, *refresh),
+    )
 
 
 async def _expected_seconds(database: Database, peer: Peer, size_bytes: int) -> float | None:

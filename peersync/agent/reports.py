@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from peersync.core.backoff import Backoff
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
+from peersync.core.results import ErrorRecord, TableResult
 from peersync.postgres.history import History
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
@@ -72,11 +73,20 @@ class Reports:
         except PeersyncError as exc:
             log.debug("session %s: progress not told: %s", self._session, exc)
 
-    async def _tell(self) -> None:
+    async def _tell(self, error: PeersyncError | None = None) -> None:
         path = f"/api/sync/backups/{self._session}/progress"
-        await self._client.call("POST", path, ProgressReport(progress=self._progress()), Ok)
+        failure = ErrorRecord.of(error) if error else None
+        report = ProgressReport(progress=self._progress(), failure=failure)
+        await self._client.call("POST", path, report, Ok)
 
-    async def end(self, error: PeersyncError | None, *, resumable: bool, patience: Backoff) -> None:
+    async def end(
+        self,
+        error: PeersyncError | None,
+        tables: Sequence[TableResult],
+        *,
+        resumable: bool,
+        patience: Backoff,
+    ) -> None:
         """Tells the source how it ended: it keeps the backup of what may be resumed.
 
         A source that is away is told when it is back, as long as `patience` lasts.
@@ -84,7 +94,7 @@ class Reports:
         while True:
             try:
                 async with asyncio.timeout(_GOODBYE_S):
-                    return await (self._tell() if resumable else self._finish(error))
+                    return await (self._tell(error) if resumable else self._finish(error, tables))
             except (PeersyncError, TimeoutError) as exc:
                 log.info("session %s: the source was not told of its end: %s", self._session, exc)
                 if isinstance(exc, PeersyncError) and not exc.retryable:
@@ -94,13 +104,15 @@ class Reports:
                 return None
             await asyncio.sleep(pause)
 
-    async def _finish(self, error: PeersyncError | None) -> None:
+    async def _finish(self, error: PeersyncError | None, tables: Sequence[TableResult]) -> None:
         progress = self._progress()
         state = progress.state
         body = FinishRequest(
             state=state if state in ("done", "partly", "cancelled") else "failed",  # type: ignore[arg-type]
             progress=progress,
             error=str(error) if error else None,
+            failure=ErrorRecord.of(error) if error else None,
+            tables=tuple(tables),
         )
         await self._client.call("POST", f"/api/sync/backups/{self._session}/finish", body, Ok)
 

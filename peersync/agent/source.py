@@ -17,17 +17,29 @@ from pathlib import Path
 
 import msgspec
 
-from peersync.agent.parts import PartJob, plan_parts, table_name
+from peersync.agent.filtered import shapes_for_peer
+from peersync.agent.giveway import GiveWay
+from peersync.agent.parts import Means, PartJob, Run, plan_parts, table_name
 from peersync.agent.workers import Workers
+from peersync.config.filters import Filters
 from peersync.config.model import Config
 from peersync.core.backoff import Backoff
-from peersync.core.errors import DiskFull, NotFound, PeersyncError, SchemaMismatch, root_error
+from peersync.core.errors import (
+    DiskFull,
+    NotFound,
+    PeersyncError,
+    PermissionMissing,
+    SchemaMismatch,
+    root_error,
+)
+from peersync.core.names import TableName
 from peersync.core.progress import Progress
-from peersync.postgres.backup import Dump, View, lock_against_ddl, open_view
+from peersync.postgres.backup import View, open_view
 from peersync.postgres.binaries import Tool
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.locks import end_leftovers
 from peersync.postgres.pool import Database
+from peersync.postgres.rights import Unreadable, read_rights, unreadable
 from peersync.wire.chunks import ChunkCutter, manifest_digest
 from peersync.wire.messages import (
     BackupRequest,
@@ -50,6 +62,7 @@ class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
     request: BackupRequest | None = None
     peer_id: str | None = None
+    filters: Filters = ()  # a backup made with others must not be served
     generation: int | None = None
     parts: tuple[Part, ...] | None = None
     baseline: Baseline | None = None
@@ -86,9 +99,19 @@ class SourceBackup:
         self._digest: str | None = None
         self._baseline: Baseline | None = None
         self._waiting_for: str | None = None
+        self._told_waiting: str | None = None
         self._dumped_bytes = 0
         self._changed = asyncio.Event()
         self._guard = threading.Lock()
+        self._way = GiveWay(database, self._kind, self._say)
+
+    @property
+    def _filters(self) -> Filters:
+        return self._config.database[self.request.database].filter
+
+    @property
+    def _parallel(self) -> int:
+        return self.request.parallel or self._config.full_sync.parallel
 
     # --- serving ------------------------------------------------------------------------
     @property
@@ -101,7 +124,7 @@ class SourceBackup:
         while True:
             after = asked.after if asked.generation == self._generation else 0
             news = len(self._chunks) > after or self.complete or self.error is not None
-            news = news or self._closing
+            news = news or self._closing or self._waiting_for != self._told_waiting
             left = deadline - asyncio.get_running_loop().time()
             if news or left <= 0:
                 return self._page(after)
@@ -114,6 +137,7 @@ class SourceBackup:
                     return self._page(after)
 
     def _page(self, after: int) -> ManifestPage:
+        self._told_waiting = self._waiting_for
         with self._guard:
             chunks = tuple(self._chunks[after : after + PAGE_CHUNKS])
             last = after + len(chunks) == len(self._chunks)
@@ -186,7 +210,8 @@ class SourceBackup:
             entry = msgspec.json.decode(line, type=_Line)
             if entry.request is not None:
                 self._digest = None
-                if (entry.request, entry.peer_id) != (self.request, self.peer_id):
+                made_for = (entry.request, entry.peer_id, entry.filters)
+                if made_for != (self.request, self.peer_id, self._filters):
                     return
             if entry.generation is not None:
                 self._generation = entry.generation
@@ -204,33 +229,56 @@ class SourceBackup:
         backoff = Backoff(maximum_s=network.retry_max_s, total_s=network.retry_for_s)
         loop = asyncio.get_running_loop()
         self.error = None
+        self._way.times = 0
         while True:
+            times = self._way.times
             try:
-                return await self._dump_all(workers, choose)
+                return await self._attempt(workers, choose)
             except PeersyncError as exc:
-                pause = backoff.next_pause(loop.time())
+                pause = self._way.pause_s(times) or backoff.next_pause(loop.time())
                 # A full disk does not mend itself.
                 if not exc.retryable or isinstance(exc, DiskFull) or pause is None:
                     raise
                 log.warning("backup %s: %s; starting again", self.request.session, exc)
-                self._waiting_for = f"the source's PostgreSQL: {exc.message}"
-                self._changed.set()
+                self._say(exc.message)
                 await asyncio.sleep(pause)
+
+    async def _attempt(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
+        """One generation. It ends early when the application waits for it."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._way.watch(), name=f"way-{self._kind}")
+                await self._dump_all(workers, choose)
+                watch.cancel()
+        except BaseExceptionGroup as errors:
+            raise root_error(errors) from errors
+
+    def _say(self, waiting_for: str | None) -> None:
+        """What the target shows as long as it lasts."""
+        self._waiting_for = f"the source's PostgreSQL: {waiting_for}" if waiting_for else None
+        self._changed.set()
+
+    @property
+    def _kind(self) -> str:
+        return f"backup/{self.request.session[:8]}"
 
     async def _dump_all(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
         await workers.run(self._begin_generation)
         async with self._database.connect(
-            f"backup/{self.request.session[:8]}",
+            self._kind,
             what="backing up",
             lock_timeout_s=self._config.full_sync.lock_timeout_s,
         ) as keeper:
             await end_leftovers(keeper, self.request.session)
-            view = await open_view(keeper)
+            alone = self._check_readable(unreadable(await read_rights(keeper)))
+            view = await open_view(keeper, [table_name(t) for t in self.request.tables])
             catalog = await read_catalog(keeper)
             self._check_wanted(catalog)
-            await lock_against_ddl(keeper, [table_name(t) for t in self.request.tables])
-            tool = await workers.run(choose, catalog.server.version_num)
-            jobs = plan_parts(self.request, catalog)
+            shapes = await shapes_for_peer(keeper, self._filters, catalog)
+            jobs = [j.leaving_alone(alone) for j in plan_parts(self.request, catalog, shapes)]
+            needs_tool = any(job.needs_tool for job in jobs)
+            version_num = catalog.server.version_num
+            tool = await workers.run(choose, version_num) if needs_tool else None
             baseline = Baseline(
                 node_id=self._node_id, snapshot=view.snapshot, taken_at=view.taken_at
             )
@@ -255,8 +303,19 @@ class SourceBackup:
             self._known, self._sent = {}, set()
             self._baseline, self._dumped_bytes = None, 0
         self._spool.restart_journal()
-        self._spool.append(_Line(request=self.request, peer_id=self.peer_id))
+        self._spool.append(_Line(request=self.request, peer_id=self.peer_id, filters=self._filters))
         self._spool.append(_Line(generation=self._generation))
+
+    def _check_readable(self, closed: Unreadable) -> tuple[TableName, ...]:
+        """What the dump must leave alone. PermissionMissing where a wanted row is behind it."""
+        for name in map(table_name, self.request.tables):
+            if name in closed.tables:
+                raise PermissionMissing(f"the source may not read {name}", hint=closed.tables[name])
+        if self.request.large_objects and closed.large_objects:
+            raise PermissionMissing(
+                "the source may not read all large objects", hint=closed.large_objects
+            )
+        return closed.relations
 
     def _check_wanted(self, catalog: DatabaseCatalog) -> None:
         wanted = [table_name(t) for t in self.request.tables]
@@ -268,29 +327,28 @@ class SourceBackup:
             )
 
     async def _dump_parts(
-        self, workers: Workers, tool: Tool, view: View, jobs: Sequence[PartJob]
+        self, workers: Workers, tool: Tool | None, view: View, jobs: Sequence[PartJob]
     ) -> None:
         waiting = list(reversed(jobs))
-        with self._database.resolved.child_env(
-            application_name=f"peersync/backup/{self.request.session[:8]}"
-        ) as env:
+        with self._database.resolved.child_env(application_name=f"peersync/{self._kind}") as env:
+            means = Means(tool, env, view, self._database.resolved, self._kind)
 
             async def work() -> None:
                 while waiting:
                     job = waiting.pop()
-                    dump = Dump(tool.path, job.arguments, env, view)
-                    await workers.pump(dump.stop, lambda d=dump, j=job: self._pump(d, j.part, loop))  # type: ignore[misc]
+                    run = job.start(means)
+                    await workers.pump(run.stop, lambda r=run, j=job: self._pump(r, j.part, loop))  # type: ignore[misc]
 
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.TaskGroup() as group:
-                    for number in range(self._config.full_sync.parallel):
+                    for number in range(self._parallel):
                         group.create_task(work(), name=f"dump-{number}")
             except BaseExceptionGroup as errors:
                 raise root_error(errors) from errors
 
-    def _pump(self, dump: Dump, part: Part, loop: asyncio.AbstractEventLoop) -> None:
-        """One part: pg_dump's output, cut into chunks, into the spool. Runs in a thread."""
+    def _pump(self, run: Run, part: Part, loop: asyncio.AbstractEventLoop) -> None:
+        """One part: its output, cut into chunks, into the spool. Runs in a thread."""
         cutter = ChunkCutter(
             self.request.codec,
             level=self._config.full_sync.compression_level,
@@ -315,7 +373,7 @@ class SourceBackup:
             if cutter.add(data):
                 emit()
 
-        dump.run(take)
+        run.run(take)
         if cutter.raw_size:
             emit()
         self._end_part(part, index, total)

@@ -1,7 +1,8 @@
 """One sentence that answers "is everything fine?", and what it rests on, worst first.
 
-It never says more than is known: without a full sync from a peer the state is "never
-synced", and a peer that does not answer is "unreachable", whatever the last sync said.
+It never says more than is known: without a full sync from or to a peer the state is "never
+synced", and a peer that does not answer is "unreachable", whatever the last sync said. A node
+that only gives is fine when what it gave arrived; it is never told to take an older copy back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -17,16 +19,25 @@ from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs, JobView, view_entry
 from peersync.core.errors import PeersyncError
-from peersync.core.progress import Progress
+from peersync.core.progress import Progress, seconds_between
 from peersync.postgres.history import History
 from peersync.transport.peers import Peer, PeerBook
 
 _LOOKED_AT = 200
-_ORDER = ("failed", "partly", "unreachable", "unknown", "syncing", "never synced", "synced")
+_ORDER = (
+    "failed", "partly", "unreachable", "unknown", "never synced",
+    "syncing", "giving", "synced", "given",
+)  # fmt: skip
+_FINE = frozenset({"syncing", "giving", "synced", "given"})
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One database with one peer. "unknown": the database, which has the history, is down."""
+    """One database with one peer.
+
+    "unknown": the database, which has the history, is down, or the history that was read does
+    not go back far enough. `last_sync` is what was taken from the peer, `last_given` what the
+    peer took from here.
+    """
 
     database: str
     peer: str
@@ -34,6 +45,8 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_sync: str | None = None
     last_result: str | None = None
     last_job: str | None = None
+    last_given: str | None = None
+    last_given_result: str | None = None
     problem: str | None = None
     hint: str | None = None
 
@@ -80,29 +93,46 @@ async def make_status(report: StatusReport) -> Status:
             for d in report.databases
         }
     databases, links = [], []
-    running = report.jobs.running()
+    running, giving = report.jobs.running(), report.backups.running()
     for name, read in reads.items():
         entries, problem = read.result()
         databases.append(_database(name, problem))
         for peer in peers:
-            syncing = any(p.database == name and p.source == peer.name for p in running)
+            now: str | None = None
+            if any(p.database == name and p.source == peer.name for p in running):
+                now = "syncing"
+            elif _is_giving(report, name, peer, entries, giving):
+                now = "giving"
             unreachable = probes[peer.name].result()
-            if problem is not None and not syncing:
+            if problem is not None and now is None:
                 links.append(LinkStatus(database=name, peer=peer.name, state="unknown"))
             else:
-                links.append(_link(name, peer, unreachable, entries, syncing=syncing))
+                links.append(_link(report.node, name, peer, unreachable, entries, now))
     links.sort(key=lambda link: (_ORDER.index(link.state), link.database, link.peer))
     return Status(
         node=report.node,
         version=__version__,
-        sentence=_sentence(databases, links, running),
+        sentence=_sentence(databases, links, datetime.now(UTC).isoformat()),
         fine=all(d.reachable for d in databases)
         and bool(links)
-        and all(link.state in ("synced", "syncing") for link in links),
+        and all(link.state in _FINE for link in links),
         databases=databases,
         links=links,
         running=running,
-        giving=report.backups.running(),
+        giving=giving,
+    )
+
+
+def _is_giving(
+    report: StatusReport, database: str, peer: Peer, entries: list[JobView], giving: list[Progress]
+) -> bool:
+    """Also before the peer has told how far it is."""
+    return any(p.database == database and p.target == peer.name for p in giving) or any(
+        e.role == "source"
+        and e.peer == peer.name
+        and e.completed_at is None
+        and e.id in report.backups
+        for e in entries
     )
 
 
@@ -130,42 +160,87 @@ def _database(name: str, problem: PeersyncError | None) -> DatabaseStatus:
     )
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What went one way between a database and a peer, newest first. A cancel changes nothing."""
+
+    ended: list[JobView]
+
+    @property
+    def last(self) -> JobView | None:
+        return next((e for e in self.ended if e.state != "cancelled"), None)
+
+    @property
+    def good(self) -> str | None:
+        """When rows were last written, in whole or in part."""
+        found = (e.completed_at for e in self.ended if e.state in ("done", "partly"))
+        return next(found, None)
+
+    @property
+    def result(self) -> str | None:
+        return self.ended[0].state if self.ended else None
+
+    def state(self, well: str) -> str | None:
+        if self.last is None:
+            return None
+        return well if self.last.state == "done" else self.last.state
+
+    @property
+    def problem(self) -> str | None:
+        if self.last is None or self.last.state == "done":
+            return None
+        return self.last.error.message if self.last.error else "some tables were left out"
+
+
+def _way(entries: list[JobView], peer: Peer, role: str) -> _Way:
+    return _Way([e for e in entries if e.peer == peer.name and e.role == role and e.completed_at])
+
+
 def _link(
+    node: str,
     database: str,
     peer: Peer,
     unreachable: PeersyncError | None,
     entries: list[JobView],
-    *,
-    syncing: bool,
+    now: str | None,
 ) -> LinkStatus:
-    mine = [e for e in entries if e.peer == peer.name and e.role == "target" and e.completed_at]
-    last = mine[0] if mine else None
-    good = next((e for e in mine if e.state in ("done", "partly")), None)
-    common = {"database": database, "peer": peer.name}
-    state, problem, hint = "never synced", None, f"peersync pull {peer.name} --database {database}"
-    if syncing:
-        state, hint = "syncing", "peersync jobs list"
-    elif last is not None and last.state in ("failed", "partly"):
-        words = last.error.message if last.error else "some tables were left out"
-        state, problem, hint = last.state, words, f"peersync jobs show {last.id[:8]}"
-    elif unreachable is not None:
-        state, problem, hint = "unreachable", unreachable.message, unreachable.hint or ""
-    elif good is not None:
-        state, hint = "synced", ""
+    """`now` is what runs at this moment: syncing, giving or nothing."""
+    taken, given = _way(entries, peer, "target"), _way(entries, peer, "source")
+    took = now if now == "syncing" else taken.state("synced")
+    gave = now if now == "giving" else given.state("given")
+    state = min(filter(None, (took, gave)), key=_ORDER.index, default="never synced")
+    problem, hint = None, None
+    if state == "never synced" and len(entries) >= _LOOKED_AT:
+        state, problem = "unknown", f"it is not among the newest {_LOOKED_AT} syncs of {database}"
+    if state in ("failed", "partly") and state == took and taken.last:
+        problem, hint = taken.problem, f"peersync jobs show {taken.last.id[:8]}"
+    elif state in ("failed", "partly") and given.last:
+        problem, hint = given.problem, f"on {peer.name}: peersync jobs show {given.last.id[:8]}"
+    elif state in ("syncing", "giving"):
+        hint = "peersync jobs list"
+    elif unreachable is not None and (peer.address is not None or took):
+        state, problem, hint = "unreachable", unreachable.message, unreachable.hint
+    elif state == "never synced":
+        take = f"peersync pull {peer.name} --database {database}"
+        there = f"peersync pull {node} --database {database}"
+        hint = f"to take it: {take}; to give it, on {peer.name}: {there}"
+        hint = hint if peer.address is not None else f"on {peer.name}: {there}"
     return LinkStatus(
-        **common,
+        database=database,
+        peer=peer.name,
         state=state,
-        last_sync=good.completed_at if good else None,
-        last_result=last.state if last else None,
-        last_job=last.id if last else None,
+        last_sync=taken.good,
+        last_result=taken.result,
+        last_job=taken.ended[0].id if taken.ended else None,
+        last_given=given.good,
+        last_given_result=given.last.state if given.last else None,
         problem=problem,
-        hint=hint or None,
+        hint=hint,
     )
 
 
-def _sentence(
-    databases: list[DatabaseStatus], links: list[LinkStatus], running: list[Progress]
-) -> str:
+def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str) -> str:
+    """The worst comes first; `now` is in ISO 8601."""
     down = [d.name for d in databases if not d.reachable]
     if down:
         return f"Database {down[0]} can't be reached" + _more(len(down) - 1) + "."
@@ -176,21 +251,58 @@ def _sentence(
     for state, words in (("failed", "failed"), ("partly", "left tables out")):
         found = [link for link in links if link.state == state]
         if found:
-            what = f"{found[0].database} from {found[0].peer}"
+            what = f"{found[0].database} {_side(found[0])} {found[0].peer}"
             return f"The last sync of {what} {words}" + _more(len(found) - 1) + "."
     gone = sorted({link.peer for link in links if link.state == "unreachable"})
     if gone:
         return f"{gone[0]} can't be reached" + _more(len(gone) - 1) + "."
+    unknown = [link for link in links if link.state == "unknown"]
+    if unknown:
+        what = f"{unknown[0].database} was ever synced with {unknown[0].peer}"
+        return f"Whether {what} is not known" + _more(len(unknown) - 1) + "."
+    never = [link for link in links if link.state == "never synced"]
+    if never and len(links) == 1:
+        return f"{never[0].database} was never synced with {never[0].peer}."
+    if never:
+        return f"{len(never)} of {len(links)} links were never synced."
+    return _fine_sentence(links, now)
+
+
+def _fine_sentence(links: list[LinkStatus], now: str) -> str:
+    running = [link for link in links if link.state in ("syncing", "giving")]
+    if len(running) == 1 and running[0].state == "giving":
+        return f"{running[0].peer} is taking {running[0].database} from here."
     if running:
         return f"{len(running)} full sync{'s' if len(running) > 1 else ''} running."
-    never = [link for link in links if link.state == "never synced"]
-    if never:
-        if len(links) == 1:
-            return f"{never[0].database} was never synced from {never[0].peer}."
-        return f"{len(never)} of {len(links)} links were never synced."
     if len(links) == 1:
-        return f"{links[0].database} was synced from {links[0].peer}; see below when."
+        link = links[0]
+        if link.state == "given":
+            return f"{link.database} was given to {link.peer} {_age(link.last_given, now)}."
+        return f"{link.database} was synced from {link.peer} {_age(link.last_sync, now)}."
+    given = sum(link.state == "given" for link in links)
+    if given == len(links):
+        return f"All {len(links)} links were given; see below when."
+    if given:
+        return (
+            f"All {len(links)} links are fine: {len(links) - given} synced from peers, "
+            f"{given} given to peers; see below when."
+        )
     return f"All {len(links)} links were synced; see below when."
+
+
+def _side(link: LinkStatus) -> str:
+    given = link.last_given_result == link.state != link.last_result
+    return "to" if given else "from"
+
+
+def _age(then: str | None, now: str) -> str:
+    seconds = seconds_between(then or "", now)
+    if seconds is None:
+        return "at a time that is not known"
+    for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{int(seconds // unit_s)} {unit} ago"
+    return f"{int(seconds)} s ago" if seconds >= 1 else "just now"
 
 
 def _more(count: int) -> str:

@@ -15,7 +15,7 @@ import os
 import time
 from datetime import UTC, datetime
 
-from peersync.agent.attempt import Attempt, Options
+from peersync.agent.attempt import Attempt
 from peersync.agent.leftovers import take_over
 from peersync.agent.loader import clean_up
 from peersync.agent.manifest import DumpRestarted
@@ -46,9 +46,8 @@ from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
+from peersync.wire.messages import Options
 from peersync.wire.spool import Spool
-
-__all__ = ["Options", "TargetSession"]
 
 log = logging.getLogger("peersync.target")
 
@@ -159,9 +158,15 @@ class TargetSession:
 
     async def follow_up(self) -> None:
         """What is left to do once the session has ended, and nobody here waits for any more."""
-        if self._current is not None and self.state in (State.DONE, State.PARTLY):
-            await self._current.gather_statistics()
-        await self._reports.end(self.error, resumable=self.resumable, patience=self._backoff())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell_end(), name=f"tell-end-{self.session[:8]}")
+            if self._current is not None and self.state in (State.DONE, State.PARTLY):
+                await self._current.gather_statistics()
+
+    async def _tell_end(self) -> None:
+        await self._reports.end(
+            self.error, self.results, resumable=self.resumable, patience=self._backoff()
+        )
 
     def _success(self) -> State:
         return (

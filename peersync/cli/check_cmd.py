@@ -10,9 +10,13 @@ import click
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, print_out
+from peersync.core.errors import PeersyncError
+from peersync.core.words import counted
 
 if TYPE_CHECKING:
     from peersync.agent.checks import CheckResult
+    from peersync.config.model import Node
+    from peersync.transport.identity import Identity
 
 _WIDTH = 34
 
@@ -31,7 +35,7 @@ def command(ctx: Context) -> int:
         for result in results:
             _print(result)
         if failed or warnings:
-            print_out(f"{failed} failed, {warnings} warnings")
+            print_out(f"{failed} failed, {counted(warnings, 'warning')}")
     return 1 if failed else 0
 
 
@@ -45,13 +49,11 @@ def _print(result: CheckResult) -> None:
 
 
 async def _run(ctx: Context) -> list[CheckResult]:
-    from peersync.agent.checks import CheckResult, Checks
+    from peersync.agent.checks import Checks
     from peersync.agent.clients import Clients
     from peersync.agent.databases import Databases
     from peersync.agent.workers import Workers
-    from peersync.core.errors import PeersyncError
     from peersync.transport.identity import load_identity
-    from peersync.transport.local import AgentClient
     from peersync.transport.peers import PeerBook
 
     config = ctx.config
@@ -65,14 +67,37 @@ async def _run(ctx: Context) -> list[CheckResult]:
     try:
         checks = Checks(config, databases, book, clients.get, spool, workers)
         results = await checks.run()
-        async with AgentClient(Path(config.node.socket)) as agent:
-            try:
-                await agent.get("/healthz", dict[str, bool])
-                state = CheckResult(name="agent", state="ok", text=f"running, {config.node.socket}")
-            except PeersyncError as exc:
-                state = CheckResult(name="agent", state="failed", text=exc.message, fix=exc.hint)
-        return [state, *results]
+        return [await _agent(config.node, identity), *results]
     finally:
         await clients.close()
         await databases.close()
         workers.close()
+
+
+async def _agent(node: Node, identity: Identity) -> CheckResult:
+    """Whether an agent answers on the socket, and whether it is this node's."""
+    from peersync.agent.checks import CheckResult
+    from peersync.transport.local import AgentClient
+    from peersync.transport.peer_routes import ADMIN_PATH, PeerList
+
+    try:
+        async with AgentClient(Path(node.socket)) as agent:
+            found = await agent.get(ADMIN_PATH, PeerList)
+    except PeersyncError as exc:
+        return CheckResult(name="agent", state="failed", text=exc.message, fix=exc.hint)
+    if found.node_id != identity.node_id:
+        return CheckResult(
+            name="agent",
+            state="failed",
+            text=f"{node.socket} belongs to another node: {found.name} ({found.short_id}); "
+            f"this configuration is for {node.name} ({identity.short_id})",
+            fix="set node.socket to a file of its own, or use the configuration of that agent",
+        )
+    if found.name != node.name:
+        return CheckResult(
+            name="agent",
+            state="warning",
+            text=f"running, but still as {found.name}; the configuration says {node.name}",
+            fix="start it again: systemctl restart peersync-agent",
+        )
+    return CheckResult(name="agent", state="ok", text=f"running, {node.socket}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,21 @@ def _findings(ctx: Context) -> Iterator[Finding]:
         yield Finding("databases", "WARNING", "none is configured", "add [database.NAME]")
     for name in ctx.config.database:
         yield _check_database(ctx, name)
+    for directory in ctx.config.tools.bindirs:
+        yield from _check_bindir(directory)
+
+
+def _check_bindir(directory: str) -> Iterator[Finding]:
+    """A directory that is not there is passed over in silence when programs are looked for."""
+    if not os.path.isdir(directory):  # noqa: PTH112 - where it may not look, is_dir() raises
+        trouble = "is no directory"
+    elif not os.access(Path(directory, "pg_dump"), os.X_OK):
+        trouble = "has no pg_dump that could be run"
+    else:
+        return
+    yield Finding(
+        "tools.bindirs", "WARNING", f"{directory} {trouble}", "correct or remove it in [tools]"
+    )
 
 
 def _check_mode(ctx: Context, file: Path) -> Iterator[Finding]:

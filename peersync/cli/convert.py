@@ -7,30 +7,39 @@ temporary file first; the output appears under its name only when it is complete
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import secrets
+import shlex
 import shutil
+import stat
 import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, TypeVar
 
 import click
 import zstandard
 
 from peersync.cli.context import Context, database_keys
 from peersync.cli.output import clean, emit_json, print_err
-from peersync.core.errors import BadRequest, CorruptData
+from peersync.core.errors import BadRequest, CorruptData, DiskFull, RefusedInput
 from peersync.core.names import TableName
+from peersync.core.words import counted
 from peersync.dump.grammar import parse_table_name
+from peersync.dump.kinds import HEAD_BYTES, directory_dump, doubt, refuse_foreign
 from peersync.dump.script import Key, Survey, plan_tables, survey, write_script
 from peersync.dump.upsert import TablePlan
 
 _PART = 512 * 1024  # bytes; read from the dump, after decompression
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAKE_AGAIN = "Make it again: pg_dump DATABASE | peersync convert -"
+
+T = TypeVar("T")
 
 
 @click.command("convert")
@@ -61,15 +70,14 @@ def convert(
     """
     if ctx.json and output is None:
         raise BadRequest("--json prints a report, so the script needs a file", hint="Add -o FILE.")
-    _refuse_overwriting(dump, output)
+    output = _checked_output(dump, output)
     keys: dict[TableName, Key] = {}
     if database is not None:
         keys.update(database_keys(ctx, database))
     if keys_file is not None:
         keys.update(read_keys(keys_file))
     with _dump_file(dump) as path:
-        found = survey(_parts(path))
-        plans = plan_tables(found, keys)
+        found, plans = _read(path, "DUMP" if dump == "-" else shlex.quote(dump), keys)
         restrict_key = "" if no_restrict else secrets.token_hex(24)
         with _output(output) as file:
             write_script(_parts(path), found, plans, restrict_key, file.write)
@@ -79,14 +87,55 @@ def convert(
         _tell(found, plans, verbose=ctx.verbose > 0)
 
 
-def _refuse_overwriting(dump: str, output: Path | None) -> None:
-    if output is None or dump == "-" or not (output.exists() and Path(dump).exists()):
-        return
-    if output.samefile(dump):
-        raise BadRequest(
-            f"{output} is the dump itself; the script would replace it",
-            hint="Give the script another name with -o.",
-        )
+def _checked_output(dump: str, output: Path | None) -> Path | None:
+    """Where the script really goes; None is standard output."""
+    if output is None or str(output) == "-":
+        return None
+    try:
+        if output.exists() and not (output.is_file() or output.is_dir()):
+            return output  # a pipe, a device: it has no place where a file could be put
+        output = output.resolve()  # a link stays a link
+        if output.is_dir():
+            raise BadRequest(f"{output} is a directory", hint="Name the file: -o DIRECTORY/FILE")
+        if dump != "-" and output.exists() and Path(dump).exists() and output.samefile(dump):
+            raise BadRequest(
+                f"{output} is the dump itself; the script would replace it",
+                hint="Give the script another name with -o.",
+            )
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise _unwritable(output, error) from error
+    return output
+
+
+def _unwritable(output: Path, error: Exception) -> BadRequest:
+    return BadRequest(
+        f"{output} cannot be written",
+        detail=getattr(error, "strerror", None) or str(error),
+        hint="Name another file with -o.",
+    )
+
+
+def _read(
+    path: Path, name: str, keys: Mapping[TableName, Key]
+) -> tuple[Survey, dict[TableName, TablePlan]]:
+    """The first reading, with errors that speak of the file. Nothing is written before."""
+    head = b""
+    with path.open("rb") as file:
+        packed = file.read(len(_ZSTD_MAGIC)) == _ZSTD_MAGIC
+    try:
+        parts = _parts(path)
+        first = next(parts, b"")
+        head = first[:HEAD_BYTES]
+        refuse_foreign(head, name, packed=packed)
+        found = survey(itertools.chain([first], parts))
+        return found, plan_tables(found, keys)
+    except (RefusedInput, CorruptData) as error:
+        hints = [error.hint, doubt(head) if head else None, _MAKE_AGAIN]
+        if isinstance(error, CorruptData):  # it may look cut off because it never was a dump
+            hints[:2] = hints[1::-1]
+        error.hint = next(filter(None, hints))
+        error.data |= {"file": name, "did": "wrote nothing"}
+        raise
 
 
 def read_keys(path: Path) -> dict[TableName, Key]:
@@ -97,7 +146,12 @@ def read_keys(path: Path) -> dict[TableName, Key]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BadRequest(f"the keys in {path} cannot be read", detail=str(error)) from error
+        words = error.strerror if isinstance(error, OSError) else str(error)
+        raise BadRequest(
+            f"the keys in {path} cannot be read",
+            detail=words,
+            hint='It is a TOML file with lines like "public.orders" = ["id"].',
+        ) from error
     keys: dict[TableName, Key] = {}
     for name, columns in content.items():
         schema, _, rest = name.partition(".")
@@ -107,7 +161,10 @@ def read_keys(path: Path) -> dict[TableName, Key]:
                 f"{path}: {name!r} is not a key", hint='Write "schema.table" = ["column", …].'
             )
         if not all(isinstance(column, str) for column in columns):
-            raise BadRequest(f"{path}: the key of {name!r} is not a list of column names")
+            raise BadRequest(
+                f"{path}: the key of {name!r} is not a list of column names",
+                hint='Write "schema.table" = ["column", …].',
+            )
         keys[table] = tuple(columns)
     return keys
 
@@ -115,15 +172,58 @@ def read_keys(path: Path) -> dict[TableName, Key]:
 @contextlib.contextmanager
 def _dump_file(dump: str) -> Iterator[Path]:
     if dump != "-":
+        if not dump:
+            raise BadRequest("the name of the dump is empty", hint="peersync convert DUMP")
         path = Path(dump)
-        if not path.is_file():
-            raise BadRequest(f"there is no dump {dump}")
-        yield path
+        with _opened(path) as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                yield path
+                return
+            with _spooled(file) as spool:  # a pipe: convert <(pg_dump shop)
+                yield spool
         return
-    with tempfile.NamedTemporaryFile(prefix="peersync-convert-") as spool:
-        shutil.copyfileobj(sys.stdin.buffer, spool, _PART)
-        spool.flush()
+    if sys.stdin is None:
+        raise BadRequest("standard input is closed", hint="pg_dump DATABASE | peersync convert -")
+    with _spooled(sys.stdin.buffer) as spool:
+        yield spool
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        if path.is_dir():
+            raise directory_dump(shlex.quote(str(path)), (path / "toc.dat").exists())
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise BadRequest(
+            f"there is no dump {path}", hint="pg_dump DATABASE | peersync convert -"
+        ) from error
+    except OSError as error:
+        raise BadRequest(
+            f"the dump {path} cannot be read",
+            detail=error.strerror,
+            hint="Check its name, owner and mode, or give it as standard input: -",
+        ) from error
+
+
+@contextlib.contextmanager
+def _spooled(source: IO[bytes]) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        with _disk_named(Path(tempfile.gettempdir()), "TMPDIR=DIRECTORY names another disk."):
+            spool = stack.enter_context(tempfile.NamedTemporaryFile(prefix="peersync-convert-"))
+            shutil.copyfileobj(source, spool, _PART)
+            spool.flush()
         yield Path(spool.name)
+
+
+@contextlib.contextmanager
+def _disk_named(place: Path | str, hint: str) -> Iterator[None]:
+    """Turns what the system says of a full disk into an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(f"no space is left for {place}", detail=error.strerror, hint=hint) from error
 
 
 def _parts(path: Path) -> Iterator[bytes]:
@@ -137,29 +237,48 @@ def _parts(path: Path) -> Iterator[bytes]:
         try:
             yield from iter(lambda: reader.read(_PART), b"")
         except zstandard.ZstdError as error:
-            raise CorruptData(f"{path} is not intact zstd", detail=str(error)) from error
+            raise CorruptData(
+                "the dump is not intact zstd", detail=str(error), hint=_MAKE_AGAIN
+            ) from error
 
 
 @contextlib.contextmanager
 def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that takes its name only when all of it is on disk."""
+    """Standard output, or a file that takes its name only when all of it is on disk.
+
+    What is no file (a pipe, /dev/null) is written as it is: a file must not take its place.
+    """
+    full = _disk_named(path or "standard output", "Free some, or write elsewhere with -o FILE.")
     if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        if sys.stdout is None:
+            raise BadRequest("standard output is closed", hint="Add -o FILE.")
+        with full:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
+    if path.exists() and not path.is_file():
+        with full, _for_writing(path, lambda: path.open("wb")) as file:
+            yield file
+        return
+    handle, name = _for_writing(
+        path, lambda: tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+    )
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise BadRequest(f"{path} cannot be written", detail=str(error)) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with full, os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        _for_writing(path, lambda: Path(name).replace(path))
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _for_writing(path: Path, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _report(
@@ -190,7 +309,8 @@ def _report(
 
 def _tell(found: Survey, plans: Mapping[TableName, TablePlan], *, verbose: bool) -> None:
     rows = found.rows()
-    print_err(f"{len(rows)} tables, {sum(rows.values())} rows, {found.sequences} sequences")
+    sums = ((len(rows), "table"), (sum(rows.values()), "row"), (found.sequences, "sequence"))
+    print_err(", ".join(counted(number, noun) for number, noun in sums))
     keyless = ", ".join(str(plan.table) for plan in plans.values() if not plan.key)
     if keyless:
         print_err(clean(f"without a key, compared as whole rows: {keyless}"))

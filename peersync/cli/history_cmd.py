@@ -1,4 +1,4 @@
-"""`peersync history`: the syncs of this node, newest first."""
+"""`peersync history`: the syncs of this node, newest first; and how their records are cleared."""
 
 from __future__ import annotations
 
@@ -10,36 +10,104 @@ from typing import TYPE_CHECKING
 import click
 
 from peersync.cli.context import Context
-from peersync.cli.output import count, duration, emit_json, print_out, print_table, size
+from peersync.cli.output import (
+    clean,
+    count,
+    duration,
+    emit_json,
+    print_err,
+    print_out,
+    print_table,
+    size,
+)
+from peersync.core.errors import BadRequest
+from peersync.core.session import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peersync.agent.jobview import JobView
+    from peersync.agent.script_api import ClearedHistory
+
+PATH = "/api/sync/history"
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--limit", metavar="N", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.pass_obj
-def command(ctx: Context, limit: int) -> None:
-    """List the full syncs that this node took or gave."""
-    views = asyncio.run(fetch(ctx, limit))
+@click.option("--database", metavar="NAME", help="Only the syncs of this one.")
+@click.option("--state", type=click.Choice([s.value for s in State]), help="Only those like this.")
+@click.pass_context
+def command(
+    click_context: click.Context, limit: int, database: str | None, state: str | None
+) -> None:
+    """List the full syncs that this node took or gave, newest first."""
+    if click_context.invoked_subcommand is not None:
+        return
+    ctx = click_context.ensure_object(Context)
+    name = ctx.database_name(database) if database is not None else None
+    views = asyncio.run(fetch(ctx, limit, database=name, state=state))
     if ctx.json:
         emit_json({"sessions": views})
+    elif not views and (name is not None or state is not None):
+        print_out("There is no such sync.")
     else:
         print_views(ctx, views)
 
 
-async def fetch(ctx: Context, limit: int) -> list[JobView]:
+@command.command()
+@click.option("--database", metavar="NAME", help="Only the records of this one.")
+@click.option("--keep-latest", is_flag=True, help="Keep the newest ended sync with each peer.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def clear(ctx: Context, database: str | None, keep_latest: bool, yes: bool) -> int:
+    """Forget the syncs that have ended. No table of yours is touched.
+
+    What runs stays, and so does the newest sync from each peer. A sync that is forgotten
+    cannot be resumed or undone any more.
+    """
+    name = ctx.database_name(database) if database is not None else None
+    if not yes:
+        if not ctx.interactive:
+            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        click.confirm(f"Forget the ended syncs of {name or 'all databases'}?", abort=True, err=True)
+    told = asyncio.run(_clear(ctx, name, keep_latest=keep_latest))
+    if ctx.json:
+        emit_json({"deleted": told.deleted, "kept": told.kept, "problems": told.problems})
+    else:
+        if not ctx.quiet:
+            print_err(f"{told.deleted} forgotten, {told.kept} ended ones kept")
+        for where, problem in told.problems.items():
+            print_err(f"database {where}: {clean(problem)}")
+    return 5 if told.problems else 0
+
+
+async def fetch(
+    ctx: Context, limit: int, *, database: str | None = None, state: str | None = None
+) -> list[JobView]:
     from peersync.agent.jobview import JobView
     from peersync.transport.local import AgentClient
 
+    asked = {"limit": str(limit), "database": database, "state": state}
+    params = {name: value for name, value in asked.items() if value is not None}
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.get("/api/sync/history", list[JobView], params={"limit": str(limit)})
+        return await agent.get(PATH, list[JobView], params=params)
+
+
+async def _clear(ctx: Context, database: str | None, *, keep_latest: bool) -> ClearedHistory:
+    from peersync.agent.script_api import ClearedHistory
+    from peersync.transport.local import AgentClient
+
+    query = {"keep_latest": str(keep_latest).lower()}
+    if database is not None:
+        query["database"] = database
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.delete(PATH, ClearedHistory, params=query)
 
 
 def print_views(ctx: Context, views: Sequence[JobView]) -> None:
     """One line a session."""
+    from peersync.cli.watch import elapsed_s
+
     if not views:
         print_out("No full sync yet. Start one: peersync pull PEER")
         return
@@ -55,7 +123,7 @@ def print_views(ctx: Context, views: Sequence[JobView]) -> None:
                 view.state,
                 count(progress.rows) if progress else None,
                 size(progress.wire_bytes) if progress else None,
-                duration(max(view.seconds.values(), default=0.0)),
+                duration(took) if (took := elapsed_s(view)) is not None else None,
                 view.requested_by,
             )
         )

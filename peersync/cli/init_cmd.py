@@ -1,13 +1,15 @@
 """`peersync init`: from nothing to a node that can be started.
 
-Owns the order: what can fail without a trace comes first (names, connections), then schema
-`peersync` in each database, then configuration and identity. Nothing that exists is
-overwritten, so running it again is safe, and it says what is there.
+Owns the order: what can fail without a trace comes first (names, values, directories,
+connections), then schema `peersync` in each database, then configuration and identity.
+Nothing that exists is overwritten, so running it again is safe, and it says what is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +19,18 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, print_err, print_out
-from peersync.config.initial import MODE_SYSTEM, MODE_USER, write_initial
+from peersync.config.initial import MODE_SYSTEM, MODE_USER, render_initial, write_initial
 from peersync.config.load import SYSTEM_CONFIG, Loaded, find_config, load_config
 from peersync.config.model import DatabaseName, NodeName
+from peersync.config.places import expand, reason, trouble_with
 from peersync.core.errors import BadRequest, ConfigError, PeersyncError
+from peersync.core.words import counted
 
 if TYPE_CHECKING:
     from peersync.postgres.conninfo import Resolved
     from peersync.transport.identity import Identity
+
+NAME_MAX_BYTES = 255  # of a file's name, on Linux
 
 
 @click.command()
@@ -47,15 +53,28 @@ def command(ctx: Context, /, databases: tuple[str, ...], **node: str | None) -> 
     path = find_config(ctx.config_path, ctx.environ, uid=ctx.uid)
     _refuse_existing(ctx, path)
     settings = _settings(node)
-    conninfos = dict(_split(text) for text in databases)
+    conninfos = _conninfos(databases)
+    _try_first(ctx, path, settings, conninfos)
     prepared = asyncio.run(_prepare(conninfos))
     loaded, identity, is_new = _write(ctx, path, settings, conninfos)
     _report(ctx, loaded, identity, prepared, is_new)
 
 
 def _refuse_existing(ctx: Context, path: Path) -> None:
-    if not path.exists():
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be used: {reason(error)}", hint="name another: --config FILE"
+        ) from error
+    if not os.path.isfile(path):  # noqa: PTH113 - where it may not look, is_file() raises
+        raise ConfigError(
+            f"{path} exists, and is not a file",
+            hint=f"name the file to write: --config {path / 'peersync.toml'}",
+            path=str(path),
+        )
     there = [f"configuration: {path}"]
     try:
         identity = _load_identity(Path(ctx.config.node.state_dir))
@@ -73,11 +92,27 @@ def _refuse_existing(ctx: Context, path: Path) -> None:
 
 def _settings(node: Mapping[str, str | None]) -> dict[str, str]:
     settings = {key: value for key, value in node.items() if value is not None}
+    for key, value in settings.items():
+        if not value.strip():
+            option = "--" + key.replace("_", "-")
+            raise BadRequest(f"{option} is empty", hint=f"leave {option} out to use the default")
     if "name" in settings:
         _check_name(settings["name"], NodeName, "a node's name: 1 to 63 of a-z, 0-9 and -")
     if "state_dir" in settings:
-        settings["state_dir"] = str(Path(settings["state_dir"]).expanduser().absolute())
+        settings["state_dir"] = str(expand(settings["state_dir"]).absolute())
     return settings
+
+
+def _conninfos(databases: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, conninfo in map(_split, databases):
+        if name in found:
+            raise BadRequest(
+                f"--database {name} is given twice",
+                hint="each database needs a name of its own, the same on all servers",
+            )
+        found[name] = conninfo
+    return found
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -95,7 +130,30 @@ def _check_name(name: str, kind: object, rule: str) -> None:
     try:
         msgspec.convert(name, kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{name!r} cannot be {rule}") from error
+        raise BadRequest(f"{name[:80]!r} cannot be {rule}", hint="peersync init --help") from error
+
+
+def _try_first(
+    ctx: Context, path: Path, settings: Mapping[str, str], conninfos: Mapping[str, str]
+) -> None:
+    """Everything that would stop `_write`, found before a database is changed."""
+    databases = {name: {"conninfo": conninfo} for name, conninfo in conninfos.items()}
+    text = render_initial(node=settings, databases=databases)
+    node = load_config(path, ctx.environ, uid=ctx.uid, text=text).config.node
+    state_dir = Path(node.state_dir)
+    if len(os.fsencode(path.name)) > NAME_MAX_BYTES:
+        raise ConfigError(
+            "the name of the configuration is too long", hint="name another: --config FILE"
+        )
+    for directory, option in ((path.parent, "--config FILE"), (state_dir, "--state-dir DIR")):
+        if trouble := trouble_with(directory.absolute()):
+            raise ConfigError(
+                f"{directory} cannot be written: {trouble}",
+                hint=f"give {option}, or run it as the user that may write there",
+                path=str(directory),
+            )
+    if _has_identity(state_dir):
+        _load_identity(state_dir)
 
 
 async def _prepare(conninfos: Mapping[str, str]) -> dict[str, tuple[Resolved, int]]:
@@ -135,9 +193,9 @@ def _write(
 
 def _ensure_identity(state_dir: Path, name: str) -> tuple[Identity, bool]:
     from peersync.transport.files import make_private_directory
-    from peersync.transport.identity import create_identity, identity_directory
+    from peersync.transport.identity import create_identity
 
-    if (identity_directory(state_dir) / "node.crt").exists():
+    if _has_identity(state_dir):
         return _load_identity(state_dir), False
     try:
         make_private_directory(state_dir)
@@ -147,6 +205,12 @@ def _ensure_identity(state_dir: Path, name: str) -> tuple[Identity, bool]:
             f"the identity cannot be written below {state_dir}: {error.strerror}",
             hint="give --state-dir DIR, or run it as the user that owns that directory",
         ) from error
+
+
+def _has_identity(state_dir: Path) -> bool:
+    from peersync.transport.identity import identity_directory
+
+    return os.path.lexists(identity_directory(state_dir) / "node.crt")
 
 
 def _load_identity(state_dir: Path) -> Identity:
@@ -163,7 +227,7 @@ def _report(
     is_new: bool,
 ) -> None:
     node = loaded.config.node
-    flag = f" --config {loaded.path}" if ctx.config_path else ""
+    flag = f" --config {shlex.quote(str(loaded.path))}" if ctx.config_path else ""
     following = [f"peersync agent{flag}", f"peersync peer invite{flag}"]
     if ctx.json:
         emit_json(
@@ -196,7 +260,7 @@ def _lines(
         f"configuration {loaded.path}",
     ]
     for name, (resolved, count) in prepared.items():
-        done = f"{count} migrations applied" if count else "schema was up to date"
+        done = f"{counted(count, 'migration')} applied" if count else "schema was up to date"
         lines.append(f"database {name}: {resolved.display()}, {done}")
     if not prepared:
         lines.append("no database yet: add [database.NAME] to the configuration")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from peersync.cli.clear_stuck_cmd import command as clear_stuck
 from peersync.cli.context import Context
 from peersync.cli.failure import as_text
+from peersync.cli.names import job_path
 from peersync.cli.output import emit_json, print_err, print_out
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 @click.group()
 def command() -> None:
     """List, show, watch, cancel and resume jobs. A job's id may be shortened."""
+
+
+command.add_command(clear_stuck)
 
 
 @command.command("list")
@@ -47,7 +52,8 @@ def show(ctx: Context, job: str) -> None:
     if ctx.json:
         emit_json(msgspec.to_builtins(view))
         return
-    print_out(f"{view.id}  {view.action} {view.database} from {view.peer}: {view.state}")
+    side = "from" if view.role == "target" else "to"
+    print_out(f"{view.id}  {view.action} {view.database} {side} {view.peer}: {view.state}")
     if view.progress is not None:
         print_out("\n".join(screen(view.progress)))
     print_result(ctx, view)
@@ -67,7 +73,7 @@ def show(ctx: Context, job: str) -> None:
 @click.pass_obj
 def watch(ctx: Context, job: str, mode: str) -> int:
     """Follow a job to its end; the exit code is the job's."""
-    from peersync.cli.pull_cmd import report, watch_job
+    from peersync.cli.full_sync import report, watch_job
 
     return report(ctx, asyncio.run(watch_job(ctx, job, mode)), mode)
 
@@ -97,7 +103,7 @@ def cancel(ctx: Context, job: str) -> None:
 @click.pass_obj
 def resume(ctx: Context, job: str, no_wait: bool, mode: str) -> int:
     """Take up a job that failed. What has arrived is not sent again."""
-    from peersync.cli.pull_cmd import report, watch_job
+    from peersync.cli.full_sync import report, watch_job
 
     view = asyncio.run(_resume(ctx, job))
     if not no_wait:
@@ -114,7 +120,7 @@ async def _get(ctx: Context, job: str) -> JobView:
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.get(f"/api/admin/jobs/{job}", JobView)
+        return await agent.get(job_path(job), JobView)
 
 
 async def _cancel(ctx: Context, job: str) -> JobView:
@@ -122,7 +128,7 @@ async def _cancel(ctx: Context, job: str) -> JobView:
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
+        return await agent.post(job_path(job, "cancel"), None, JobView)
 
 
 async def _resume(ctx: Context, job: str) -> JobView:
@@ -130,4 +136,4 @@ async def _resume(ctx: Context, job: str) -> JobView:
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.post(f"/api/admin/jobs/{job}/resume", None, JobView)
+        return await agent.post(job_path(job, "resume"), None, JobView)

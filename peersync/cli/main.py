@@ -39,13 +39,18 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "init": Verb("Start", "peersync.cli.init_cmd:command", "Set this node and its databases up."),
     "check": Verb("Start", "peersync.cli.check_cmd:command", "Find what would stop a sync."),
+    "grants": Verb("Start", "peersync.cli.grants:command", "Print the GRANTs that are needed."),
     "config": Verb("Start", "peersync.cli.config_cmd:command", "Show and check the configuration."),
     "agent": Verb("Start", "peersync.cli.agent_cmd:command", "Run the agent of this node."),
     "peer": Verb("Sync", "peersync.cli.peer_cmd:command", "Invite, join, list, remove peers."),
     "pull": Verb("Sync", "peersync.cli.pull_cmd:command", "Catch a database up from a peer."),
+    "push": Verb("Sync", "peersync.cli.push_cmd:command", "Bring a peer's database up to date."),
+    "sync": Verb("Sync", "peersync.cli.sync_cmd:command", "Start full syncs from scripts."),
+    "undo": Verb("Sync", "peersync.cli.undo_cmd:command", "Put back what a sync has changed."),
     "jobs": Verb("Sync", "peersync.cli.jobs_cmd:command", "List, show, watch, cancel jobs."),
     "status": Verb("Look", "peersync.cli.status_cmd:command", "Say whether everything is fine."),
     "history": Verb("Look", "peersync.cli.history_cmd:command", "List the syncs that ended."),
+    "statistics": Verb("Look", "peersync.cli.statistics_cmd:command", "Count rows and syncs."),
     "convert": Verb("Tools", "peersync.cli.convert:convert", "Turn a pg_dump into UPSERTs."),
     "uninstall": Verb(
         "Tools", "peersync.cli.uninstall_cmd:command", "Remove peersync from a database."

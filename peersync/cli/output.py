@@ -1,18 +1,27 @@
 """How results look: JSON, tables, sizes, durations, times.
 
-Owns one rounding rule for each unit, and that nothing from a database or a peer can move the
-cursor of a terminal. stdout has data, stderr has talk. rich is imported only for a terminal.
+Owns one rounding rule for each unit, that nothing from a database or a peer can move the
+cursor of a terminal, and that a terminal without UTF-8 gets signs that it has. stdout has
+data, stderr has talk. rich is imported only for a terminal.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 SCHEMA_VERSION = 1
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_PLAIN_SIGNS = str.maketrans(
+    {
+        "✔": "ok", "✘": "FAILED", "–": "-", "…": "...", "·": "|", "×": "x", "→": "->",
+        "▕": "[", "▏": "]", "█": "#", "─": "-", "◀": "<", "▶": ">", "\u202f": " ",
+    }
+)  # fmt: skip
 
 
 def emit_json(data: Mapping[str, Any]) -> None:
@@ -21,25 +30,61 @@ def emit_json(data: Mapping[str, Any]) -> None:
 
 
 def json_text(data: Any) -> str:
-    """JSON on one line; dates, uuids and msgspec structures are fine."""
+    """JSON on one line; dates, uuids and msgspec structures are fine.
+
+    Where stdout can't say everything in UTF-8, all but ASCII is escaped.
+    """
     import msgspec
 
-    return msgspec.json.encode(data).decode()
+    text = msgspec.json.encode(data).decode()
+    return text if has_utf8(sys.stdout) else "".join(map(_json_escaped, text))
+
+
+def _json_escaped(character: str) -> str:
+    return character if character.isascii() else json.dumps(character)[1:-1]
 
 
 def print_out(text: str) -> None:
     """A line of data."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(fitting(text, sys.stdout) + "\n")
 
 
 def print_err(text: str) -> None:
     """A line of talk."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(fitting(text, sys.stderr) + "\n")
+
+
+def has_utf8(stream: IO[str]) -> bool:
+    """Whether more than ASCII may be written: Python writes UTF-8 in the C locale too."""
+    if (getattr(stream, "encoding", None) or "").lower().replace("-", "") != "utf8":
+        return False
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        if value := os.environ.get(name):
+            return value not in ("C", "POSIX")
+    return True
+
+
+def fitting(text: str, stream: IO[str]) -> str:
+    """The text in signs that the stream has."""
+    if text.isascii() or has_utf8(stream):
+        return text
+    return text.translate(_PLAIN_SIGNS).encode("ascii", "backslashreplace").decode()
 
 
 def clean(text: str, *, keep: str = "") -> str:
     """Text from elsewhere, its control characters shown as \\xNN."""
     return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
+
+
+def flat(text: str) -> str:
+    """The same on one line."""
+    return clean(" ".join(line for part in text.split("\n") if (line := part.strip())))
+
+
+def indented(text: str, by: int = 4) -> str:
+    """The same with its lines below each other, all but the first indented."""
+    lines = [clean(line.rstrip()) for line in text.strip("\n").split("\n")]
+    return ("\n" + " " * by).join(lines)
 
 
 def _escaped(character: str) -> str:
@@ -82,7 +127,8 @@ def _print_rich(
     for name, is_right in zip(columns, right, strict=True):
         table.add_column(name.upper(), justify="right" if is_right else "left", overflow="fold")
     for row in texts:
-        table.add_row(*(Text(cell) for cell in row))  # Text: a name with [red] in it is a name
+        # Text: a name with [red] in it is a name
+        table.add_row(*(Text(fitting(cell, sys.stdout)) for cell in row))
     Console(no_color=not color, highlight=False).print(table)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATH = "/api/admin/peers"
+ALL_DATABASES = "*"
+MAX_LINE_BYTES = 4096
 
 
 @click.group()
@@ -43,6 +45,8 @@ def invite(ctx: Context, address: str | None) -> None:
     """
     from peersync.transport.peer_routes import InviteReply, InviteRequest
 
+    if address == "":
+        raise BadRequest("--address is empty", hint="leave it out to use node.advertise")
     reply = _ask(
         ctx, lambda agent: agent.post(f"{PATH}/invite", InviteRequest(address), InviteReply)
     )
@@ -99,7 +103,8 @@ def remove(ctx: Context, name: str) -> None:
     """Forget a peer. It is refused from its next request on."""
     from peersync.transport.peer_routes import PeerView
 
-    peer = _ask(ctx, lambda agent: agent.delete(f"{PATH}/{quote(name, safe='')}", PeerView))
+    path = f"{PATH}/{_segment(name)}"
+    peer = _ask(ctx, lambda agent: agent.delete(path, PeerView))
     if ctx.json:
         emit_json({"removed": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
@@ -143,14 +148,29 @@ def _change_rights(
     wanted = {right: given for right, named in rights.items() if named}
     if not wanted:
         raise BadRequest("which right?", hint="--pull, --push or --schema")
-    body = {"rights": wanted, "database": database or "*"}
-    peer = _ask(
-        ctx, lambda agent: agent.put(f"{PATH}/{quote(name, safe='')}/rights", body, PeerView)
-    )
+    path = f"{PATH}/{_segment(name)}/rights"
+    body = {"rights": wanted, "database": _database(ctx, database)}
+    peer = _ask(ctx, lambda agent: agent.put(path, body, PeerView))
     if ctx.json:
         emit_json({"peer": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
         print_err(f"{peer.name}: {_rights_text(peer)}")
+
+
+def _segment(name: str) -> str:
+    """A peer's name as a part of a path; BadRequest where it cannot be one."""
+    if not name.strip("."):
+        raise BadRequest(f"{name!r} is no peer's name", hint="peersync peer list shows all of them")
+    return quote(name, safe="", errors="replace")
+
+
+def _database(ctx: Context, name: str | None) -> str:
+    """The database that a right is for; a typing error must not give or keep a right."""
+    if name is None or name == ALL_DATABASES:
+        return ALL_DATABASES
+    if not name:
+        raise BadRequest("--database is empty", hint="leave it out to mean all databases")
+    return ctx.database_name(name)
 
 
 def _print_peers(ctx: Context, peers: tuple[PeerView, ...], probe: bool) -> None:
@@ -174,23 +194,31 @@ def _rights_text(peer: PeerView) -> str:
     for database, rights in peer.rights.items():
         given = [name for name, value in msgspec.structs.asdict(rights).items() if value]
         text = ", ".join(given) or "none"
-        parts.append(text if database == "*" else f"{database}: {text}")
+        parts.append(text if database == ALL_DATABASES else f"{database}: {text}")
     return "; ".join(parts)
 
 
 def _state_text(peer: PeerView) -> str:
-    return "reachable" if peer.reachable else "not reachable"
+    if not peer.reachable:
+        return "not reachable"
+    return f"reachable ({peer.reached})" if peer.reached else "reachable"
 
 
 def _invite_line(ctx: Context, given: str | None) -> str:
     if given == "-":
-        return sys.stdin.read(4096)
+        return _from_stdin()
     if given is None and ctx.interactive:
         line: str = click.prompt("Invite line", err=True)
         return line
     if given is None:
         raise BadRequest("the invite line is missing", hint="peersync peer join LINE")
     return given
+
+
+def _from_stdin() -> str:
+    if sys.stdin is None:  # closed by the caller: `<&-`
+        raise BadRequest("standard input is closed", hint="peersync peer join LINE")
+    return sys.stdin.buffer.read(MAX_LINE_BYTES).decode("utf-8", "replace")
 
 
 def _ask(ctx: Context, call: Callable[[AgentClient], Awaitable[T]]) -> T:

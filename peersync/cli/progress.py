@@ -6,6 +6,7 @@ All of it is made from one record; what that does not know is shown as unknown, 
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,9 +15,11 @@ from typing import Literal, Protocol, Self
 
 from peersync.cli.output import (
     SCHEMA_VERSION,
-    clean,
     count,
     duration,
+    fitting,
+    flat,
+    has_utf8,
     json_text,
     print_err,
     print_out,
@@ -27,6 +30,7 @@ from peersync.core.progress import Progress, StepProgress, StepState
 
 Mode = Literal["auto", "bar", "plain", "json", "none"]
 _BAR_WIDTH = 24
+_WIDTH = 72  # that five lines with everything need
 _EVERY_S = 10.0
 _INTERVAL = "PEERSYNC_PROGRESS_INTERVAL"
 _COUNTING = "counting…"
@@ -140,7 +144,10 @@ class _Bar:
     def show(self, progress: Progress) -> None:
         from rich.text import Text
 
-        self._live.update(Text("\n".join(screen(progress)), no_wrap=True, overflow="ellipsis"))
+        console = self._live.console
+        text = fitting("\n".join(screen(progress, console.width)), console.file)
+        overflow: Literal["ellipsis", "crop"] = "ellipsis" if has_utf8(console.file) else "crop"
+        self._live.update(Text(text, no_wrap=True, overflow=overflow))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -151,38 +158,70 @@ class _Bar:
             self._live.start(refresh=True)
 
 
-def screen(progress: Progress) -> list[str]:
-    """The lines of the terminal's picture."""
-    lines = [_step_line(number, step) for number, step in enumerate(progress.steps, start=1)]
-    parts = [f" overall {_percent(progress)}"]
-    if progress.rate_bytes_s:
-        parts.append(f"{size(progress.rate_bytes_s)}/s")
-    if progress.eta_s is not None and progress.state == "running":
-        parts.append(f"about {duration(progress.eta_s)} left")
+def screen(progress: Progress, width: int = 200) -> list[str]:
+    """The lines of the terminal's picture, for so many columns."""
+    lines = [_step_line(number, step, width) for number, step in enumerate(progress.steps, start=1)]
+    parts = [f"overall {_percent(progress)}"]
+    if progress.elapsed_s is not None and progress.elapsed_s >= 1:
+        parts.append(duration(round(progress.elapsed_s)))
+    parts += _speed(progress)
     if progress.rows:
         parts.append(f"{count(progress.rows)} rows")
     if progress.resumed:
         parts.append(f"resumed {progress.resumed}×, {size(progress.saved_bytes)} not sent again")
     if progress.state not in ("running", "planned"):
         parts.append(progress.state)
-    lines.append(" · ".join(parts))
-    if progress.waiting_for:
-        lines.append(f" waiting: {clean(progress.waiting_for)}")
+    lines += _joined(parts, width)
+    for words in _words(progress):
+        first, *more = textwrap.wrap(words, max(width - 3, 20))
+        lines += [f" {first}", *(f"   {line}" for line in more)]
     return lines
 
 
-def _step_line(number: int, step: StepProgress) -> str:
+def _joined(parts: list[str], width: int) -> list[str]:
+    """Broken between the parts, where they do not fit in one line."""
+    lines = [" " + parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]} · {part}"
+        if len(longer) < width:
+            lines[-1] = longer
+        else:
+            lines.append(" " + part)
+    return lines
+
+
+def _speed(progress: Progress) -> list[str]:
+    """Nothing while it waits: the rate of the last seconds is not what comes now."""
+    if progress.waiting_for:
+        return []
+    parts = []
+    if progress.rate_bytes_s:
+        parts.append(f"{size(progress.rate_bytes_s)}/s")
+    if progress.eta_s is not None and progress.eta_s >= 1 and progress.state == "running":
+        parts.append(f"about {duration(round(progress.eta_s))} left")
+    return parts
+
+
+def _words(progress: Progress) -> list[str]:
+    words = [f"waiting: {flat(progress.waiting_for)}"] if progress.waiting_for else []
+    return words + ([flat(progress.message)] if progress.message else [])
+
+
+def _step_line(number: int, step: StepProgress, width: int) -> str:
     head = f" {number} {step.name.value:<9}"
     if step.state in (StepState.WAITING, StepState.SKIPPED):
         return f"{head} {_MARKS[step.state]}"
-    amount = _amount(step)
+    amount = _amount(step, short=width < _WIDTH)
     if step.state is not StepState.RUNNING:
+        if not step.seconds and not step.done:  # it ended before its agent was restarted
+            return f"{head} {_MARKS[step.state]}"
         return f"{head} {_MARKS[step.state]} {duration(step.seconds):>10}   {amount}"
     fraction = step.fraction
-    if fraction is None:
-        return f"{head} {_COUNTING}   {amount}"
-    filled = int(fraction * _BAR_WIDTH)
-    bar = "█" * filled + " " * (_BAR_WIDTH - filled)
+    if fraction is None or not step.done:
+        return f"{head} {_COUNTING}" + (f"   {amount}" if step.done else "")
+    length = min(max(width - 34, 4), _BAR_WIDTH)
+    filled = int(fraction * length)
+    bar = "█" * filled + " " * (length - filled)
     return f"{head} ▕{bar}▏ {int(fraction * 100):3} %  {amount}"
 
 
@@ -193,25 +232,30 @@ def _percent(progress: Progress) -> str:
     return "unknown" if progress.state in _ENDED else _COUNTING
 
 
-def _amount(step: StepProgress) -> str:
+def _amount(step: StepProgress, *, short: bool = False) -> str:
     def show(value: int) -> str:
-        return size(value) if step.unit == "bytes" else f"{count(value)} {step.unit}"
+        if step.unit == "bytes":
+            return size(value)
+        return f"{count(value)} {step.unit.removesuffix('s') if value == 1 else step.unit}"
 
-    if step.state is StepState.RUNNING and step.total:
+    if step.state is StepState.RUNNING and step.total and not short:
         return f"{show(step.done)} of {show(max(step.total, step.done))}"
     return show(step.done)
 
 
-def one_line(progress: Progress) -> str:
-    """ "shop from server-a: 4/5 restore, 61 %, 38.0 MiB/s, about 16 s left"."""
-    parts = [f"{progress.step_number}/5 {progress.step.value}"]
-    parts.append(_percent(progress))
-    if progress.rate_bytes_s:
-        parts.append(f"{size(progress.rate_bytes_s)}/s")
-    if progress.eta_s is not None and progress.state == "running":
-        parts.append(f"about {duration(progress.eta_s)} left")
-    if progress.state not in ("running", "planned"):
-        parts = [progress.state, *parts[1:2]]
-    if progress.waiting_for:
-        parts.append(f"waiting: {clean(progress.waiting_for)}")
-    return f"{progress.database} from {progress.source}: " + ", ".join(parts)
+def one_line(progress: Progress, *, giving: bool = False) -> str:
+    """ "shop from server-a: 4/5 restore, 61 %, 38.0 MiB/s, about 16 s left"; or "shop to …"."""
+    percent = _percent(progress)
+    if progress.state in _ENDED:
+        parts = [progress.state, percent]
+        if progress.state not in ("done", "partly"):
+            known = progress.percent is not None
+            parts = [f"{progress.state} at {percent}" if known else progress.state]
+    elif progress.state == "cancelling":
+        parts = [progress.state]
+    else:
+        parts = [f"{progress.step_number}/5 {progress.step.value}", percent, *_speed(progress)]
+    if progress.resumed:
+        parts.append(f"resumed {progress.resumed}×")
+    side = f"to {progress.target}" if giving else f"from {progress.source}"
+    return f"{progress.database} {side}: " + ", ".join([*parts, *_words(progress)])

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING
 import click
 
 from peersync.cli.context import Context
-from peersync.cli.output import ago, clean, emit_json, print_err, print_out, print_table
+from peersync.cli.output import (
+    ago,
+    clean,
+    emit_json,
+    flat,
+    indented,
+    print_err,
+    print_out,
+    print_table,
+)
 
 if TYPE_CHECKING:
-    from peersync.agent.status import Status
+    from peersync.agent.status import LinkStatus, Status
 
 
 @click.command()
@@ -47,7 +56,7 @@ def _print(ctx: Context, status: Status) -> None:
         return
     for database in status.databases:
         if not database.reachable:
-            print_err(f"database {database.name}: {clean(database.problem or '')}")
+            print_err(f"database {database.name}: {indented(database.problem or '')}")
     if status.links:
         print_out("")
         print_table(
@@ -57,8 +66,8 @@ def _print(ctx: Context, status: Status) -> None:
                     link.database,
                     link.peer,
                     link.state,
-                    ago(datetime.fromisoformat(link.last_sync), now) if link.last_sync else "never",
-                    link.hint or link.problem,
+                    _last(link, now),
+                    flat(link.hint or link.problem or "") or None,
                 )
                 for link in status.links
             ],
@@ -66,6 +75,19 @@ def _print(ctx: Context, status: Status) -> None:
         )
         for link in status.links:
             if link.problem:
-                print_err(f"{link.database} from {link.peer}: {clean(link.problem)}")
-    for progress in [*status.running, *status.giving]:
+                print_err(f"{link.database}, {link.peer}: {indented(link.problem)}")
+    for progress in status.running:
         print_out(one_line(progress))
+    for progress in status.giving:
+        print_out(one_line(progress, giving=True))
+
+
+def _last(link: LinkStatus, now: datetime) -> str:
+    """ "3 min ago", "given 3 min ago", or both."""
+    parts = []
+    if link.last_sync:
+        parts.append(ago(datetime.fromisoformat(link.last_sync), now))
+    if link.last_given:
+        given = ago(datetime.fromisoformat(link.last_given), now)
+        parts.append(f"given {'just now' if given == 'now' else given}")
+    return ", ".join(parts) or "never"

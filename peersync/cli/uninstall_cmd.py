@@ -1,4 +1,7 @@
-"""`peersync uninstall`: takes everything of peersync's out of a database again."""
+"""`peersync uninstall`: takes everything of peersync's out of a database again.
+
+It holds the lease that a full sync holds, so neither starts while the other runs.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,15 @@ import click
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, print_err, print_out
-from peersync.core.errors import BadRequest
+from peersync.core.errors import BadRequest, Locked
+from peersync.core.words import counted
+from peersync.postgres.locks import refuse_if_held
 from peersync.postgres.migrate import SchemaObject, list_objects, uninstall
 from peersync.postgres.pool import Database
+from peersync.postgres.restore import LEASE
+from peersync.postgres.sqlfiles import queries
+
+_LEASES = queries("leases")  # read now: the loop must not wait for a file later
 
 
 @click.command()
@@ -35,7 +44,11 @@ def command(ctx: Context, database: str | None, dry_run: bool, yes: bool) -> Non
         listed = [{"kind": item.kind, "name": item.name} for item in objects]
         emit_json({"database": name, "dropped": not dry_run and bool(objects), "objects": listed})
     elif objects and not dry_run and not ctx.quiet:
-        print_err(f"peersync is gone from {name}: {len(objects)} objects dropped")
+        print_err(f"peersync is gone from {name}: {counted(len(objects), 'object')} dropped")
+        print_err(
+            f"An agent that runs sets it up again: take [database.{name}] out of "
+            f"{ctx.loaded.path}, then: systemctl restart peersync-agent"
+        )
 
 
 def _print(ctx: Context, objects: tuple[SchemaObject, ...], name: str) -> None:
@@ -51,5 +64,14 @@ async def _list(database: Database) -> tuple[SchemaObject, ...]:
 
 
 async def _uninstall(database: Database) -> tuple[SchemaObject, ...]:
-    async with database.connect("uninstall", what="uninstalling peersync") as conn:
-        return await uninstall(conn, dry_run=False)
+    try:
+        async with database.connect("uninstall", what="uninstalling peersync") as conn:
+            await refuse_if_held(database, LEASE)  # it names the holder
+            # The connection keeps the lock to its end, so that no sync starts meanwhile.
+            if not await conn.fetchval(_LEASES["try_lock"], LEASE):
+                raise Locked(
+                    f"a full sync of {database.name} has just begun", hint="peersync jobs list"
+                )
+            return await uninstall(conn, dry_run=False)
+    finally:
+        await database.close()

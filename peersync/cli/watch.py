@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import click
@@ -17,16 +17,27 @@ import msgspec
 
 from peersync.agent.jobview import JobView
 from peersync.cli.context import Context
-from peersync.cli.output import clean, count, duration, print_err, print_out, print_table, size
+from peersync.cli.output import (
+    clean,
+    count,
+    duration,
+    indented,
+    print_err,
+    print_out,
+    print_table,
+    size,
+)
 from peersync.cli.progress import Mode, Renderer, interval_s, make_renderer
 from peersync.core.errors import AgentNotRunning, NotFound, PeersyncError, error_class, root_error
-from peersync.core.progress import Progress
+from peersync.core.progress import Progress, seconds_between
+from peersync.core.results import TableResult
 from peersync.transport.local import AgentClient
 
 FINAL = frozenset({"done", "partly", "failed", "cancelled"})
 EXIT = {"done": 0, "partly": 3, "cancelled": 130}
 _WAIT_FOR_AGENT_S = 60.0
 _PAUSE_S = 0.5
+_LATE_S = 2.0  # who comes later to a job is not told its past
 
 
 class Detached(Exception):
@@ -56,12 +67,20 @@ async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
     last_event: str | None = None
     missing_since: float | None = None
     loop = asyncio.get_running_loop()
-    while True:
+    view: JobView | None = None
+    since = ""
+    with suppress(AgentNotRunning):
+        view = await agent.get(f"/api/admin/jobs/{job}", JobView)
+        since = _show_now(renderer, view)
+    while view is None or view.state not in FINAL:
         try:
             async for event in agent.events(f"/api/admin/jobs/{job}/events", after=last_event):
                 last_event, missing_since = event.id, None
                 if event.event == "progress":
-                    renderer.show(msgspec.json.decode(event.data, type=Progress))
+                    progress = msgspec.json.decode(event.data, type=Progress)
+                    if progress.updated_at >= since:
+                        since = ""
+                        renderer.show(progress)
         except NotFound:
             pass  # it has ended, or the agent takes it up again in a moment
         except AgentNotRunning:
@@ -75,11 +94,20 @@ async def _watch(agent: AgentClient, job: str, renderer: Renderer) -> JobView:
             await asyncio.sleep(_PAUSE_S)
             continue
         missing_since = None
-        if view.state in FINAL:
-            if view.progress is not None:
-                renderer.show(view.progress)
-            return view
-        await asyncio.sleep(_PAUSE_S)
+        if view.state not in FINAL:
+            await asyncio.sleep(_PAUSE_S)
+    if view.progress is not None:
+        renderer.show(view.progress)
+    return view
+
+
+def _show_now(renderer: Renderer, view: JobView) -> str:
+    """Shows how far a job is that began before; gives the time before which nothing is shown."""
+    progress = view.progress
+    if progress is None or view.state in FINAL or (progress.elapsed_s or 0) < _LATE_S:
+        return ""
+    renderer.show(progress)
+    return progress.updated_at
 
 
 async def _heed(
@@ -155,7 +183,7 @@ def result(view: JobView) -> dict[str, Any]:
     progress = view.progress
     totals = {
         name: sum(getattr(t, name) for t in view.tables)
-        for name in ("inserted", "updated", "unchanged", "skipped")
+        for name in ("inserted", "updated", "unchanged", "skipped", "deleted", "kept_local")
     }
     return {
         "session": view.id,
@@ -165,15 +193,25 @@ def result(view: JobView) -> dict[str, Any]:
         "peer": view.peer,
         "rows": totals,
         "tables": view.tables,
-        "raw_bytes": progress.raw_bytes if progress else 0,
-        "wire_bytes": progress.wire_bytes if progress else 0,
-        "saved_bytes": progress.saved_bytes if progress else 0,
-        "resumed": progress.resumed if progress else 0,
+        "raw_bytes": progress.raw_bytes if progress else None,
+        "wire_bytes": progress.wire_bytes if progress else None,
+        "saved_bytes": progress.saved_bytes if progress else None,
+        "resumed": progress.resumed if progress else None,
         "seconds": view.seconds,
+        "elapsed_s": elapsed_s(view),
         "started_at": view.started_at,
         "completed_at": view.completed_at,
         "error": view.error,
     }
+
+
+def elapsed_s(view: JobView) -> float | None:
+    """Seconds from its beginning to its end, or until it last said something of itself."""
+    if view.progress is not None and view.progress.elapsed_s is not None:
+        return view.progress.elapsed_s
+    if view.completed_at is None or view.state == "failed":
+        return None  # a record without an end of its own is closed long after it ended
+    return seconds_between(view.started_at, view.completed_at)
 
 
 def error_of(view: JobView) -> PeersyncError | None:
@@ -194,43 +232,49 @@ def print_result(ctx: Context, view: JobView) -> None:
     if view.tables:
         order = {"failed": 0, "blocked": 1, "partly": 2, "done": 3}
         tables = sorted(view.tables, key=lambda t: (order[t.result], -t.raw_bytes))
-        changed = [t for t in tables if t.result != "done" or t.inserted or t.updated]
-        rows = [
-            (
-                f"{t.schema}.{t.name}",
-                t.result,
-                t.inserted,
-                t.updated,
-                t.unchanged,
-                t.target_only,
-            )
-            for t in changed
-        ]
-        if rows:
-            print_table(
-                ("table", "result", "inserted", "updated", "unchanged", "only here"),
-                rows,
-                color=ctx.color,
-            )
+        changed = [t for t in tables if t.result != "done" or t.inserted or t.updated or t.deleted]
+        if changed:
+            _print_changed(ctx, view, changed)
         same = len(tables) - len(changed)
         if same:
             print_out(f"{same} table{'s' if same != 1 else ''} had nothing to change.")
         for table in tables:
             for words in (table.error, table.note):
                 if words:
-                    print_err(f"{table.schema}.{table.name}: {clean(words)}")
+                    print_err(f"{clean(table.schema)}.{clean(table.name)}: {indented(words)}")
     if view.progress is not None and view.state in ("done", "partly"):
         print_out(_cost(view, view.progress))
 
 
+def _print_changed(ctx: Context, view: JobView, tables: list[TableResult]) -> None:
+    """What is seldom has a column only when there is some of it."""
+    only = "only here" if view.role == "target" else f"only on {view.peer}"
+    fields = {"inserted": "inserted", "updated": "updated", "unchanged": "unchanged"}
+    for name, title in (("deleted", "deleted"), ("skipped", "skipped"), ("kept_local", "kept")):
+        if any(getattr(t, name) for t in tables):
+            fields[name] = title
+    fields["target_only"] = only
+    print_table(
+        ("table", "result", *fields.values()),
+        [
+            (f"{t.schema}.{t.name}", t.result, *(getattr(t, name) for name in fields))
+            for t in tables
+        ],
+        color=ctx.color,
+    )
+
+
 def _cost(view: JobView, progress: Progress) -> str:
-    longest = max(view.seconds.values(), default=0.0)
-    steps = ", ".join(f"{name} {duration(s)}" for name, s in view.seconds.items())
+    elapsed = elapsed_s(view)
+    took = f" in {duration(elapsed)}" if elapsed is not None else ""
+    steps = ", ".join(f"{name} {duration(s)}" for name, s in view.seconds.items() if s >= 0.05)
+    resumed = f", resumed {progress.resumed}×" if progress.resumed else ""
+    since = "since then: " if progress.resumed else ""
     ratio = progress.raw_bytes / progress.wire_bytes if progress.wire_bytes else 0
     wire = f", {size(progress.wire_bytes)} on the wire" if progress.wire_bytes else ""
     shrunk = f" ({ratio:.1f}:1)" if ratio > 1 else ""
     saved = f", {size(progress.saved_bytes)} not sent again" if progress.saved_bytes else ""
     return (
-        f"{count(progress.rows)} rows, {size(progress.raw_bytes)} of dump{wire}{shrunk}{saved} "
-        f"in {duration(longest)} ({steps})"
+        f"{count(progress.rows)} rows, {size(progress.raw_bytes)} of dump{wire}{shrunk}{saved}"
+        f"{took}{resumed}" + (f" ({since}{steps})" if steps else "")
     )

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from peersync.config.model import SECTIONS, Database, DatabaseName, fields, is_list
+from peersync.config.rules import CHECK_AGAIN, wrong_value
 from peersync.core.errors import ConfigError
 
 PREFIX = "PEERSYNC_"
@@ -62,7 +63,7 @@ def _database_key(variable: str, databases: Mapping[str, str]) -> tuple[str, ...
 
 
 def _database_candidates(rest: str, databases: Mapping[str, str]) -> Iterator[str]:
-    for name in [*databases, rest.rpartition("_")[0]]:
+    for name in filter(None, [*databases, rest.rpartition("_")[0]]):
         yield from (f"{DATABASE_PREFIX}{name}_{key.upper()}" for key in fields(Database))
 
 
@@ -70,7 +71,11 @@ def _new_name(variable: str, name: str) -> str:
     try:
         return msgspec.convert(name, DatabaseName)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{variable} names a database in a way that is not valid") from error
+        raise ConfigError(
+            f"{variable} names a database in a way that is not valid",
+            hint="between DATABASE_ and the key: 1 to 63 of A-Z, 0-9 and _",
+            path=variable,
+        ) from error
 
 
 def _unknown(variable: str, candidates: Iterable[str]) -> ConfigError:
@@ -92,5 +97,8 @@ def _convert(key: tuple[str, ...], variable: str, text: str) -> Any:
         return msgspec.convert(raw, wanted, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"{variable} is not valid for {'.'.join(key)}", detail=str(error), path=".".join(key)
+            f"{variable} is not valid for {'.'.join(key)}",
+            detail=wrong_value(wanted, text, error),
+            hint=CHECK_AGAIN,
+            path=".".join(key),
         ) from error

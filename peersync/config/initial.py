@@ -35,8 +35,8 @@ def write_initial(
 ) -> Path:
     """Write a new file at `path`, with its directory; ConfigError when there is one already."""
     text = render_initial(node=node, databases=databases)
-    path.parent.mkdir(mode=0o755 if mode == MODE_SYSTEM else 0o700, parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(mode=0o755 if mode == MODE_SYSTEM else 0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     except FileExistsError as error:
         raise ConfigError(
@@ -45,7 +45,11 @@ def write_initial(
             path=str(path),
         ) from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="run it as the user that may write there, or name another: --config FILE",
+            path=str(path),
+        ) from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(descriptor, mode)  # the umask must not decide who reads it
         file.write(text)

@@ -9,9 +9,11 @@ CLI looks at it again.
 from __future__ import annotations
 
 import difflib
+import os
 import socket
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +22,10 @@ from typing import Any
 import msgspec
 
 from peersync.config.environment import from_environment
+from peersync.config.filters import second_filter
 from peersync.config.model import SECTIONS, Config, Database, DatabaseName, Node, fields, known_keys
-from peersync.config.secret import mask_conninfo
+from peersync.config.places import expand, reason
+from peersync.config.rules import CHECK_AGAIN, shown, violations, wrong_value
 from peersync.core.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/peersync/peersync.toml")
@@ -53,12 +57,13 @@ def find_config(flag: str | None, environ: Mapping[str, str], *, uid: int) -> Pa
     The file need not exist: where none does, it is the one that `init` should write.
     """
     if named := flag or environ.get("PEERSYNC_CONFIG"):
-        return Path(named).expanduser()
+        return expand(named)
     if uid == 0:
         return SYSTEM_CONFIG
     home = _xdg(environ, "XDG_CONFIG_HOME", ".config")
     own = home / "peersync" / "peersync.toml"
-    return own if own.exists() or not SYSTEM_CONFIG.exists() else SYSTEM_CONFIG
+    known = os.path.lexists(own) or not SYSTEM_CONFIG.exists()
+    return own if known else SYSTEM_CONFIG
 
 
 def load_config(
@@ -67,15 +72,17 @@ def load_config(
     flags: Mapping[str, object] = MappingProxyType({}),
     *,
     uid: int,
+    text: str | None = None,
 ) -> Loaded:
     """Read `path` and `conf.d/*.toml` beside it; overlay environment and flags.
 
-    `flags` has dotted paths; a value of None means "not given". Raises ConfigError.
+    `flags` has dotted paths; a value of None means "not given". `text` is what stands for the
+    content of `path`, before it is written. Raises ConfigError.
     """
     values: Values = {}
     files = _files(path)
     for file in files:
-        values.update(_from_file(file))
+        values.update(_from_file(file, text if file == path else None))
     values.update(from_environment(environ, [key[1] for key in values if key[0] == "database"]))
     for dotted, given in flags.items():
         if given is not None:
@@ -84,28 +91,50 @@ def load_config(
     _derive(values, path, environ, uid)
     config = _build(values)
     _check_paths(config, values)
+    _check_rules(config, values)
+    _check_filters(config)
     return Loaded(config, MappingProxyType(dict(_origins(config, values))), path, files)
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    if not path.is_file():
+    if os.path.isdir(path):  # noqa: PTH112 - where it may not look, is_dir() raises
+        raise ConfigError(
+            f"{path} is a directory, not a configuration",
+            hint=f"name the file: --config {path / 'peersync.toml'}",
+            path=str(path),
+        )
+    extra = path.parent / "conf.d"
+    with _readable(extra):  # glob() would leave out what may not be read, in silence
+        more = sorted(extra.iterdir()) if extra.is_dir() else []
+    return (path, *(file for file in more if file.name.endswith(".toml")))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
         raise ConfigError(
             f"there is no configuration at {path}",
             hint="peersync init writes one; --config or PEERSYNC_CONFIG names another",
             path=str(path),
-        )
-    return (path, *sorted((path.parent / "conf.d").glob("*.toml")))
-
-
-def _from_file(file: Path) -> Values:
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        ) from error
     except OSError as error:
         raise ConfigError(
-            f"{file} cannot be read: {error.strerror}", hint="check its owner and mode"
+            f"{path} cannot be read: {reason(error)}",
+            hint="check its owner and mode, or name another with --config",
+            path=str(path),
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid TOML", detail=str(error)) from error
+
+
+def _from_file(file: Path, text: str | None = None) -> Values:
+    try:
+        with _readable(file):
+            document = tomllib.loads(file.read_text(encoding="utf-8") if text is None else text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{file} is not valid TOML", detail=str(error), hint=CHECK_AGAIN, path=str(file)
+        ) from error
     found: Values = {}
     for key, raw in _leaves(document, (), file):
         origin = f"{file}: {'.'.join(key)}"
@@ -162,7 +191,8 @@ def _checked(key: Key, raw: Any, where: str, *, strict: bool) -> Any:
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"{'.'.join(key)} in {where} is not valid",
-            detail=f"{error}; got {mask_conninfo(repr(raw))}",
+            detail=wrong_value(fields(table)[key[-1]].type, raw, error),
+            hint=CHECK_AGAIN,
             path=".".join(key),
             file=where,
         ) from error
@@ -177,9 +207,8 @@ def _derive(values: Values, path: Path, environ: Mapping[str, str], uid: int) ->
             values[("node", key)] = (value, "default")
         return current or value
 
-    system = uid == 0 or path == SYSTEM_CONFIG
-    home = SYSTEM_STATE if system else _xdg(environ, "XDG_STATE_HOME", ".local/state") / "peersync"
-    state_dir = default("state_dir", str(home))
+    given: str = values.get(("node", "state_dir"), ("", ""))[0]
+    state_dir = given or default("state_dir", str(_state_home(path, environ, uid)))
     default("spool_dir", str(Path(state_dir) / "spool"))
     system_state = Path(state_dir) == SYSTEM_STATE
     default("socket", str(SYSTEM_SOCKET if system_state else Path(state_dir) / "agent.sock"))
@@ -191,6 +220,12 @@ def _derive(values: Values, path: Path, environ: Mapping[str, str], uid: int) ->
     default("advertise", f"{hostname if wildcard else host}:{port}")
 
 
+def _state_home(path: Path, environ: Mapping[str, str], uid: int) -> Path:
+    if uid == 0 or path == SYSTEM_CONFIG:
+        return SYSTEM_STATE
+    return _xdg(environ, "XDG_STATE_HOME", ".local/state") / "peersync"
+
+
 def _node_name(hostname: str) -> str:
     short = hostname.split(".")[0].lower()
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in short).strip("-")
@@ -200,7 +235,7 @@ def _node_name(hostname: str) -> str:
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     if value := environ.get(variable):
         return Path(value)
-    return Path(environ.get("HOME") or "~").expanduser() / fallback
+    return expand(environ.get("HOME") or "~") / fallback
 
 
 def _build(values: Values) -> Config:
@@ -223,9 +258,12 @@ def _build(values: Values) -> Config:
 def _check_paths(config: Config, values: Values) -> None:
     for key in ("state_dir", "spool_dir", "socket"):
         value = getattr(config.node, key)
-        if not Path(value).is_absolute():
+        if not Path(value).is_absolute() or "\0" in value:
             raise ConfigError(
-                f"node.{key} must be an absolute path", detail=value, path=f"node.{key}"
+                f"node.{key} must be an absolute path",
+                detail=f"got {shown(value)} ({values[('node', key)][1]})",
+                hint=CHECK_AGAIN,
+                path=f"node.{key}",
             )
     if len(config.node.socket.encode()) > UNIX_PATH_MAX:
         raise ConfigError(
@@ -234,6 +272,24 @@ def _check_paths(config: Config, values: Values) -> None:
             hint="set node.socket to a shorter path, for example below /run",
             path="node.socket",
         )
+
+
+def _check_rules(config: Config, values: Values) -> None:
+    for path, why in violations(config):
+        origin = values.get(tuple(path.split(".")), (None, "default"))[1]
+        raise ConfigError(
+            f"{path} is not valid", detail=f"{why} ({origin})", hint=CHECK_AGAIN, path=path
+        )
+
+
+def _check_filters(config: Config) -> None:
+    for name, database in config.database.items():
+        if (table := second_filter(database.filter)) is not None:
+            raise ConfigError(
+                f"database.{name}.filter names {table} twice",
+                hint="join both into one filter",
+                path=f"database.{name}.filter",
+            )
 
 
 def _origins(config: Config, values: Values) -> Iterator[tuple[str, str]]:

@@ -12,16 +12,30 @@ from typing import Annotated, Any, Literal, get_origin
 
 import msgspec
 
+from peersync.config.filters import Filters
 from peersync.config.secret import mask_conninfo
 
-NodeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-OptionalNodeName = Annotated[str, msgspec.Meta(pattern=r"^$|^[a-z0-9][a-z0-9-]{0,62}$")]
-DatabaseName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,62}$")]
-Address = Annotated[str, msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]*):[0-9]{1,5}$")]
-OptionalAddress = Annotated[
-    str, msgspec.Meta(pattern=r"^$|^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$")
+# The descriptions are what a user is told in place of the pattern (`rules`).
+_NAME = "1 to 63 of a-z, 0-9 and -, and not begin with -"
+_DATABASE_NAME = "1 to 63 of a-z, 0-9, _ and -, and not begin with -"
+_ADDRESS = 'HOST:PORT in quotes, for example "192.0.2.7:8791" or "[::1]:8791"'
+_MEMORY = 'a number and kB, MB, GB or TB, in quotes, for example "128MB"'
+NodeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description=_NAME)]
+OptionalNodeName = Annotated[
+    str, msgspec.Meta(pattern=r"^$|^[a-z0-9][a-z0-9-]{0,62}$", description=_NAME)
 ]
-Memory = Annotated[str, msgspec.Meta(pattern=r"^[0-9]+ ?(kB|MB|GB|TB)$")]
+DatabaseName = Annotated[
+    str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,62}$", description=_DATABASE_NAME)
+]
+Address = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]*):[0-9]{1,5}$", description=_ADDRESS),
+]
+OptionalAddress = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^$|^(\[[0-9a-fA-F:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$", description=_ADDRESS),
+]
+Memory = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12} ?(kB|MB|GB|TB)$", description=_MEMORY)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400 * 30)]
 
@@ -49,6 +63,7 @@ class Database(Table, frozen=True):
     password_file: str = ""
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    filter: Filters = ()
 
     def __repr__(self) -> str:
         return f"Database(conninfo={mask_conninfo(self.conninfo)!r}, include={self.include!r})"
@@ -64,7 +79,9 @@ class FullSync(Table, frozen=True):
     compression_level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 1
     lock_timeout_s: Seconds = 30.0
     keep_spool_h: Annotated[float, msgspec.Meta(ge=0, le=8760)] = 24.0
-    spool_max_gib: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    undo_keep_d: Annotated[float, msgspec.Meta(ge=0, le=3650)] = 7.0
+    undo_max_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 1024
+    spool_max_gib: Annotated[float, msgspec.Meta(ge=0, le=1 << 20)] = 0.0  # up to 1 PiB
 
 
 class Network(Table, frozen=True):
@@ -74,6 +91,7 @@ class Network(Table, frozen=True):
     read_timeout_s: Seconds = 60.0
     retry_max_s: Seconds = 30.0
     retry_for_s: Seconds = 600.0
+    reverse_lines: bool = True
 
 
 class Log(Table, frozen=True):

@@ -40,6 +40,12 @@ class BadRequest(PeersyncError):
     code, exit_code, http_status = "bad-request", 2, 400
 
 
+class KeyReused(BadRequest):
+    """An Idempotency-Key that stands for another request."""
+
+    code, http_status = "key-reused", 422
+
+
 class NotFound(PeersyncError):
     code, exit_code, http_status = "not-found", 2, 404
 

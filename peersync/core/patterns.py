@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from peersync.core.errors import BadRequest
 from peersync.core.names import TableName
 
+SHOWN_CHARS = 80
+
 
 class Patterns:
     """The tables that `include` names and `exclude` does not."""
@@ -55,9 +57,22 @@ def compile_pattern(text: str) -> Compiled:
             parts[-1] += ".*" if character == "*" else "."
         else:
             parts[-1] += re.escape(character.lower())
-    if quoted or len(parts) > 2 or "" in parts:
+    if (why := _trouble(parts, quoted)) is not None:
+        shown = text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
         raise BadRequest(
-            f"{text!r} is not a pattern of tables", hint='for example: public.order_* or "Odd".*'
+            f'"{shown}" is not a pattern of tables: {why}',
+            hint='for example: public.order_* or "Odd".*',
         )
     schema, name = parts if len(parts) == 2 else (".*", parts[0])
     return re.compile(schema, re.DOTALL), re.compile(name, re.DOTALL)
+
+
+def _trouble(parts: list[str], quoted: bool) -> str | None:
+    """Why these are not a schema and a table, or a table alone."""
+    if quoted:
+        return "a double quote is opened and not closed"
+    if len(parts) > 2:
+        return "it has more than one dot outside double quotes"
+    if "" in parts:
+        return "a name is empty"
+    return None

@@ -19,6 +19,8 @@ class TableResult(msgspec.Struct, frozen=True, kw_only=True):
     unchanged: int = 0
     skipped: int = 0
     target_only: int | None = None
+    deleted: int = 0
+    kept_local: int = 0
     raw_bytes: int = 0
     created: bool = False
     note: str | None = None

@@ -9,11 +9,15 @@ and only the database knows. Pure: time comes in as an argument, in monotonic se
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from peersync.core.progress import (
+    BEFORE_COMMIT,
     STEPS,
+    STILL_S,
+    SURE_S,
     Progress,
     RateMeter,
     Step,
@@ -22,6 +26,7 @@ from peersync.core.progress import (
     current_step,
     eta_seconds,
     overall_percent,
+    seconds_between,
 )
 
 
@@ -41,6 +46,7 @@ class State(StrEnum):
 
 _FINAL = frozenset({State.CANCELLED, State.FAILED, State.PARTLY, State.DONE})
 _ENDS = frozenset({State.FAILED, State.PARTLY, State.DONE})
+_COMMITTED = frozenset({State.PARTLY, State.DONE})
 _FOLLOWS: dict[State, frozenset[State]] = {
     State.PLANNED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
     State.RUNNING: _ENDS | {State.CANCELLING},
@@ -90,14 +96,16 @@ class SessionRecord:
         self.waiting_for: str | None = None
         self.message: str | None = None
         self.started_at = ""
+        self._ended_at: str | None = None
         self._steps = {step: _StepRecord() for step in STEPS}
         self._reset_meters()
 
     def _reset_meters(self) -> None:
         self._converted, self._restored = RateMeter(), RateMeter()  # raw bytes
         self._work = RateMeter()  # both together: what is left is counted in the same way
-        self._arriving = RateMeter()
-        self._shown_percent: float | None = None
+        self._moving = RateMeter()  # all that can be counted
+        self._percent_base, self._shown_base = 0.0, 0.0  # where the shown percentage starts from
+        self._last_percent = 0.0
 
     def become(self, state: State) -> None:
         """Changes the state. Raises ValueError for a change that cannot be."""
@@ -114,9 +122,13 @@ class SessionRecord:
             record.started_s = now_s
 
     def count(self, step: Step, done: int, total: int | None = None) -> None:
-        """Sets how far a step is. It never goes backwards, except by `restart`."""
+        """Sets how far a step is. It never goes backwards, except by `restart`.
+
+        A step that waits has done nothing: a number for it is that of an earlier attempt.
+        """
         record = self._steps[step]
-        record.done = max(record.done, done)
+        if record.state is not StepState.WAITING:
+            record.done = max(record.done, done)
         record.total = total if total is not None else record.total
 
     def end(self, step: Step, now_s: float, state: StepState = StepState.DONE) -> None:
@@ -129,11 +141,15 @@ class SessionRecord:
         record.ended_s = now_s
 
     def restart(self) -> None:
-        """All steps begin again; what was transferred is counted anew as it is found."""
-        for record in self._steps.values():
+        """All steps begin again; what was transferred is counted anew as it is found.
+
+        The size of the dump, as far as it was known, is an estimate for the next.
+        """
+        for step, record in self._steps.items():
             record.state, record.done = StepState.WAITING, 0
             record.started_s = record.ended_s = None
-        self.saved_bytes = 0
+            record.total = record.total if step is Step.BACKUP else None
+        self.saved_bytes = self.raw_bytes = self.rows = 0
         self._reset_meters()
 
     def fail_running(self, now_s: float) -> None:
@@ -146,7 +162,9 @@ class SessionRecord:
         return {step.value: round(r.seconds(now_s), 3) for step, r in self._steps.items()}
 
     def progress(self, now_s: float, updated_at: str) -> Progress:
-        """The record at this moment."""
+        """The record at this moment; once it has ended, at that moment."""
+        if self.state.final:
+            self._ended_at = updated_at = self._ended_at or updated_at
         steps = tuple(
             StepProgress(
                 name=step,
@@ -158,12 +176,8 @@ class SessionRecord:
             )
             for step, record in self._steps.items()
         )
-        restore, convert = self._steps[Step.RESTORE], self._steps[Step.CONVERT]
-        moved = restore.done + convert.done
         self._sample(now_s)
         rate = None if self.state.final else self._rate()
-        work = None if self.state.final else self._work.per_second()
-        total = (self._total(Step.RESTORE) or 0) + (self._total(Step.CONVERT) or 0)
         step = current_step(steps)
         return Progress(
             session=self.session,
@@ -182,47 +196,83 @@ class SessionRecord:
             rows=self.rows,
             rows_estimated=self.rows_estimated,
             rate_bytes_s=rate,
-            eta_s=eta_seconds(moved, total or None, work),
+            eta_s=self._eta(now_s),
             waiting_for=self.waiting_for or self._stall(now_s),
             resumed=self.resumed,
-            message=self.message,
+            message=self.message or self._at_work(now_s),
             started_at=self.started_at,
             updated_at=updated_at,
+            elapsed_s=seconds_between(self.started_at, updated_at),
         )
 
     def _total(self, step: Step) -> int | None:
-        """A step's total. Rows are converted and restored as many as are dumped."""
-        total = self._steps[step].total
-        if total is None and step in (Step.CONVERT, Step.RESTORE):
-            return self._steps[Step.BACKUP].total
+        """A step's total. Rows are converted and restored as many as are dumped.
+
+        Until the dump is complete its size is an estimate; one that is exceeded was wrong, and
+        then nothing is known.
+        """
+        total, dump = self._steps[step].total, self._steps[Step.BACKUP]
+        if step is Step.BACKUP or (total is None and step in (Step.CONVERT, Step.RESTORE)):
+            wrong = dump.state is not StepState.DONE and dump.done > (dump.total or 0)
+            return None if wrong else dump.total
         return total
 
     def _sample(self, now_s: float) -> None:
         converted, restored = self._steps[Step.CONVERT].done, self._steps[Step.RESTORE].done
-        arrived = self._steps[Step.BACKUP].done + self._steps[Step.TRANSFER].done
         self._converted.sample(now_s, converted)
         self._restored.sample(now_s, restored)
         self._work.sample(now_s, converted + restored)
-        self._arriving.sample(now_s, arrived + converted + restored)
+        self._moving.sample(now_s, sum(record.done for record in self._steps.values()))
 
     def _rate(self) -> float | None:
         """Raw bytes a second of the faster of two steps that handle the same bytes."""
         rates = (self._converted.per_second(), self._restored.per_second())
-        return max((rate for rate in rates if rate is not None), default=None)
+        return max((round(rate, 1) for rate in rates if rate is not None), default=None)
+
+    def _eta(self, now_s: float) -> float | None:
+        """None in the first second, and while nothing moves: an old rate says nothing."""
+        restore, convert = self._total(Step.RESTORE), self._total(Step.CONVERT)
+        if restore is None or convert is None or self.state is not State.RUNNING:
+            return None
+        if self._work.span_s < SURE_S or self._work.still_for(now_s) >= STILL_S:
+            return None
+        moved = self._steps[Step.RESTORE].done + self._steps[Step.CONVERT].done
+        return eta_seconds(moved, restore + convert, self._work.per_second())
 
     def _percent(self, steps: tuple[StepProgress, ...]) -> float | None:
-        """What is done; it does not go back when an estimate turns out to be too small."""
-        if self.state is State.DONE:
+        """What is done; 100 when it has committed.
+
+        When an estimate turns out to be too small, what was shown stays, and what is left to
+        do is spread over the rest: it neither goes back nor stands still until it is true.
+        """
+        if self.state in _COMMITTED:
             return 100.0
         percent = overall_percent(steps)
-        if percent is not None:
-            self._shown_percent = percent = max(percent, self._shown_percent or 0.0)
-        return percent
+        if percent is None:
+            return None
+        if percent < self._last_percent:
+            self._percent_base, self._shown_base = percent, self._shown(self._last_percent)
+        self._last_percent = percent
+        return math.floor(self._shown(percent) * 10) / 10
+
+    def _shown(self, percent: float) -> float:
+        left = (percent - self._percent_base) / (BEFORE_COMMIT - self._percent_base or 1.0)
+        return self._shown_base + left * (BEFORE_COMMIT - self._shown_base)
+
+    def _silence(self, now_s: float) -> float | None:
+        stalled = self._moving.stalled_for(now_s)
+        return stalled if self.state is State.RUNNING else None
 
     def _stall(self, now_s: float) -> str | None:
         """Worth a word while bytes should arrive; later the database may work in silence."""
-        stalled = self._arriving.stalled_for(now_s)
-        transfer = self._steps[Step.TRANSFER].state
-        if stalled is None or self.state is not State.RUNNING or transfer is StepState.DONE:
+        stalled = self._silence(now_s)
+        if stalled is None or self._steps[Step.TRANSFER].state is StepState.DONE:
             return None
         return f"no data for {stalled:.0f} s"
+
+    def _at_work(self, now_s: float) -> str | None:
+        """One statement over a large table can't be counted while it runs."""
+        stalled = self._silence(now_s)
+        if stalled is None or self._steps[Step.TRANSFER].state is not StepState.DONE:
+            return None
+        return f"no row to count for {stalled:.0f} s: the database is at work, or waits for a lock"

@@ -8,15 +8,25 @@ the spool; nothing here looks inside it.
 from __future__ import annotations
 
 import fcntl
+import re
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from peersync.core.errors import DatabaseError, DatabaseUnreachable, PermissionMissing
+import asyncpg
+
+from peersync.core.errors import (
+    DatabaseError,
+    DatabaseUnreachable,
+    PermissionMissing,
+    SchemaMismatch,
+)
 from peersync.core.names import TableName, quote_ident
 from peersync.postgres.catalog import Fetches
 
@@ -48,9 +58,14 @@ class View:
     taken_at: str
 
 
-async def open_view(connection: Any) -> View:
-    """Begins the keeper's transaction. It ends when the connection is closed."""
+async def open_view(connection: Any, tables: Sequence[TableName]) -> View:
+    """Begins the keeper's transaction. It ends when the connection is closed.
+
+    The tables are locked before the snapshot is taken (LOCK takes none): between the two, a
+    TRUNCATE or a rewriting ALTER TABLE would leave a table that looks empty to the snapshot.
+    """
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await lock_against_ddl(connection, tables)
     row = await connection.fetchrow(
         "SELECT pg_catalog.pg_export_snapshot() AS exported,"
         " pg_catalog.pg_current_snapshot()::text AS snapshot,"
@@ -60,15 +75,36 @@ async def open_view(connection: Any) -> View:
 
 
 async def lock_against_ddl(connection: Fetches, tables: Sequence[TableName]) -> None:
-    """Holds what pg_dump holds, from before the plan's names are read until the last part."""
+    """Holds what pg_dump holds, from before the snapshot until the last part has ended.
+
+    Raises SchemaMismatch for a table that is not there any more, DatabaseUnreachable for one
+    that stays locked by another session for lock_timeout_s.
+    """
     for start in range(0, len(tables), 200):
         names = ", ".join(f"ONLY {t.sql}" for t in tables[start : start + 200])
-        await connection.fetch(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+        try:
+            await connection.fetch(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as exc:
+            raise SchemaMismatch(
+                f"a table of the plan is gone from the source: {exc}",
+                hint="Start the sync again: the plan is then made anew.",
+            ) from exc
+        except asyncpg.LockNotAvailableError as exc:
+            raise DatabaseUnreachable(
+                "another session keeps a table of the plan for itself (ALTER TABLE, …)",
+                detail=str(exc),
+                hint="The log of the source's agent names it. Let it end, then start again.",
+            ) from exc
 
 
 def pattern(name: TableName) -> str:
     """A pg_dump pattern that means this one table, whatever its name has in it."""
     return f"{quote_ident(name.schema)}.{quote_ident(name.name)}"
+
+
+def leave_alone(arguments: Sequence[str], names: Sequence[TableName]) -> list[str]:
+    """The arguments of a run that must not touch these: not lock them, not name them."""
+    return [*arguments, *(f"--exclude-table={pattern(name)}" for name in names)]
 
 
 def data_arguments(
@@ -93,8 +129,29 @@ def schema_arguments(section: str, tables: Sequence[TableName]) -> list[str]:
     return arguments + [f"--table={pattern(name)}" for name in tables]
 
 
+@cache
+def tied_to_parent() -> tuple[str, ...]:
+    """What is put before a command that must not outlive the thread which starts it.
+
+    Linux's util-linux has it. Elsewhere a run whose agent was killed ends at its next write
+    into the broken pipe, and the next attempt ends its session in PostgreSQL. Blocks.
+    """
+    program = shutil.which("setpriv")
+    if program is None:
+        return ()
+    wrapper = (program, "--pdeathsig", "TERM")
+    try:
+        tried = subprocess.run([*wrapper, "true"], capture_output=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return wrapper if tried.returncode == 0 else ()
+
+
 class Dump:
-    """One run of pg_dump, read by the thread that calls `run` and stopped from any other."""
+    """One run of pg_dump, read by the thread that calls `run` and stopped from any other.
+
+    That thread is the parent whose death ends pg_dump: it stays in `run` until pg_dump is gone.
+    """
 
     def __init__(
         self, program: Path, arguments: Sequence[str], env: Mapping[str, str], view: View
@@ -121,7 +178,7 @@ class Dump:
             if self._stopped:
                 return
             self._process = process = subprocess.Popen(
-                self._command,
+                [*tied_to_parent(), *self._command],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -146,12 +203,16 @@ class Dump:
             raise _error_of(said, code)
 
     def stop(self) -> None:
-        """Kills pg_dump; `run` then returns or raises soon. Harmless at any time."""
+        """Ends pg_dump; `run` then returns or raises soon. Harmless at any time.
+
+        First politely: pg_dump then cancels its statement, which would else stay in the queue
+        of a lock. The second time it is killed.
+        """
         with self._guard:
-            self._stopped = True
+            asked_before, self._stopped = self._stopped, True
             if self._process is not None:
                 with suppress(ProcessLookupError):
-                    self._process.kill()
+                    self._process.kill() if asked_before else self._process.terminate()
 
 
 def _read_full(pipe: Any, size: int) -> bytes:
@@ -195,20 +256,19 @@ def _error_of(said: str, code: int) -> DatabaseError:
             detail=said or None,
             hint="Look for the reason in the system's log (out of memory?), then start again.",
         )
-    if "permission denied" in low or "row-level security" in low:
+    if "row-level security" in low:
         return PermissionMissing(
-            what,
-            detail=said,
-            hint="The role of this database's conninfo must read every table that is synced: "
-            "GRANT pg_read_all_data TO that role (and BYPASSRLS where row security is on).",
+            what, detail=said, hint="ALTER ROLE … BYPASSRLS; for the role of the conninfo."
         )
+    if "permission denied" in low:
+        return PermissionMissing(what, detail=said, hint=_grant_for(said))
     if "connection to server" in low or "server closed the connection" in low:
         return DatabaseUnreachable(what, detail=said, hint="Is PostgreSQL running there?")
     if "terminating connection" in low or "could not import the requested snapshot" in low:
         return DatabaseUnreachable(
             f"{what}: PostgreSQL ended its connection", detail=said, hint="The dump starts again."
         )
-    if "lock timeout" in low or "canceling statement due to lock" in low:
+    if "due to lock timeout" in low or "due to statement timeout" in low:  # --lock-wait-timeout
         return DatabaseUnreachable(
             f"{what}: a table is locked",
             detail=said,
@@ -216,3 +276,13 @@ def _error_of(said: str, code: int) -> DatabaseError:
             "Let it end, then start again.",
         )
     return DatabaseError(what, detail=said or None)
+
+
+def _grant_for(said: str) -> str:
+    """The least that would help, as far as PostgreSQL's sentence names the object."""
+    every = "peersync grants --mode push prints every statement that is needed."
+    found = re.search(r"permission denied for (table|sequence|schema|large object) (\S+)", said)
+    if found is None:
+        return every
+    right = "USAGE" if found[1] == "schema" else "SELECT"
+    return f"GRANT {right} ON {found[1].upper()} {found[2]} TO the role of the conninfo. {every}"

@@ -57,6 +57,13 @@ class Table:
     may_update: bool
     columns: tuple[Column, ...]
     keys: tuple[Key, ...]
+    fires_always: tuple[str, ...] = ()  # triggers and rules that the replica role wakes too
+
+    def fires(self, *, replica_role: bool) -> bool:
+        """Whether triggers or rules may change what is written into it."""
+        if replica_role:
+            return bool(self.fires_always)
+        return self.has_triggers or self.has_rules
 
     def column(self, name: str) -> Column | None:
         return next((c for c in self.columns if c.name == name), None)
@@ -146,6 +153,7 @@ def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]
         may_update=row["may_update"],
         columns=tuple(columns.get(row["oid"], ())),
         keys=tuple(keys.get(row["oid"], ())),
+        fires_always=tuple(row["fires_always"]),
     )
 
 

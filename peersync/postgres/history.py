@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,11 +12,13 @@ import msgspec
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
 from peersync.core.results import ErrorRecord, TableResult
+from peersync.core.undo import UndoRecord
+from peersync.postgres.journal import journal_name
 from peersync.postgres.pool import Database
 from peersync.postgres.schema import Created
 from peersync.postgres.sqlfiles import queries
 
-_JSON = ("options", "plan", "progress", "tables", "created_objects", "error")
+_JSON = ("options", "plan", "progress", "tables", "created_objects", "error", "undo")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,10 +47,18 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool
     resumed: int
     error: ErrorRecord | None
+    undo: UndoRecord | None
     started_at: str
     updated_at: str
     committed_at: str | None
     completed_at: str | None
+
+
+class Cleared(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions were forgotten, and how many ended ones were kept."""
+
+    sessions: list[str]
+    kept: int
 
 
 class History:
@@ -93,6 +103,11 @@ class History:
                 _json(plan) if plan is not None else None,
             )
 
+    async def forget(self, session: str) -> None:
+        """Takes back the record of a push that the peer refused."""
+        async with self._database.acquire("taking a record back") as connection:
+            await connection.execute(self._sql["forget"], uuid.UUID(session))
+
     async def update(self, progress: Progress) -> None:
         async with self._database.acquire("recording the progress") as connection:
             await connection.execute(
@@ -111,7 +126,12 @@ class History:
             )
 
     async def finish(
-        self, progress: Progress, *, error: PeersyncError | None = None, resumable: bool = False
+        self,
+        progress: Progress,
+        *,
+        error: PeersyncError | None = None,
+        resumable: bool = False,
+        tables: Sequence[TableResult] = (),
     ) -> bool:
         """Closes the record. False when it was closed before, or is not there."""
         async with self._writing("recording the end of the sync") as connection:
@@ -126,6 +146,7 @@ class History:
                 progress.wire_bytes,
                 progress.saved_bytes,
                 progress.rows,
+                _json(tables) if tables else None,
             )
         return bool(done == "UPDATE 1")
 
@@ -134,6 +155,11 @@ class History:
         async with self._writing("taking the sync up again") as connection:
             found = await connection.fetchval(self._sql["reopen"], uuid.UUID(session))
         return found is not None
+
+    async def reopen_given(self, session: str, ended_at: str | None) -> None:
+        """Opens the source's record of a push that goes on, unless it has ended once more."""
+        async with self._writing("taking the push up again") as connection:
+            await connection.execute(self._sql["reopen_given"], uuid.UUID(session), ended_at)
 
     async def not_resumable(self, session: str) -> None:
         async with self._database.acquire("recording the end of the sync") as connection:
@@ -149,10 +175,27 @@ class History:
             rows = await connection.fetch(self._sql["unfinished"], role)
         return [_entry(row) for row in rows]
 
-    async def newest(self, limit: int) -> list[Entry]:
+    async def newest(self, limit: int, state: str | None = None) -> list[Entry]:
         async with self._database.acquire("reading the history") as connection:
-            rows = await connection.fetch(self._sql["history"], limit)
+            rows = await connection.fetch(self._sql["history"], limit, state)
         return [_entry(row) for row in rows]
+
+    async def by_request_key(self, key: str) -> Entry | None:
+        """The sync that a request with this Idempotency-Key started within a day."""
+        async with self._database.acquire("reading the history") as connection:
+            row = await connection.fetchrow(self._sql["by_request_key"], key)
+        return _entry(row) if row is not None else None
+
+    async def clear(self, *, keep_latest: bool) -> Cleared:
+        """Forgets ended sessions, and what is kept to undo them.
+
+        What runs stays, and the sessions that the newest baselines come from.
+        """
+        async with self._writing("clearing the history") as connection:
+            row = await connection.fetchrow(self._sql["clear_ended"], keep_latest)
+            for session in row["journals"]:
+                await connection.execute(f"DROP TABLE IF EXISTS {journal_name(session.hex).sql}")
+        return Cleared(sessions=[session.hex for session in row["gone"]], kept=row["kept"])
 
 
 def _json(value: object) -> str:

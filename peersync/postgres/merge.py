@@ -59,7 +59,8 @@ class Merge:
         prefix = f"{alias}." if alias else ""
         return ", ".join(prefix + quote_ident(c) for c in columns)
 
-    def _row(self, alias: str, columns: tuple[str, ...] | None = None) -> str:
+    def row(self, alias: str, columns: tuple[str, ...] | None = None) -> str:
+        """The columns that are written, or these, as one record."""
         return f"ROW({self._list(self.written if columns is None else columns, alias)})::record"
 
     def _on(self, t: str = "t") -> str:
@@ -71,7 +72,7 @@ class Merge:
         )
 
     def _differs(self, columns: tuple[str, ...] | None = None) -> str:
-        return f"{self._row('t', columns)} OPERATOR(pg_catalog.*<>) {self._row('s', columns)}"
+        return f"{self.row('t', columns)} OPERATOR(pg_catalog.*<>) {self.row('s', columns)}"
 
     @property
     def _wide(self) -> bool:
@@ -157,26 +158,133 @@ class Merge:
             f"(SELECT FROM {self.stage.sql} AS o WHERE {self._on('o')} AND o.ctid <> s.ctid)"
         )
 
-    def twice(self, columns: Sequence[str]) -> str:
+    def twice(self, columns: Sequence[str], *, nulls_equal: bool) -> str:
         """One value that these columns (quoted) have in several rows of the table, if any."""
         listed = ", ".join(columns)
         complete = " AND ".join(f"{column} IS NOT NULL" for column in columns)
         return (
-            f"SELECT ROW({listed})::text FROM ONLY {self.table.name.sql} WHERE {complete} "
+            f"SELECT ROW({listed})::text FROM ONLY {self.table.name.sql} "
+            f"WHERE {'true' if nulls_equal else complete} "
             f"GROUP BY {listed} HAVING count(*) > 1 LIMIT 1"
         )
 
-    def set_aside(self, places: str) -> list[str]:
-        """Counts the rows here that these staged rows stand for, and forgets the staged rows.
+    def excluded(
+        self, compared: Sequence[str], operators: Sequence[str], predicate: str | None
+    ) -> str:
+        """One row of the table that an exclusion constraint does not want beside another.
 
-        `places` is an array constant of ctids.
+        `compared` are columns or expressions as SQL; PostgreSQL can use the constraint's index.
         """
-        return [
-            f"SELECT count(*) FROM ONLY {self.table.name.sql} AS t WHERE EXISTS "
-            f"(SELECT FROM {self.stage.sql} AS s WHERE s.ctid = ANY ({places}) AND {self._on()})",
-            f"DELETE FROM {self.stage.sql} WHERE ctid = ANY ({places})",
-        ]
+        columns = ", ".join(f"({c}) AS e{n}" for n, c in enumerate(compared))
+        rows = (
+            f"(SELECT ctid AS at, {columns} FROM ONLY {self.table.name.sql} "
+            f"WHERE {predicate or 'true'})"
+        )
+        meets = " AND ".join(f"a.e{n} {operator} b.e{n}" for n, operator in enumerate(operators))
+        values = ", ".join(f"a.e{n}" for n in range(len(compared)))
+        return (
+            f"SELECT ROW({values})::text FROM {rows} AS a JOIN {rows} AS b "
+            f"ON a.at <> b.at AND {meets} LIMIT 1"
+        )
 
+    def holds_only_here(self, columns: Sequence[str]) -> str:
+        """Whether a row that only this table has holds a staged row's value of these columns."""
+        ours, staged = (f"ROW({self._list(tuple(columns), a)})::text" for a in ("t", "o"))
+        return (
+            f"SELECT EXISTS (SELECT FROM ONLY {self.table.name.sql} AS t JOIN {self.stage.sql} "
+            f"AS o ON {ours} = {staged} WHERE NOT EXISTS "
+            f"(SELECT FROM {self.stage.sql} AS s WHERE {self._on()}))"
+        )
+
+    def places_here(self, condition: str) -> str:
+        """The places in the staging table of rows whose row here (`t`) meets the condition."""
+        return (
+            f"SELECT s.ctid::text FROM {self.stage.sql} AS s JOIN ONLY {self.table.name.sql} AS t "
+            f"ON {self._on()} WHERE {condition}"
+        )
+
+    # --- rows that are left out -----------------------------------------------------------
+    @property
+    def aside(self) -> TableName:
+        """Where the keys of rows are that are left out."""
+        return TableName(self.stage.schema, f"{self.stage.name}_aside")
+
+    @property
+    def _key_columns(self) -> tuple[str, ...]:
+        return self.key.columns if self.key else ()
+
+    def create_aside(self) -> str:
+        return (
+            f"CREATE UNLOGGED TABLE IF NOT EXISTS {self.aside.sql} AS "
+            f"SELECT {self._list(self._key_columns)} FROM ONLY {self.table.name.sql} WITH NO DATA"
+        )
+
+    def leave_out(self, condition: str) -> str:
+        """Takes staged rows `s` away and remembers their keys; affects as many rows."""
+        delete = f"DELETE FROM {self.stage.sql} AS s WHERE {condition}"
+        if self.key is None:
+            return delete
+        listed = self._list(self._key_columns)
+        return (
+            f"WITH gone AS ({delete} RETURNING {self._list(self._key_columns, 's')}) "
+            f"INSERT INTO {self.aside.sql} ({listed}) SELECT {listed} FROM gone"
+        )
+
+    def _is_aside(self, alias: str) -> str:
+        return f"EXISTS (SELECT FROM {self.aside.sql} AS s WHERE {self._on(alias)})"
+
+    def leave_out_kept(self) -> str:
+        """Takes the staged rows away whose keys are aside already."""
+        return f"DELETE FROM {self.stage.sql} AS t WHERE {self._is_aside('t')}"
+
+    def known_aside(self) -> str:
+        """How many of the keys aside, each counted once, are of a row here or in the stage."""
+        listed = self._list(self._key_columns, "s")
+        return (
+            f"SELECT count(DISTINCT ({listed})) FROM {self.aside.sql} AS s WHERE EXISTS "
+            f"(SELECT FROM {self.stage.sql} AS t WHERE {self._on()}) OR EXISTS "
+            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self._on()})"
+        )
+
+    def count_aside(self) -> str:
+        return f"SELECT count(*) FROM ONLY {self.table.name.sql} AS t WHERE {self._is_aside('t')}"
+
+    # --- rows that are only here ----------------------------------------------------------
+    @property
+    def gone(self) -> TableName:
+        """Where the places of rows are that a mirror deletes."""
+        return TableName(self.stage.schema, f"{self.stage.name}_gone")
+
+    def create_gone(self, columns: Sequence[str], *, spare_aside: bool) -> str:
+        """The places (peersync_at) of the rows that only this table has, with these columns.
+
+        Without a key they are the copies that are too many.
+        """
+        begin = f"CREATE UNLOGGED TABLE {self.gone.sql} AS SELECT "
+        if self.key is None:
+            more = "".join(f", z.{quote_ident(c)}" for c in columns)
+            own = "".join(f", x.{quote_ident(c)}" for c in columns)
+            return (
+                f"{begin}z.peersync_at{more} FROM (SELECT x.ctid AS peersync_at{own}, "
+                f"{self._text} AS peersync_text, row_number() OVER (PARTITION BY {self._text}) "
+                f"AS peersync_copy FROM ONLY {self.table.name.sql} AS x) AS z "
+                f"LEFT JOIN {self._copies(self.stage)} AS s ON s.r = z.peersync_text "
+                "WHERE z.peersync_copy > coalesce(s.n, 0)"
+            )
+        more = "".join(f", t.{quote_ident(c)}" for c in columns)
+        return (
+            f"{begin}t.ctid AS peersync_at{more} FROM ONLY {self.table.name.sql} AS t "
+            f"WHERE NOT EXISTS (SELECT FROM {self.stage.sql} AS s WHERE {self._on()})"
+            + (f" AND NOT {self._is_aside('t')}" if spare_aside else "")
+        )
+
+    def delete_gone(self) -> str:
+        return (
+            f"DELETE FROM ONLY {self.table.name.sql} AS t USING {self.gone.sql} AS g "
+            "WHERE t.ctid = g.peersync_at"
+        )
+
+    # --- rows without a key ---------------------------------------------------------------
     def insert_missing_copies(self, *, skip_conflicts: bool = False) -> str:
         """Without a key: as many equal rows here as there, and no row of ours less.
 
@@ -217,7 +325,7 @@ class Merge:
         differs = self._differs()
         if self._wide:  # OFFSET 0 keeps the planner from taking the record apart again
             stage, table = (
-                f"(SELECT {self._list(self.key.columns, x)}, {self._row(x)} AS peersync_row "
+                f"(SELECT {self._list(self.key.columns, x)}, {self.row(x)} AS peersync_row "
                 f"FROM {source} AS {x} OFFSET 0)"
                 for source, x in ((stage, "s"), (table, "t"))
             )

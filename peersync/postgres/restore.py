@@ -4,35 +4,42 @@ Everything before it (staging, tables of our own making) can be thrown away; eve
 it becomes visible together or not at all. It checks the fence, so that a process which was
 put to sleep and lost its lock can't write, and it records the session as committed, so that
 a COMMIT whose answer was lost is answered by the database itself.
+
+With `per_table` there is one transaction for each table (or for tables that can only be right
+together) instead: what is committed stays, the record says which, and since rows are upserted
+all of it can be done again. Only the last transaction makes the claim that the sync is done.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import msgspec
 import psycopg
-from msgspec.structs import replace
 
 from peersync.core.errors import DatabaseError, Locked, VerifyFailed
-from peersync.core.names import TableName, quote_literal
+from peersync.core.names import TableName
 from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
-from peersync.postgres.catalog import Table, parents_first
+from peersync.postgres.blockers import lock_tables, rows_are_locked
+from peersync.postgres.definitions import run_rest
 from peersync.postgres.errors import translate
+from peersync.postgres.foreign_keys import ForeignKey, Unit, neighbours, read_foreign_keys, units
 from peersync.postgres.load import Loading, TableLoad
-from peersync.postgres.orphans import find_orphans
+from peersync.postgres.mirror import check_mirrored, delete_only_here
+from peersync.postgres.objects import note_sequences, raise_sequences, restore_large_objects
 from peersync.postgres.schema import Definitions
 from peersync.postgres.sqlfiles import queries
-from peersync.postgres.write import REFUSALS, upsert, verify_table, words
+from peersync.postgres.tables import TableWork, TableWriter
+from peersync.postgres.write import REFUSALS, words
 from peersync.wire.messages import Baseline
 
 log = logging.getLogger("peersync.target")
 
 LEASE = "full_sync"
-_LOCKED_AT_ONCE = 200
 
 
 @dataclass
@@ -50,48 +57,209 @@ class Final:
     lock_timeout_s: int
     restored: Callable[[TableLoad], None]
     verified: Callable[[TableLoad], None]
+    mirror: bool = False  # rows that only this database has are deleted
+    # Rows with unsent changes of ours, by their merge key's values as text: left alone.
+    keep: Mapping[TableName, Sequence[tuple[str, ...]]] = field(default_factory=dict)
+    per_table: bool = False  # a transaction for each table
+    # Tables of which the source keeps rows to itself: never complete, and never mirrored.
+    partial: Collection[TableName] = ()
 
 
 def commit_session(
-    connection: psycopg.Connection,
-    loading: Loading,
-    parents: dict[int, frozenset[int]],
-    final: Final,
+    connection: psycopg.Connection, loading: Loading, final: Final
 ) -> list[TableResult]:
     """Merges, verifies and commits. Any exception leaves the tables as they were.
 
-    Raises VerifyFailed where a table does not hold what was sent, Locked where somebody else
-    has taken over this database's lease or holds a table's lock.
+    With `per_table` that holds for the table at hand. Raises VerifyFailed where a table does
+    not hold what was sent, Locked where somebody else has taken over this database's lease or
+    holds a table's lock.
     """
-    loads = _in_order(loading, parents)
-    results: list[TableResult] = []
-    with connection.transaction():
-        connection.execute(
-            f"SET LOCAL synchronous_commit = on; SET LOCAL enable_nestloop = off;"
-            f" SET LOCAL lock_timeout = {final.lock_timeout_s * 1000}"
+    restore = _Restore(connection, loading, final)
+    return restore.table_by_table() if final.per_table else restore.at_once()
+
+
+class _Restore:
+    def __init__(self, connection: psycopg.Connection, loading: Loading, final: Final) -> None:
+        self._connection = connection
+        self._loading = loading
+        self._final = final
+        self._works: dict[int, TableWork] = {}
+        self._restored: set[int] = set()
+        self._verified: set[int] = set()
+        self._writer = TableWriter(
+            connection,
+            loading.stop,
+            replica_role=final.replica_role,
+            keep=final.keep,
+            partial=frozenset(final.partial),
+            make_room=self._delete_only_here if final.mirror else None,
         )
-        if final.replica_role:
-            connection.execute("SET LOCAL session_replication_role = replica")
+
+    def at_once(self) -> list[TableResult]:
+        """Everything in one transaction."""
+        loads = list(self._loading.tables.values())
+        with self._connection.transaction():
+            keys = self._foreign_keys()
+        with self._transaction(loads, keys):
+            ordered = self._units()
+            for unit in ordered:
+                works = self._write(unit)
+                if not self._final.mirror:
+                    self._verify(works)
+            if self._final.mirror:
+                for unit in reversed(ordered):
+                    self._mirror(unit)
+            return self._finish()
+
+    def table_by_table(self) -> list[TableResult]:
+        """Each unit in its own transaction; deletes of a mirror in a second one, children first."""
+        with self._connection.transaction():
+            ordered = self._units()
+        for unit in ordered:
+            self._alone(unit, lambda u: self._verify(self._write(u)))
+        if self._final.mirror:
+            for unit in reversed(ordered):
+                self._alone(unit, self._mirror)
+        with self._transaction([], []):
+            return self._finish()
+
+    # --- transactions ---------------------------------------------------------------------
+    @contextmanager
+    def _transaction(
+        self, loads: Sequence[TableLoad], keys: Sequence[ForeignKey]
+    ) -> Iterator[None]:
+        final, connection = self._final, self._connection
+        locked = [load for load in loads if not load.created]
+        with connection.transaction():
+            connection.execute(
+                "SET LOCAL synchronous_commit = on; SET LOCAL enable_nestloop = off;"
+                f" SET LOCAL lock_timeout = {final.lock_timeout_s * 1000}"
+            )
+            if final.replica_role:
+                connection.execute("SET LOCAL session_replication_role = replica")
+            else:
+                connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            _check_fence(connection, final.fence)
+            beside = neighbours(keys, locked, mirror=final.mirror)
+            lock_tables(connection, locked, beside, final.lock_timeout_s)
+            tables = [load.table for load in locked]
+            with rows_are_locked(connection, tables, final.lock_timeout_s):
+                yield
+
+    def _alone(self, unit: Unit, step: Callable[[Unit], None]) -> None:
+        """Commits one unit by itself; what refuses it is its own failure."""
+        before = {load.table.oid: self._works.get(load.table.oid) for load in unit.loads}
+        deleted = {oid: work.deleted for oid, work in before.items() if work is not None}
+        try:
+            with self._transaction(unit.loads, unit.keys):
+                step(unit)
+                self._record(unit)
+        except REFUSALS as exc:
+            error = words(translate(exc, what=f"writing {unit.loads[0].table.name}"))
+        except (VerifyFailed, Locked) as exc:
+            if isinstance(exc, Locked) and "table" not in exc.data:
+                raise  # the lease, not a table
+            error = words(exc)
         else:
-            connection.execute("SET CONSTRAINTS ALL DEFERRED")
-        _check_fence(connection, final.fence)
-        _lock_tables(connection, [load.table for load in loads if not load.created])
-        for load in loads:
-            loading.stop.check()
-            results.append(_restore_table(connection, load, final))
-        _refuse_nothing_written(loads, results)
-        final.definitions.run(connection, final.rest)
-        if final.replica_role:
-            results = _note_orphans(connection, loads, results)
-        if loading.has_large_objects:
-            restore_large_objects(connection, loading)
-        results = _note_sequences(results, raise_sequences(connection, loading))
+            return
+        for load in unit.loads:
+            oid = load.table.oid
+            self._undo(load, before[oid], error, deleted.get(oid, 0))
+
+    def _undo(self, load: TableLoad, earlier: TableWork | None, error: str, deleted: int) -> None:
+        """The unit's transaction was rolled back: what an earlier one did to the table stays."""
+        if earlier is None:
+            earlier = self._writer.begin(load)
+            earlier.fail(error)
+            self._tell_restored(load)
+            self._tell_verified(load)
+        elif not earlier.failed:
+            earlier.deleted, earlier.retained = deleted, 0
+            earlier.error = f"rows that are only here could not be deleted: {error}"
+        self._works[load.table.oid] = earlier
+        if not earlier.complete:
+            self._writer.complete.discard(load.table.oid)
+
+    def _record(self, unit: Unit) -> None:
+        """What is committed so far. Tables that this session created go if it fails: not they."""
+        done = [w.result() for w in self._works.values() if not w.load.created and not w.failed]
+        row = (
+            psycopg.RawCursor(self._connection)
+            .execute(
+                queries("restore")["record_tables"],
+                (self._final.session, msgspec.json.encode(done).decode()),
+            )
+            .fetchone()
+        )
+        if row is None:
+            raise _closed()
+
+    # --- steps ----------------------------------------------------------------------------
+    def _units(self) -> list[Unit]:
+        return units(list(self._loading.tables.values()), self._foreign_keys())
+
+    def _foreign_keys(self) -> list[ForeignKey]:
+        oids = [load.table.oid for load in self._loading.tables.values()]
+        return read_foreign_keys(self._connection, oids)
+
+    def _write(self, unit: Unit) -> list[TableWork]:
+        self._loading.stop.check()
+        works = self._writer.write(unit)
+        for work in works:
+            self._works[work.load.table.oid] = work
+            self._tell_restored(work.load)
+        return works
+
+    def _tell_restored(self, load: TableLoad) -> None:
+        if load.table.oid not in self._restored:
+            self._restored.add(load.table.oid)
+            self._final.restored(load)
+
+    def _tell_verified(self, load: TableLoad) -> None:
+        if load.table.oid not in self._verified:
+            self._verified.add(load.table.oid)
+            self._final.verified(load)
+
+    def _verify(self, works: Sequence[TableWork]) -> None:
+        for work in works:
+            self._writer.verify(work, verify=self._final.verify)
+            self._tell_verified(work.load)
+
+    def _mirror(self, unit: Unit) -> None:
+        self._loading.stop.check()
+        works = [self._works[load.table.oid] for load in unit.loads]
+        self._delete_only_here(unit, works)
+        self._verify(works)
+        for work in works:
+            check_mirrored(work)
+
+    def _delete_only_here(self, unit: Unit, works: Sequence[TableWork]) -> None:
+        delete_only_here(self._connection, unit, works, replica_role=self._final.replica_role)
+
+    def _finish(self) -> list[TableResult]:
+        """What comes after the rows, and the claim that the session is done."""
+        final, connection = self._final, self._connection
+        results = [work.result() for work in self._works.values()]
+        _refuse_nothing_written(results)
+        results = run_rest(
+            connection,
+            final.definitions,
+            final.rest,
+            {w.load.table.oid: w.load for w in self._works.values() if w.load.created},
+            results,
+        )
+        if self._loading.has_large_objects:
+            restore_large_objects(connection, self._loading)
+        results = note_sequences(results, raise_sequences(connection, self._loading))
+        failed = any(result.result == "failed" for result in results)
         results += final.left_out
-        _store_baseline(connection, final, results)
-    return results
+        if not (final.per_table and failed):
+            _store_baseline(connection, final)
+        _mark_committed(connection, final, results)
+        return results
 
 
-def _refuse_nothing_written(loads: Sequence[TableLoad], results: Sequence[TableResult]) -> None:
+def _refuse_nothing_written(results: Sequence[TableResult]) -> None:
     """A sync in which every table failed has failed: there is nothing to commit."""
     if not results or any(result.result != "failed" for result in results):
         return
@@ -102,27 +270,6 @@ def _refuse_nothing_written(loads: Sequence[TableLoad], results: Sequence[TableR
         detail=first.error,
         hint="Mend that here or on the source, then start again. Nothing was changed.",
     )
-
-
-def _note_orphans(
-    connection: psycopg.Connection, loads: Sequence[TableLoad], results: list[TableResult]
-) -> list[TableResult]:
-    done = {(r.schema, r.name) for r in results if r.result == "done"}
-    written = [load for load in loads if load.loaded]
-    complete = [load.table.oid for load in loads if tuple(load.table.name) in done]
-    orphans = find_orphans(connection, written, complete)
-    return [
-        replace(result, result="partly", note=orphans[name])
-        if (name := TableName(result.schema, result.name)) in orphans
-        else result
-        for result in results
-    ]
-
-
-def _in_order(loading: Loading, parents: dict[int, frozenset[int]]) -> list[TableLoad]:
-    by_oid = {load.table.oid: load for load in loading.tables.values()}
-    ordered = parents_first([load.table for load in by_oid.values()], parents)
-    return [by_oid[table.oid] for table in ordered]
 
 
 def _check_fence(connection: psycopg.Connection, fence: int) -> None:
@@ -136,167 +283,30 @@ def _check_fence(connection: psycopg.Connection, fence: int) -> None:
         )
 
 
-def _lock_tables(connection: psycopg.Connection, tables: Sequence[Table]) -> None:
-    """Keeps other writers out until the commit: a MERGE beside an INSERT fails on a new key."""
-    ordered = sorted(tables, key=lambda t: t.name)
-    for start in range(0, len(ordered), _LOCKED_AT_ONCE):
-        names = ", ".join(f"ONLY {t.name.sql}" for t in ordered[start : start + _LOCKED_AT_ONCE])
-        connection.execute(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE".encode())
-
-
-def _restore_table(connection: psycopg.Connection, load: TableLoad, final: Final) -> TableResult:
-    name = load.table.name
-    result = TableResult(
-        schema=name.schema,
-        name=name.name,
-        result="done",
-        source=load.rows,
-        raw_bytes=load.raw_bytes,
-        created=load.created,
-    )
-    if load.error is not None:
-        result = replace(result, result="failed", error=words(load.error))
-    elif load.created:
-        result = replace(result, inserted=load.rows, target_only=0)
-        if final.verify:
-            _verify_count(connection, load)
-    elif not load.loaded:
-        result = replace(result, result="failed", error="the backup does not have its rows")
-    else:
-        return _merge_table(connection, load, result, final)
-    final.restored(load)
-    final.verified(load)
-    return result
-
-
-def _merge_table(
-    connection: psycopg.Connection, load: TableLoad, result: TableResult, final: Final
-) -> TableResult:
-    try:
-        outcome = upsert(connection, load, replica_role=final.replica_role)
-    except REFUSALS as exc:
-        final.restored(load)
-        final.verified(load)
-        error = translate(exc, what=f"writing {load.table.name}")
-        return replace(result, result="failed", error=words(error))
-    final.restored(load)
-    target_only = verify_table(connection, load, outcome) if final.verify else None
-    final.verified(load)
-    return replace(
-        result,
-        result="partly" if outcome.skipped else "done",
-        inserted=outcome.inserted,
-        updated=outcome.updated,
-        unchanged=load.rows - outcome.inserted - outcome.updated - outcome.skipped,
-        skipped=outcome.skipped,
-        target_only=target_only,
-        note=outcome.note,
-        error=outcome.error,
-    )
-
-
-def _verify_count(connection: psycopg.Connection, load: TableLoad) -> None:
-    row = connection.execute(load.merge.count_target().encode()).fetchone()
-    assert row is not None
-    if row[0] != load.rows:
-        raise VerifyFailed(
-            f"{load.table.name}: {load.rows} rows were loaded and {row[0]} are there; "
-            "everything was rolled back"
-        )
-
-
-def restore_large_objects(connection: psycopg.Connection, loading: Loading) -> None:
-    """Creates the large objects that are missing and rewrites those that differ.
-
-    One that is rewritten stays the same object, with its owner, its rights and its comment.
-    """
-    stage = loading.large_objects.sql
-    connection.execute(
-        f"CREATE INDEX ON {stage} (loid, at); ANALYZE {stage};"
-        f"DO $peersync$ DECLARE o record; BEGIN"
-        f" FOR o IN SELECT s.loid, max(s.at + length(s.data)) AS size FROM {stage} AS s"
-        f" GROUP BY s.loid LOOP"
-        f" IF NOT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata m WHERE m.oid = o.loid)"
-        f" THEN PERFORM pg_catalog.lo_create(o.loid);"
-        f" ELSIF length(pg_catalog.lo_get(o.loid, o.size, 1)) = 0 AND NOT EXISTS ("
-        f"   SELECT FROM {stage} AS s WHERE s.loid = o.loid"
-        f"   AND pg_catalog.lo_get(o.loid, s.at, length(s.data)) <> s.data)"
-        f" THEN CONTINUE;"
-        f" ELSE PERFORM pg_catalog.lo_truncate64(fd, 0), pg_catalog.lo_close(fd)"
-        f" FROM pg_catalog.lo_open(o.loid, 131072) AS fd;"
-        f" END IF;"
-        f" PERFORM pg_catalog.lo_put(s.loid, s.at, s.data) FROM {stage} AS s"
-        f" WHERE s.loid = o.loid AND length(s.data) > 0;"
-        f" END LOOP; END $peersync$".encode()
-    )
-
-
-def raise_sequences(
-    connection: psycopg.Connection, loading: Loading
-) -> dict[TableName | None, list[str]]:
-    """Moves each sequence to the further of both values, in its own direction.
-
-    One that this session created gets the very value of the source. setval is not undone by
-    a rollback, so this comes last; it only ever moves on. Gives what could not be set, by the
-    table that owns the sequence (None: no table).
-    """
-    failed: dict[TableName | None, list[str]] = {}
-    rows = connection.execute(queries("catalog")["sequences"].encode()).fetchall()
-    for schema, name, increment, owner_schema, owner_name in rows:
-        value = loading.sequences.get(TableName(schema, name))
-        if value is None:
-            continue
-        ident = value.sequence.sql
-        further = ">" if increment > 0 else "<"
-        called = "true" if value.is_called else "false"
-        further_on = (
-            f"{value.value} {further} q.last_value OR {value.value} = q.last_value AND {called}"
-        )
-        try:
-            with connection.transaction():
-                connection.execute(
-                    f"SELECT pg_catalog.setval({quote_literal(ident)}, {value.value}, {called}) "
-                    f"FROM {ident} AS q WHERE ({value.value}, {called}) IS DISTINCT FROM "
-                    f"(q.last_value, q.is_called) AND "
-                    f"({value.sequence in loading.new_sequences} OR {further_on})".encode()
-                )
-        except (psycopg.DataError, psycopg.ProgrammingError) as exc:
-            owner = TableName(owner_schema, owner_name) if owner_name else None
-            error = translate(exc, what=f"setting sequence {value.sequence}")
-            failed.setdefault(owner, []).append(words(error))
-    return failed
-
-
-def _note_sequences(
-    results: list[TableResult], failed: dict[TableName | None, list[str]]
-) -> list[TableResult]:
-    """A sequence that stays behind makes its table "partly": its next insert may collide."""
-    noted = []
-    for result in results:
-        said = failed.pop(TableName(result.schema, result.name), None)
-        if said and result.result == "done":
-            result = replace(result, result="partly", error="\n".join(said))
-        noted.append(result)
-    for texts in failed.values():
-        log.warning("%s", "; ".join(texts))
-    return noted
-
-
-def _store_baseline(
-    connection: psycopg.Connection, final: Final, results: list[TableResult]
-) -> None:
-    cursor = psycopg.RawCursor(connection)
-    sessions = queries("sessions")
+def _store_baseline(connection: psycopg.Connection, final: Final) -> None:
     base = final.baseline
     vector = msgspec.json.encode(base.vector).decode()
-    cursor.execute(
-        sessions["store_baseline"],
+    psycopg.RawCursor(connection).execute(
+        queries("sessions")["store_baseline"],
         (final.session, base.node_id, base.snapshot, vector, base.taken_at),
     )
+
+
+def _mark_committed(
+    connection: psycopg.Connection, final: Final, results: list[TableResult]
+) -> None:
     tables = msgspec.json.encode(results).decode()
-    row = cursor.execute(sessions["mark_committed"], (final.session, tables)).fetchone()
+    row = (
+        psycopg.RawCursor(connection)
+        .execute(queries("sessions")["mark_committed"], (final.session, tables))
+        .fetchone()
+    )
     if row is None:
-        raise Locked(
-            "this session's record is closed: it was cancelled or taken over",
-            hint="Nothing was changed. See: peersync history",
-        )
+        raise _closed()
+
+
+def _closed() -> Locked:
+    return Locked(
+        "this session's record is closed: it was cancelled or taken over",
+        hint="Nothing was changed. See: peersync history",
+    )

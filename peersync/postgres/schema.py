@@ -21,6 +21,7 @@ from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName
 from peersync.dump.grammar import unquote
 from peersync.dump.lexer import split_statements
+from peersync.dump.olderform import older_form
 from peersync.dump.pieces import Statement, Toc
 from peersync.postgres.errors import translate
 from peersync.postgres.sqlfiles import queries
@@ -83,6 +84,19 @@ _KEY_IS_THERE = (
 )
 
 
+RELATIONS = {  # relkind, in words
+    "p": "a partitioned table",
+    "f": "a foreign table",
+    "v": "a view",
+    "m": "a materialized view",
+    "S": "a sequence",
+    "c": "a composite type",
+    "i": "an index",
+    "I": "an index",
+    "r": "part of an extension",
+}
+
+
 class Created(msgspec.Struct, frozen=True):
     """An object that a session created."""
 
@@ -110,8 +124,9 @@ class Definitions:
 
     def __init__(self, *, partial: bool) -> None:
         self._partial = partial
-        self._before: frozenset[TableName] = frozenset()
+        self._before: dict[TableName, str] = {}  # every relation that was here, with its kind
         self._tables: frozenset[TableName] = frozenset()
+        self._incomplete: dict[TableName, SchemaMismatch] = {}  # a part of it was refused
         self._joined: set[TableName] = set()  # new partitions of tables that were here
         self._kept: Toc | None = None  # what the last statements were about, if it was here
         self.sequences: frozenset[TableName] = frozenset()  # that were created
@@ -124,20 +139,26 @@ class Definitions:
         with connection.transaction():
             cursor = psycopg.RawCursor(connection)
             before = set(cursor.execute(created_sql["objects"]).fetchall())
-            self._before = frozenset(_relations(connection))
+            self._before = _relations(connection)
             for statement in _wanted(sql):
                 self._run(connection, statement)
             after = cursor.execute(created_sql["objects"]).fetchall()
             created = _identify(connection, [row for row in after if row not in before])
             now = _relations(connection)
-            self._tables = frozenset(n for n in now.keys() - self._before if now[n] in "rp")
-            self.sequences = frozenset(n for n in now.keys() - self._before if now[n] == "S")
+            new = now.keys() - self._before.keys()
+            self._tables = frozenset(n for n in new if now[n] in "rp")
+            self.sequences = frozenset(n for n in new if now[n] == "S")
             listed = msgspec.json.encode(created).decode()
             cursor.execute(queries("sessions")["record_created"], (session, listed))
         return created
 
     def split_post_data(self, sql: bytes, loaded: Container[TableName]) -> PostData:
-        """Tells the indexes of the tables that are loaded from the rest, which keeps its order."""
+        """Tells the indexes of the tables that are loaded from the rest, which keeps its order.
+
+        Raises SchemaMismatch if one of them could not be created as the source has it: rows in
+        a partition that nothing is attached to would be rows that nobody finds.
+        """
+        self._refuse_incomplete(loaded)
         indexes: dict[TableName, list[Statement]] = {}
         rest: list[Statement] = []
         for statement in _wanted(sql):
@@ -148,6 +169,19 @@ class Definitions:
             else:
                 rest.append(statement)
         return PostData(indexes, rest)
+
+    def _refuse_incomplete(self, loaded: Container[TableName]) -> None:
+        for name, kind in self._before.items():
+            if name in loaded:
+                raise SchemaMismatch(
+                    f"{name} is {RELATIONS.get(kind, 'something else')} here, and an ordinary "
+                    "table with rows on the source",
+                    hint="Rename or drop what is here, or leave the table out with exclude in the "
+                    "configuration; then start again. Nothing of this sync is left.",
+                )
+        for name, error in self._incomplete.items():
+            if name in loaded:
+                raise error
 
     def run(self, connection: psycopg.Connection, statements: Sequence[Statement]) -> None:
         """Runs statements of post-data: each in its own transaction, or all in the caller's."""
@@ -164,8 +198,7 @@ class Definitions:
             if parent in self._before and child is not None:
                 self._joined.add(child)
         try:
-            with connection.transaction():
-                connection.execute(statement.text.encode())
+            _execute(connection, statement.text)
         except psycopg.OperationalError as exc:
             if not isinstance(exc, pg.ObjectNotInPrerequisiteState):
                 raise
@@ -195,9 +228,24 @@ class Definitions:
             return
         table = text.startswith(("CREATE TABLE ", "CREATE UNLOGGED TABLE "))
         if self._partial and not table and about not in self._tables:
-            log.warning("not taken over: %s", _refused(statement, exc).message)
+            refused = _refused(statement, exc)
+            if about is not None:
+                self._incomplete.setdefault(about, refused)
+            log.warning("not taken over: %s: %s", refused.message, refused.detail)
             return
         raise _refused(statement, exc) from exc
+
+
+def _execute(connection: psycopg.Connection, text: str) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(text.encode())
+    except pg.SyntaxError:
+        older = older_form(text)
+        if older is None:
+            raise
+        with connection.transaction():
+            connection.execute(older.encode())
 
 
 def _about(text: str) -> TableName | None:

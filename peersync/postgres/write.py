@@ -2,7 +2,7 @@
 
 The usual way is one guarded statement. Where the table refuses it because unique values
 have moved between rows, rows are replaced; where rows that are only here are in the way,
-everything that fits is written and the rest is counted. Each way is tried in a savepoint,
+everything that fits is written and the rest is set aside. Each way is tried in a savepoint,
 so a table ends written, partly written or untouched, and never in between.
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 from psycopg import errors as pg
 
-from peersync.core.errors import PeersyncError, VerifyFailed
+from peersync.core.errors import PeersyncError
+from peersync.postgres.aside import Aside
 from peersync.postgres.errors import translate
 from peersync.postgres.load import TableLoad
 from peersync.postgres.merge import Merge
@@ -47,25 +48,37 @@ _HINTS = {
 }
 
 
+# A name that a trigger's function does not find: our sessions have an empty search_path.
+_NOT_FOUND = {"42P01", "42703", "42704", "42883", "3F000"}
+
+
 @dataclass
 class Outcome:
-    """Rows of the source by what became of them; `skipped` ones are not in the table.
+    """What the server counted.
 
-    `kept` is how many rows here have the key of a skipped one.
+    `skipped` rows of the stage were not written. Without a key they are still in the stage
+    (`absent`), else they were set aside.
     """
 
     inserted: int = 0
     updated: int = 0
     skipped: int = 0
-    kept: int = 0
+    absent: int = 0
     note: str | None = None
     error: str | None = None
 
 
-def upsert(connection: psycopg.Connection, load: TableLoad, *, replica_role: bool) -> Outcome:
-    """Makes the table hold what was staged, as far as it lets itself be written.
+def upsert(
+    connection: psycopg.Connection,
+    load: TableLoad,
+    aside: Aside | None = None,
+    *,
+    replica_role: bool,
+) -> Outcome:
+    """Makes the table hold what is staged, as far as it lets itself be written.
 
-    Raises one of REFUSALS when nothing of it could be written; the table is then untouched.
+    What it does not take is set aside. Raises one of REFUSALS when nothing of it could be
+    written; the table is then untouched.
     """
     merge = load.merge
     may_delete = replica_role or not load.table.delete_cascades
@@ -77,18 +90,15 @@ def upsert(connection: psycopg.Connection, load: TableLoad, *, replica_role: boo
         refusal: psycopg.Error = exc
     if merge.key is None:
         return _copies_that_fit(connection, load, refusal)
-    aside = _SetAside(connection, merge)
-    ambiguous = aside.take(merge.ambiguous())
-    outcome = _after_setting_aside(connection, load, aside, refusal, may_delete=may_delete)
-    outcome.skipped, outcome.kept = aside.rows, aside.kept
-    reasons = []
-    if ambiguous:
-        reasons.append(_AMBIGUOUS.format(ambiguous))
-    if aside.rows > ambiguous:
-        reasons.append(_COLLIDE.format(aside.rows - ambiguous))
-    if reasons:
-        outcome.note = "; ".join(reasons)
-        outcome.error = words(translate(refusal, what=f"writing {load.table.name}"))
+    aside = aside or Aside(connection, merge)
+    before = aside.rows
+    aside.put(column(connection, merge.ambiguous()), _AMBIGUOUS)
+    outcome = _after_setting_aside(
+        connection, load, aside, refusal, retry=aside.rows > before, may_delete=may_delete
+    )
+    outcome.skipped = aside.rows - before
+    if outcome.skipped:
+        outcome.error = refusal_words(refusal, load, replica_role=replica_role)
     return outcome
 
 
@@ -101,8 +111,8 @@ def _copies_that_fit(
         outcome = _counted(connection, load, [merge.insert_missing_copies(skip_conflicts=True)])
     except _NO_ON_CONFLICT:
         raise refusal from None
-    outcome.skipped = differences(connection, merge)[0]
-    outcome.note = _COLLIDE.format(outcome.skipped)
+    outcome.skipped = outcome.absent = differences(connection, merge)[0]
+    outcome.note = _COLLIDE.format(outcome.absent)
     outcome.error = words(translate(refusal, what=f"writing {load.table.name}"))
     return outcome
 
@@ -110,19 +120,20 @@ def _copies_that_fit(
 def _after_setting_aside(
     connection: psycopg.Connection,
     load: TableLoad,
-    aside: _SetAside,
+    aside: Aside,
     refusal: psycopg.Error,
     *,
+    retry: bool,
     may_delete: bool,
 ) -> Outcome:
     merge = load.merge
-    if aside.rows:
+    if retry:
         try:
             return _counted(connection, load, merge.merge())
         except _MOVED:
             pass
     if not may_delete:
-        raise refusal
+        raise refusal if _holder_is_only_here(connection, load, refusal) else _would_cascade(load)
     try:
         outcome = _counted(connection, load, merge.replace())
     except _MOVED as exc:
@@ -136,30 +147,21 @@ def _after_setting_aside(
         raise refusal from None
 
 
-class _SetAside:
-    """Staged rows that can't be written: taken out of the stage, and counted."""
-
-    def __init__(self, connection: psycopg.Connection, merge: Merge) -> None:
-        self._connection = connection
-        self._merge = merge
-        self.rows = 0
-        self.kept = 0
-
-    def take(self, query: str) -> int:
-        """Sets the rows aside that the query names."""
-        return self.put(_column(self._connection, query))
-
-    def put(self, places: Sequence[str]) -> int:
-        if places:
-            array = "'{" + ",".join(f'"{place}"' for place in places) + "}'::tid[]"
-            count, forget = self._merge.set_aside(array)
-            self.kept += int(_column(self._connection, count)[0])
-            self._connection.execute(forget.encode())
-            self.rows += len(places)
-        return len(places)
+def _holder_is_only_here(
+    connection: psycopg.Connection, load: TableLoad, refusal: psycopg.Error
+) -> bool:
+    """Whether a value is held by a row that the source does not have, so that it stays."""
+    cursor = psycopg.RawCursor(connection)
+    row = cursor.execute(
+        queries("catalog")["unique_columns"], (load.table.oid, refusal.diag.constraint_name or "")
+    ).fetchone()
+    columns = row[0] if row else None
+    if not columns or not set(columns) <= set(load.merge.written):
+        return True
+    return bool(column(connection, load.merge.holds_only_here(columns))[0])
 
 
-def _write_what_fits(connection: psycopg.Connection, load: TableLoad, aside: _SetAside) -> Outcome:
+def _write_what_fits(connection: psycopg.Connection, load: TableLoad, aside: Aside) -> Outcome:
     """Writes all rows but those that collide with rows that stay.
 
     A row that is refused keeps its old version here, and that version may be in the way of
@@ -168,19 +170,20 @@ def _write_what_fits(connection: psycopg.Connection, load: TableLoad, aside: _Se
     merge = load.merge
     for number in range(_ROUNDS):
         if number == _ROUNDS - 1:  # a long chain: what differs here stays as it is
-            aside.take(merge.differing())
+            aside.put(column(connection, merge.differing()), _COLLIDE)
         with connection.transaction():
             outcome = _counted(connection, load, merge.replace(skip_conflicts=True))
-            refused = _column(connection, merge.refused())
+            refused = column(connection, merge.refused())
             if refused:
                 raise psycopg.Rollback
         if not refused:
             return outcome
-        aside.put(refused)
+        aside.put(refused, _COLLIDE)
     return _counted(connection, load, merge.replace(skip_conflicts=True))
 
 
-def _column(connection: psycopg.Connection, query: str) -> list[Any]:
+def column(connection: psycopg.Connection, query: str) -> list[Any]:
+    """The first column of what a query gives."""
     return [row[0] for row in connection.execute(query.encode()).fetchall()]
 
 
@@ -211,23 +214,34 @@ def _tuple_counts(connection: psycopg.Connection, oid: int) -> tuple[int, int, i
 
 
 def _check_deferrable(connection: psycopg.Connection, load: TableLoad) -> None:
-    """A deferrable key is checked by a trigger, and the replica role keeps triggers quiet."""
+    """A deferrable constraint is checked by a trigger, and the replica role keeps them quiet."""
     cursor = psycopg.RawCursor(connection)
     keys = cursor.execute(queries("catalog")["deferrable_keys"], (load.table.oid,)).fetchall()
-    for name, columns in keys:
-        listed = ", ".join(columns)
-        found = _column(connection, load.merge.twice(columns))
+    for name, columns, nulls_equal in keys:
+        found = column(connection, load.merge.twice(columns, nulls_equal=nulls_equal))
         if found:
             raise pg.UniqueViolation(
-                f'({listed})={found[0]} would be twice in the deferrable constraint "{name}"'
+                f"({', '.join(columns)})={found[0]} would be twice in the deferrable "
+                f'constraint "{name}"'
+            )
+    others = cursor.execute(
+        queries("catalog")["deferrable_exclusions"], (load.table.oid,)
+    ).fetchall()
+    for name, compared, operators, predicate in others:
+        found = column(connection, load.merge.excluded(compared, operators, predicate))
+        if found:
+            raise pg.ExclusionViolation(
+                f"({', '.join(compared)})={found[0]} would conflict with another row in the "
+                f'deferrable constraint "{name}"'
             )
 
 
 def _would_cascade(load: TableLoad) -> psycopg.Error:
     return pg.InsufficientPrivilege(
-        f"rows of {load.table.name} have to be deleted and inserted again, and a foreign key of "
-        "another table would then delete or change rows there (ON DELETE); this role would have "
-        "to be allowed to keep it quiet: GRANT SET ON PARAMETER session_replication_role TO it"
+        f"unique or identity values have moved between rows of {load.table.name}: they have to "
+        "be deleted and inserted again, and a foreign key of another table would then delete or "
+        "change rows there (ON DELETE); this role would have to be allowed to keep it quiet: "
+        "GRANT SET ON PARAMETER session_replication_role TO it"
     )
 
 
@@ -238,30 +252,31 @@ def differences(connection: psycopg.Connection, merge: Merge) -> tuple[int, int,
     return (row[0], row[1], row[2])
 
 
-def verify_table(connection: psycopg.Connection, load: TableLoad, outcome: Outcome) -> int:
-    """How many rows are only here. Raises VerifyFailed unless every staged row is here, equal.
-
-    A MERGE that wrote nothing has compared every row already: only the count is missing.
-    """
-    merge = load.merge
-    wrote = outcome.inserted or outcome.updated or outcome.skipped
-    if not wrote and merge.key is not None:
-        return int(_column(connection, merge.count_target())[0]) - load.rows
-    missing, differing, target_only = differences(connection, merge)
-    if missing + differing > (outcome.skipped if merge.key is None else 0):
-        raise VerifyFailed(
-            f"{load.table.name}: after the restore {missing} rows are missing and {differing} "
-            "differ from what the source sent; everything was rolled back",
-            hint="A trigger, a rule or a generated column here may change rows as they are "
-            "written. Run peersync check, and report this if it finds nothing.",
+def refusal_words(exc: psycopg.Error, load: TableLoad, *, replica_role: bool) -> str:
+    """What a table answered, with what to do; triggers that had a part in it are named."""
+    error = translate(exc, what=f"writing {load.table.name}")
+    sqlstate = str(error.data.get("sqlstate"))
+    hint = None
+    if sqlstate in _NOT_FOUND and load.table.fires(replica_role=replica_role):
+        hint = (
+            f"{fires_words(load, replica_role=replica_role)} here, with an empty search_path: "
+            "qualify every name in its function, or ALTER FUNCTION … SET search_path = …"
         )
-    return target_only - outcome.kept
+    return words(error, hint=hint)
 
 
-def words(error: PeersyncError) -> str:
+def fires_words(load: TableLoad, *, replica_role: bool) -> str:
+    """What fires when this table is written."""
+    if not replica_role:
+        return "triggers or rules fire"
+    names = load.table.fires_always
+    return f"{', '.join(names)} {'fires' if len(names) == 1 else 'fire'}"
+
+
+def words(error: PeersyncError, *, hint: str | None = None) -> str:
     """What a person needs: what was done, the database's words, what to do."""
     code = error.data.get("sqlstate")
     detail = (error.detail or "").removeprefix(f"{code}: ")
     said = [error.message, *(line for line in detail.splitlines() if line not in error.message)]
-    hint = _HINTS.get(str(code)) or error.hint
+    hint = hint or _HINTS.get(str(code)) or error.hint
     return "\n".join([*said, *([f"hint: {hint}"] if hint else [])])

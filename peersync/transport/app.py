@@ -24,6 +24,7 @@ from aiohttp import web
 
 from peersync.core.errors import BadRequest, Denied, NotFound, PeersyncError
 from peersync.transport.identity import Identity, fingerprint, short_form
+from peersync.transport.lines import Lines
 from peersync.transport.listener import (
     DEFAULT_LIMITS,
     Connections,
@@ -84,20 +85,31 @@ async def listen_peers(
     host: str,
     port: int,
     *,
+    lines: Lines | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> AsyncIterator[Address]:
     """The peers' listener as a whole: TLS that follows the book, and a removed peer is cut off.
 
-    Gives the address that was bound; ConfigError when it cannot be had.
+    With it end the `lines` that peers opened here. Gives the address that was bound;
+    ConfigError when it cannot be had.
     """
     connections = Connections()
     book.watch(removed=lambda peer: connections.close_node(peer.node_id))
     context = server_context(identity, book)
     app = peer_app(book, routes)
+    if lines is not None:
+        app.on_shutdown.append(_ends(lines))
     async with listen_tcp(
         app, host, port, tls=context, connections=connections, limits=limits
     ) as address:
         yield address
+
+
+def _ends(lines: Lines) -> Callable[[web.Application], Awaitable[None]]:
+    async def end(_app: web.Application) -> None:
+        lines.close()
+
+    return end
 
 
 def people_app(

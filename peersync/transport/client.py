@@ -19,11 +19,13 @@ from multidict import CIMultiDictProxy
 
 from peersync import __version__
 from peersync.core.errors import CorruptData, PeersyncError, PeerUnreachable, ProtocolError
-from peersync.transport.diagnosis import explain
+from peersync.transport.connector import NO_ADDRESS, PeerConnector
+from peersync.transport.diagnosis import connection_failure, explain
 from peersync.transport.identity import Identity
 from peersync.transport.peers import Peer
 from peersync.transport.problems import MAX_PROBLEM_BYTES, from_peer
 from peersync.transport.tls import client_context
+from peersync.transport.ways import Ways
 from peersync.wire.address import parse_peer_address
 from peersync.wire.codec import decode, encode
 from peersync.wire.messages import MAX_MESSAGE_BYTES
@@ -60,7 +62,8 @@ class PeerStream:
 class PeerClient:
     """`async with PeerClient(...) as client`. Timeouts are in seconds.
 
-    `read_timeout_s` is the longest silence on a connection; no call has a total limit.
+    `read_timeout_s` is the longest silence on a connection; no call has a total limit. With
+    `ways` it also uses the connections that the peer opened; without, it dials its address.
     """
 
     def __init__(
@@ -71,12 +74,15 @@ class PeerClient:
         connect_timeout_s: float = 10.0,
         read_timeout_s: float = 60.0,
         connections: int = 8,
+        ways: Ways | None = None,
     ) -> None:
         self.peer = peer
         self._identity = identity
         self._connect_s = connect_timeout_s
         self._read_s = read_timeout_s
         self._connections = connections
+        self._ways = ways
+        self._connector: PeerConnector | None = None
         self._context = client_context(identity, peer)
         self._session: aiohttp.ClientSession | None = None
 
@@ -158,7 +164,16 @@ class PeerClient:
 
     async def explain(self, error: Exception) -> PeersyncError:
         """An error of aiohttp or of the system as ours; may ask the peer once more."""
+        if self._connector is not None and self._connector.by_line:
+            return self._line_broke(error)
         return await explain(error, self.peer, self._identity, timeout_s=self._connect_s)
+
+    def _line_broke(self, error: Exception) -> PeersyncError:
+        # Its address says nothing about a connection that it opened: it is not asked there.
+        where = f"{self.peer.name}, on a connection that it opened"
+        if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionError)):
+            return PeerUnreachable(f"{where}, closed it before it had answered")
+        return connection_failure(error, where)
 
     async def _send(
         self,
@@ -197,17 +212,24 @@ class PeerClient:
         return bytes(data)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        if self.peer.address is None:
+        if self.peer.address is None and self._ways is None:
             raise PeerUnreachable(
                 f"{self.peer.name} has no address here: only it can connect to this server",
                 hint="start this on the other server, or pair again with an address",
             )
         if self._session is None:
+            address = self.peer.address
+            self._connector = PeerConnector(
+                self.peer,
+                self._ways,
+                self._context,
+                wait_s=self._connect_s,
+                limit=self._connections,
+                keep_idle_s=KEEP_IDLE_S,
+            )
             self._session = aiohttp.ClientSession(
-                f"https://{parse_peer_address(self.peer.address)}",
-                connector=aiohttp.TCPConnector(
-                    ssl=self._context, limit=self._connections, keepalive_timeout=KEEP_IDLE_S
-                ),
+                f"https://{parse_peer_address(address) if address else NO_ADDRESS}",
+                connector=self._connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"peersync/{__version__}", "Accept-Encoding": "identity"},
                 auto_decompress=False,

@@ -24,6 +24,7 @@ from aiohttp import web
 
 from peersync.core.errors import ConfigError
 from peersync.transport.identity import fingerprint
+from peersync.transport.relay import Relay
 from peersync.transport.unixsocket import BoundSocket
 from peersync.wire.address import Address
 
@@ -50,6 +51,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._by_address: Counter[str] = Counter()
+        self._counted: dict[asyncio.Transport, str] = {}
         self._nodes: dict[asyncio.Transport, str | None] = {}
 
     def admit(self, transport: asyncio.Transport, limit: int) -> bool:
@@ -59,16 +61,18 @@ class Connections:
             if self._by_address[address] >= limit:
                 return False
             self._by_address[address] += 1
+            self._counted[transport] = address
         certificate = peer_certificate(transport)
         self._nodes[transport] = fingerprint(certificate) if certificate else None
         return True
 
     def forget(self, transport: asyncio.Transport) -> None:
-        if transport not in self._nodes:
-            return
-        del self._nodes[transport]
-        address = _address(transport)
-        if address is not None:
+        self._nodes.pop(transport, None)
+        self.uncount(transport)
+
+    def uncount(self, transport: asyncio.Transport) -> None:
+        """From now on it does not count towards the cap of its address."""
+        if (address := self._counted.pop(transport, None)) is not None:
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
                 del self._by_address[address]
@@ -92,40 +96,38 @@ def _address(transport: asyncio.BaseTransport) -> str | None:
     return name[0] if isinstance(name, tuple) else None  # a Unix socket has no address
 
 
-class _Guard(asyncio.Protocol):
+class _Guard(Relay):
     """Passes one connection to aiohttp's protocol, or cuts it when there are too many."""
 
     def __init__(self, inner: asyncio.Protocol, connections: Connections, limit: int) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._connections = connections
         self._limit = limit
-        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         if not self._connections.admit(transport, self._limit):
             transport.abort()
             return
-        self._transport = transport
-        self._inner.connection_made(transport)
+        super().connection_made(transport)
+
+    def hand_over(self, user: asyncio.Protocol, data: bytes = b"") -> None:
+        """Who takes a connection over bounds how many it has: several peers share an address."""
+        if self.transport is not None:
+            self._connections.uncount(self.transport)
+        super().hand_over(user, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._transport is not None:
-            self._connections.forget(self._transport)
-            self._inner.connection_lost(exc)
+        if self.transport is not None:
+            self._connections.forget(self.transport)
+            super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._inner.data_received(data)
+        if self.transport is not None:
+            super().data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self._inner.eof_received() if self._transport is not None else None
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
+        return super().eof_received() if self.transport is not None else None
 
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
@@ -195,6 +197,17 @@ async def _serve(
     connections: Connections,
     limits: Limits,
 ) -> AsyncIterator[asyncio.Server]:
+    async with serve_given(app, limits) as make:
+        server = await start(lambda: _Guard(make(), connections, limits.per_address))
+        try:
+            yield server
+        finally:
+            await _stop_accepting(server)
+
+
+@asynccontextmanager
+async def serve_given(app: web.Application, limits: Limits) -> AsyncIterator[ProtocolFactory]:
+    """Serves `app` on connections that somebody else makes: one protocol for each of them."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -204,14 +217,9 @@ async def _serve(
         shutdown_timeout=limits.shutdown_s,
     )
     await runner.setup()
+    assert runner.server is not None
     try:
-        make = runner.server
-        assert make is not None
-        server = await start(lambda: _Guard(make(), connections, limits.per_address))
-        try:
-            yield server
-        finally:
-            await _stop_accepting(server)
+        yield runner.server
     finally:
         await runner.cleanup()
 

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 
-from peersync.core.errors import AgentNotRunning, Denied, PeersyncError
+from peersync.core.errors import AgentNotRunning, BadRequest, Denied, NotFound, PeersyncError
 from peersync.transport.problems import MAX_PROBLEM_BYTES, from_problem
 from peersync.transport.sse import Event, EventParser
 from peersync.wire.codec import decode, encode
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 CONNECT_S = 5.0
 READ_S = 300.0  # a plan asks two databases and a peer before it answers
+NO_ROUTE = "there is no such route"
 EVENT_READ_S = 60.0  # pings come every 15 s
 
 
@@ -55,15 +57,23 @@ class AgentClient:
         return await self._call("GET", path, None, kind, params)
 
     async def post(
-        self, path: str, body: Any, kind: type[T], *, params: Mapping[str, str] | None = None
+        self,
+        path: str,
+        body: Any,
+        kind: type[T],
+        *,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        return await self._call("POST", path, body, kind, params)
+        return await self._call("POST", path, body, kind, params, headers)
 
     async def put(self, path: str, body: Any, kind: type[T]) -> T:
         return await self._call("PUT", path, body, kind, None)
 
-    async def delete(self, path: str, kind: type[T]) -> T:
-        return await self._call("DELETE", path, None, kind, None)
+    async def delete(
+        self, path: str, kind: type[T], *, params: Mapping[str, str] | None = None
+    ) -> T:
+        return await self._call("DELETE", path, None, kind, params)
 
     async def events(self, path: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The events of a stream until the agent ends it. `after` is the last id seen.
@@ -80,9 +90,15 @@ class AgentClient:
                     yield event
 
     async def _call(
-        self, method: str, path: str, body: Any, kind: type[T], params: Mapping[str, str] | None
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        kind: type[T],
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        async with self._open(method, path, body, params, READ_S, {}) as response:
+        async with self._open(method, path, body, params, READ_S, headers or {}) as response:
             return decode(await response.read(), kind)
 
     @asynccontextmanager
@@ -96,7 +112,12 @@ class AgentClient:
         headers: Mapping[str, str],
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         assert self._session is not None, "use async with"
-        data = None if body is None else encode(body)
+        try:
+            path, data = _checked(path), None if body is None else encode(body)
+        except UnicodeEncodeError as error:
+            raise BadRequest(
+                "what was typed has bytes that are no text in UTF-8", hint="type the name again"
+            ) from error
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=read_s)
         try:
             async with self._session.request(
@@ -104,7 +125,7 @@ class AgentClient:
             ) as response:
                 if response.status >= 400 and response.content_type != "application/json":
                     problem = await response.content.read(MAX_PROBLEM_BYTES)
-                    raise from_problem(response.status, problem)
+                    raise _explained(from_problem(response.status, problem))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._translate(error) from error
@@ -130,3 +151,27 @@ class AgentClient:
             detail=str(error) or None,
             hint="systemctl status peersync-agent",
         )
+
+
+def _checked(path: str) -> str:
+    """The path as it goes over the wire; BadRequest where a name in it is none.
+
+    The callers put names of peers and ids of jobs between slashes, as they were typed. A
+    missing one would make another path of it.
+    """
+    if any(name in ("", ".", "..") for name in path.split("/")[1:]):
+        raise BadRequest(
+            "a name is empty, or only dots",
+            hint="peersync peer list and peersync jobs list show what there is",
+        )
+    return quote(path, safe="/%")
+
+
+def _explained(error: PeersyncError) -> PeersyncError:
+    """A path that the agent does not have, in words for somebody who typed a command."""
+    if not isinstance(error, NotFound) or error.message != NO_ROUTE:
+        return error
+    return NotFound(
+        "the agent does not know what was asked for",
+        hint="check the name; after an upgrade: systemctl restart peersync-agent",
+    )

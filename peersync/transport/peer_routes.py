@@ -20,6 +20,7 @@ from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity, short_form
 from peersync.transport.pairing import PairingDesk
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Right, Rights
+from peersync.transport.ways import Way
 from peersync.wire.messages import Message
 from peersync.wire.pairing import MAX_PAIR_BYTES, PairRequest
 
@@ -55,7 +56,10 @@ class RightsRequest(msgspec.Struct, frozen=True):
 
 
 class PeerView(msgspec.Struct, frozen=True):
-    """A peer as people see it. `reachable` is None where nobody asked."""
+    """A peer as people see it. `reachable` is None where nobody asked.
+
+    `reached`: how, as far as is known here; None where nothing is.
+    """
 
     name: str
     node_id: str
@@ -64,6 +68,7 @@ class PeerView(msgspec.Struct, frozen=True):
     added_at: str
     rights: dict[str, Rights]
     reachable: bool | None = None
+    reached: Way | None = None
     problem: str | None = None
     hint: str | None = None
 
@@ -85,6 +90,7 @@ class Pong(Message, frozen=True, kw_only=True):
 
 
 Probe = Callable[[Peer], Awaitable[None]]
+WayOf = Callable[[Peer], Way | None]
 
 
 def pair_routes(desk: PairingDesk) -> list[web.RouteDef]:
@@ -100,8 +106,13 @@ def pair_routes(desk: PairingDesk) -> list[web.RouteDef]:
     return [web.post(PAIR_PATH, pair), web.get(PING_PATH, ping)]
 
 
-def peer_book_routes(desk: PairingDesk, *, probe: Probe | None = None) -> list[web.RouteDef]:
-    """For the Unix socket. `probe` raises when a peer cannot be reached or refuses us."""
+def peer_book_routes(
+    desk: PairingDesk, *, probe: Probe | None = None, way: WayOf = lambda _peer: None
+) -> list[web.RouteDef]:
+    """For the Unix socket. `probe` raises when a peer cannot be reached or refuses us.
+
+    `way` says how it is reached.
+    """
     book = desk.book
     ask = probe or (lambda peer: ping_peer(peer, desk.identity))
 
@@ -120,6 +131,8 @@ def peer_book_routes(desk: PairingDesk, *, probe: Probe | None = None) -> list[w
         views = [view(peer) for peer in book.peers()]
         if request.query.get("probe") == "1":
             views = await _probe_all(book, ask)
+        found = [(one, book.find(one.node_id)) for one in views]
+        views = [_with_way(one, way(peer)) for one, peer in found if peer is not None]
         own = desk.identity
         return json_response(PeerList(desk.name, own.node_id, own.short_id, tuple(views)))
 
@@ -158,12 +171,22 @@ def view(
     )
 
 
+def _with_way(shown: PeerView, way: Way | None) -> PeerView:
+    if shown.reachable is not None:  # what was tried just now says more than what is remembered
+        reached = "direct" if way in (None, "not at all") else way
+        way = reached if shown.reachable else "not at all"
+    return msgspec.structs.replace(shown, reached=way)
+
+
 async def ping_peer(peer: Peer, identity: Identity) -> None:
+    """Raises when the peer does not answer at its address, or does not know this node."""
+    async with PeerClient(peer, identity, connect_timeout_s=PROBE_S) as client:
+        await ping(client)
+
+
+async def ping(client: PeerClient) -> None:
     """Raises when the peer cannot be reached, is another node, or does not know this one."""
-    async with PeerClient(
-        peer, identity, connect_timeout_s=PROBE_S, read_timeout_s=PROBE_S
-    ) as client:
-        await client.call("GET", PING_PATH, None, Pong)
+    await client.call("GET", PING_PATH, None, Pong, read_timeout_s=PROBE_S)
 
 
 async def _probe_all(book: PeerBook, probe: Probe) -> list[PeerView]:

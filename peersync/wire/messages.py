@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from peersync.core.progress import Progress
+from peersync.core.results import ErrorRecord, TableResult
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a catalogue of 50,000 tables fits
@@ -50,7 +51,13 @@ class ColumnInfo(Message, frozen=True, kw_only=True):
 
 
 class TableInfo(Message, frozen=True, kw_only=True):
-    """A table of the source. `rows` is the planner's estimate (None: never analyzed)."""
+    """A table of the source. `rows` is the planner's estimate (None: never analyzed).
+
+    `refused`: why the source cannot give its rows, with the statement that mends it.
+    filtered: the source keeps some rows to itself; `rows` is without them.
+    columns_filtered: it keeps columns to itself, which are not in `columns`.
+    must_exist: one of those needs a value, so the table can't be created and filled.
+    """
 
     schema: Name
     name: Name
@@ -58,6 +65,10 @@ class TableInfo(Message, frozen=True, kw_only=True):
     key: tuple[Name, ...] | None
     rows: Count | None
     size_bytes: Bytes
+    refused: str | None = None
+    filtered: bool = False
+    columns_filtered: bool = False
+    must_exist: bool = False
 
 
 class Catalogue(Message, frozen=True, kw_only=True):
@@ -81,7 +92,10 @@ class TableRef(Message, frozen=True, kw_only=True):
 
 
 class DescribeRequest(Message, frozen=True, kw_only=True):
+    """`session`: of a push that was offered to the asker, who then needs no right to pull."""
+
     database: Name
+    session: SessionId | None = None
 
 
 SchemaScope = Literal["none", "all", "tables"]
@@ -97,6 +111,8 @@ class BackupRequest(Message, frozen=True, kw_only=True):
     schema_tables: tuple[TableRef, ...] = ()  # with "tables": whose definition is wanted
     codec: Codec = "zstd"
     large_objects: bool = True
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    method: Literal["backup", "http"] = "backup"  # http: by COPY alone, without definitions
 
 
 PartKind = Literal["pre-data", "data", "post-data"]
@@ -155,8 +171,65 @@ class ManifestRequest(Message, frozen=True, kw_only=True):
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 20.0
 
 
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=1000)]
+Method = Literal["auto", "backup", "http"]
+SyncType = Literal["manual", "scheduled", "api"]
+
+
+class Options(Message, frozen=True, kw_only=True):
+    """What the one who asks for a full sync wants different from the usual.
+
+    tables: psql patterns, empty for all. bandwidth_bytes_s: 0 is without a limit.
+    parallel: None is what the configuration says.
+    """
+
+    compress: bool = True
+    verify: bool = True
+    mirror: bool = False
+    source_wins: bool = False
+    per_table: bool = False
+    undo: bool = True
+    method: Method = "auto"
+    tables: Patterns = ()
+    exclude_tables: Patterns = ()
+    bandwidth_bytes_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 0
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+
+
+class RowHashRequest(Message, frozen=True, kw_only=True):
+    """Asks for two hashes a row of one table: of its key, and of these columns."""
+
+    database: Name
+    table: TableRef
+    columns: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1700)]
+    key: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+    session: SessionId | None = None
+
+
+class ReceiveRequest(Message, frozen=True, kw_only=True):
+    """A push: the asker offers its database to the one who is asked, who takes it from there."""
+
+    session: SessionId
+    database: Name
+    options: Options = Options()
+    dry_run: bool = False
+    requested_by: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    sync_type: SyncType = "manual"
+
+
+class RestoreRequest(Message, frozen=True, kw_only=True):
+    """About a push that was received: cancel it, or take it up again after a failure."""
+
+    session: SessionId
+    action: Literal["resume", "cancel"]
+
+
 class ProgressReport(Message, frozen=True, kw_only=True):
+    """How far the target is. `failure`: why it stopped, when it may be taken up again."""
+
     progress: Progress
+    failure: ErrorRecord | None = None
 
 
 class FinishRequest(Message, frozen=True, kw_only=True):
@@ -165,6 +238,8 @@ class FinishRequest(Message, frozen=True, kw_only=True):
     state: Literal["done", "partly", "cancelled", "failed"]
     progress: Progress
     error: str | None = None
+    failure: ErrorRecord | None = None  # the same with its code and its hint
+    tables: tuple[TableResult, ...] = ()
 
 
 class Ok(Message, frozen=True, kw_only=True):

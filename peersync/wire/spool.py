@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from peersync.core.errors import BadRequest, DiskFull
+from peersync.core.errors import BadRequest, ConfigError, DiskFull
 from peersync.wire.messages import DIGEST_PATTERN, SESSION_PATTERN, Chunk
 
 _JOURNAL = "journal"
@@ -71,7 +71,7 @@ class Spool:
 
     def create(self) -> None:
         """Makes the directory; what a killed process left half written is swept away."""
-        with disk_full_named(self.directory):
+        with disk_trouble_named(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             for left in self.directory.glob(f"*{_PART}"):
                 left.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ class Spool:
         final = self.path(digest)
         # two tables can hold the same rows: two threads then write one digest at one time
         temporary = final.with_name(f"{digest}.{os.getpid()}-{next(_numbers)}{_PART}")
-        with disk_full_named(self.directory):
+        with disk_trouble_named(self.directory):
             file = _ChunkFile(temporary)
             try:
                 yield file
@@ -128,7 +128,7 @@ class Spool:
 
     def append(self, entry: msgspec.Struct) -> None:
         """Adds a line to the journal and sees it on disk."""
-        with disk_full_named(self.directory), (self.directory / _JOURNAL).open("ab") as file:
+        with disk_trouble_named(self.directory), (self.directory / _JOURNAL).open("ab") as file:
             file.write(msgspec.json.encode(entry) + b"\n")
             file.flush()
             os.fdatasync(file.fileno())
@@ -212,13 +212,17 @@ def free_bytes(root: Path) -> int:
 
 
 @contextmanager
-def disk_full_named(directory: Path) -> Iterator[None]:
-    """Turns "no space left" into an error that says where, and what to do."""
+def disk_trouble_named(directory: Path) -> Iterator[None]:
+    """Turns what the disk refuses into an error that says where, and what to do."""
     try:
         yield
     except OSError as exc:
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise ConfigError(
+                f"the spool can't be used: {exc.strerror or exc}: {exc.filename or directory}",
+                hint="node.spool_dir must be a directory that the agent's user may write in. "
+                "See: peersync check",
+            ) from exc
         raise DiskFull(
             f"the disk of the spool directory is full ({directory}): "
             f"{mib(free_bytes(directory))} are free, the next piece needs more",

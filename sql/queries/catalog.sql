@@ -13,6 +13,7 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS server_version_n
 -- name: tables
 -- Every table that holds rows of the user's: ordinary ones, partitions and inheritance children,
 -- without peersync's own, the system's, and those that an extension brought.
+-- fires_always: what ENABLE ALWAYS or ENABLE REPLICA keeps awake under the replica role.
 -- reltuples is -1 where the table was never analyzed; it is then estimated from its pages.
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
        CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END AS rows,
@@ -25,6 +26,12 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
                   AND k.confdeltype NOT IN ('a', 'r')) AS delete_cascades,
        EXISTS (SELECT FROM pg_catalog.pg_trigger g
                 WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D') AS has_triggers,
+       ARRAY(SELECT 'trigger ' || g.tgname FROM pg_catalog.pg_trigger g
+              WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')
+              UNION ALL
+             SELECT 'rule ' || r.rulename FROM pg_catalog.pg_rewrite r
+              WHERE r.ev_class = c.oid AND r.ev_type <> '1' AND r.ev_enabled IN ('A', 'R')
+              ORDER BY 1) AS fires_always,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,
        pg_catalog.has_table_privilege(c.oid, 'INSERT') AS may_insert,
        pg_catalog.has_table_privilege(c.oid, 'UPDATE') AS may_update
@@ -83,12 +90,42 @@ SELECT i.indrelid::bigint AS oid, i.indisprimary AS is_primary,
 -- Unique keys that are checked late, by a trigger: with triggers quiet, nothing checks them.
 -- $1 oid of a table
 SELECT k.conname AS name,
-       array_agg(pg_catalog.quote_ident(a.attname) ORDER BY u.n) AS columns
+       array_agg(pg_catalog.quote_ident(a.attname) ORDER BY u.n) AS columns,
+       i.indnullsnotdistinct AS nulls_equal
   FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_index i ON i.indexrelid = k.conindid
  CROSS JOIN LATERAL pg_catalog.unnest(k.conkey) WITH ORDINALITY AS u (attnum, n)
   JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
  WHERE k.conrelid = $1::bigint::oid AND k.contype IN ('p', 'u') AND k.condeferrable
- GROUP BY k.oid, k.conname ORDER BY k.conname;
+ GROUP BY k.oid, k.conname, i.indnullsnotdistinct ORDER BY k.conname;
+
+-- name: deferrable_exclusions
+-- Exclusion constraints that are checked late, in the same way: what each of them compares, by
+-- which operators, and in which rows.
+-- $1 oid of a table
+SELECT k.conname AS name,
+       array_agg(pg_catalog.pg_get_indexdef(k.conindid, u.n::int, false) ORDER BY u.n) AS compared,
+       array_agg(pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.n)
+           AS operators,
+       pg_catalog.pg_get_expr(i.indpred, i.indrelid) AS predicate
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_index i ON i.indexrelid = k.conindid
+ CROSS JOIN LATERAL pg_catalog.unnest(k.conexclop) WITH ORDINALITY AS u (op, n)
+  JOIN pg_catalog.pg_operator o ON o.oid = u.op
+  JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+ WHERE k.conrelid = $1::bigint::oid AND k.contype = 'x' AND k.condeferrable
+ GROUP BY k.oid, k.conname, i.indpred, i.indrelid ORDER BY k.conname;
+
+-- name: unique_columns
+-- The columns of a unique constraint or index of a table, by its name.
+-- $1 oid of a table, $2 name
+SELECT pg_catalog.array_agg(a.attname ORDER BY u.n) AS columns
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+ CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, n)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+ WHERE i.indrelid = $1::bigint::oid AND c.relname = $2 AND i.indexprs IS NULL
+   AND u.n <= i.indnkeyatts;
 
 -- name: foreign_keys
 -- Which of these tables refers to which: the order in which rows go in when checks are on.
@@ -136,27 +173,68 @@ SELECT CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 150000
             ELSE (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) END
        AS allowed;
 
--- name: foreign_keys_out
--- The foreign keys of the first tables that refer to any table but the second ones, with what
--- a check of them needs: columns of both sides and the equality that the key uses.
--- $1 oids of the tables that were written, $2 oids of those that are complete
-SELECT k.conrelid::bigint AS child, pc.oid::bigint AS parent,
-       pn.nspname AS parent_schema, pc.relname AS parent_name,
-       (SELECT array_agg(a.attname ORDER BY c.n)
-          FROM unnest(k.conkey) WITH ORDINALITY AS c (attnum, n)
-          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = c.attnum
+-- name: foreign_keys_of
+-- Every enforced foreign key that refers from or to one of these tables, with what a check of it
+-- needs: columns of both sides, and the equality that the key uses. `parents` are the tables that
+-- hold the rows of what is referred to: itself, or its partitions. A partitioned table's keys are
+-- there once for each partition that refers; the copies for partitions referred to are left out.
+-- $1 oids of tables
+SELECT k.conname AS name, k.convalidated AS validated,
+       coalesce((pg_catalog.to_jsonb(k) ->> 'conperiod')::bool, false) AS period,
+       k.conrelid::bigint AS child, cn.nspname AS child_schema, c.relname AS child_name,
+       pn.nspname AS parent_schema, p.relname AS parent_name,
+       p.relkind = 'p' AS partitioned, held.parents,
+       (SELECT array_agg(a.attname ORDER BY u.n)
+          FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum
        ) AS child_columns,
-       (SELECT array_agg(a.attname ORDER BY c.n)
-          FROM unnest(k.confkey) WITH ORDINALITY AS c (attnum, n)
-          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = c.attnum
+       (SELECT array_agg(a.attname ORDER BY u.n)
+          FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, n)
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum
        ) AS parent_columns,
-       (SELECT array_agg(pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY c.n)
-          FROM unnest(k.conpfeqop) WITH ORDINALITY AS c (op, n)
-          JOIN pg_catalog.pg_operator o ON o.oid = c.op
+       (SELECT array_agg(pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname) ORDER BY u.n)
+          FROM unnest(k.conpfeqop) WITH ORDINALITY AS u (op, n)
+          JOIN pg_catalog.pg_operator o ON o.oid = u.op
           JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
        ) AS operators
   FROM pg_catalog.pg_constraint k
-  JOIN pg_catalog.pg_class pc ON pc.oid = k.confrelid
-  JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace
- WHERE k.contype = 'f' AND k.convalidated
-   AND k.conrelid = ANY ($1::bigint[]::oid[]) AND k.confrelid <> ALL ($2::bigint[]::oid[]);
+  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+  JOIN pg_catalog.pg_class p ON p.oid = k.confrelid
+  JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+ CROSS JOIN LATERAL (
+       SELECT CASE p.relkind WHEN 'p'
+              THEN ARRAY(SELECT t.relid::oid::bigint FROM pg_catalog.pg_partition_tree(p.oid) AS t
+                          WHERE t.isleaf)
+              ELSE ARRAY[p.oid::bigint] END AS parents) AS held
+ WHERE k.contype = 'f'
+   AND coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::bool, true)
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint m
+                    WHERE m.oid = k.conparentid AND m.conrelid = k.conrelid)
+   AND (k.conrelid = ANY ($1::bigint[]::oid[]) OR held.parents && $1::bigint[])
+ ORDER BY cn.nspname, c.relname, k.conname;
+
+-- name: lock_holders
+-- Who holds one of these locks on one of these tables, the longest first. A lock of a prepared
+-- transaction has no process.
+-- $1 oids of tables, $2 modes
+SELECT n.nspname AS schema, c.relname AS name, l.pid, a.application_name, a.usename, a.state,
+       pg_catalog.to_char(coalesce(a.xact_start, a.state_change, a.backend_start)
+                          AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') AS since
+  FROM pg_catalog.pg_locks l
+  JOIN pg_catalog.pg_class c ON c.oid = l.relation
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+ WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY ($1::bigint[]::oid[])
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d
+                      WHERE d.datname = pg_catalog.current_database())
+   AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.mode = ANY ($2::text[])
+ ORDER BY coalesce(a.xact_start, a.state_change, a.backend_start), l.pid;
+
+-- name: existing
+-- Which of these tables are still there under the same name.
+-- $1 oids of tables, $2 their schemas, $3 their names
+SELECT c.oid::bigint AS oid
+  FROM unnest($1::bigint[], $2::text[], $3::text[]) AS w (oid, schema, name)
+  JOIN pg_catalog.pg_class c ON c.oid = w.oid::oid AND c.relname = w.name AND c.relkind = 'r'
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = w.schema;

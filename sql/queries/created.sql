@@ -40,7 +40,7 @@ SELECT o.classid::bigint AS classid, o.objid::bigint AS objid
 
 -- name: relations
 -- Every relation of the user's by name, with its kind.
-SELECT n.nspname AS schema, c.relname AS name, c.relkind AS kind
+SELECT n.nspname AS schema, c.relname AS name, c.relkind::text AS kind
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync');

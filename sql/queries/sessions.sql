@@ -14,6 +14,12 @@ ON CONFLICT (session_id) DO UPDATE
    AND full_sync_sessions.peer_id = excluded.peer_id
    AND full_sync_sessions.state = 'failed';
 
+-- name: forget
+-- Takes back the record of a push that the peer refused.
+-- $1 session
+DELETE FROM peersync.full_sync_sessions
+ WHERE session_id = $1 AND role = 'source' AND action = 'push' AND progress IS NULL;
+
 -- name: update_progress
 -- Keeps what the record says in step with what runs.
 -- $1 session, $2 state, $3 phase, $4 progress, $5 raw bytes, $6 wire bytes, $7 saved bytes,
@@ -40,11 +46,12 @@ RETURNING session_id;
 -- name: finish
 -- Closes the record, once.
 -- $1 session, $2 state, $3 error, $4 resumable, $5 progress, $6 raw bytes, $7 wire bytes,
--- $8 saved bytes, $9 rows
+-- $8 saved bytes, $9 rows, $10 per-table results, where the target tells them to the source
 UPDATE peersync.full_sync_sessions
    SET state = $2, error = $3, resumable = $4, progress = coalesce($5, progress),
        phase = coalesce($5 ->> 'step', phase), raw_bytes = $6, wire_bytes = $7, saved_bytes = $8,
-       rows_total = $9, estimated_completion = NULL, completed_at = clock_timestamp(),
+       rows_total = $9, tables = coalesce($10, tables),
+       estimated_completion = NULL, completed_at = clock_timestamp(),
        updated_at = clock_timestamp()
  WHERE session_id = $1 AND completed_at IS NULL;
 
@@ -57,6 +64,15 @@ UPDATE peersync.full_sync_sessions
  WHERE session_id = $1 AND role = 'target' AND state = 'failed' AND resumable
    AND committed_at IS NULL
 RETURNING session_id;
+
+-- name: reopen_given
+-- Opens the source's record of a push that its target takes up again, unless it ended anew.
+-- $1 session, $2 when it had ended
+UPDATE peersync.full_sync_sessions
+   SET state = 'planned', error = NULL, resumable = false, completed_at = NULL,
+       updated_at = clock_timestamp()
+ WHERE session_id = $1 AND role = 'source' AND state = 'failed'
+   AND date_trunc('milliseconds', completed_at) = $2::text::timestamptz;
 
 -- name: not_resumable
 -- Says that what a failed session had fetched is gone.
@@ -76,11 +92,58 @@ SELECT * FROM peersync.full_sync_sessions
 
 -- name: history
 -- The newest sessions first.
--- $1 limit
-SELECT * FROM peersync.full_sync_sessions ORDER BY started_at DESC LIMIT $1;
+-- Open records are behind what runs: with an open state, all of them are given.
+-- $1 limit, $2 state, or null for any
+SELECT * FROM peersync.full_sync_sessions
+ WHERE $2::text IS NULL OR state = $2
+    OR completed_at IS NULL AND $2 IN ('planned', 'running', 'cancelling')
+ ORDER BY started_at DESC LIMIT $1;
+
+-- name: by_request_key
+-- The sync that a request with this key has started here within a day.
+-- $1 key
+SELECT * FROM peersync.full_sync_sessions
+ WHERE started_at > clock_timestamp() - interval '1 day' AND options ->> 'idempotency_key' = $1
+ ORDER BY started_at DESC LIMIT 1;
+
+-- name: clear_ended
+-- Forgets ended sessions, and their baselines. Kept whatever is asked: the sessions of the
+-- newest baseline of each source, and of the newest that left no table out.
+-- `journals` are those of them that have a table of what they changed.
+-- $1 whether the newest ended session with each peer is kept, too
+WITH needed AS (
+    (SELECT DISTINCT ON (b.source_id) b.session_id FROM peersync.baselines b
+      ORDER BY b.source_id, b.applied_at DESC)
+    UNION
+    (SELECT DISTINCT ON (b.source_id) b.session_id
+       FROM peersync.baselines b JOIN peersync.full_sync_sessions s USING (session_id)
+      WHERE s.state = 'done' ORDER BY b.source_id, b.applied_at DESC)
+    UNION
+    (SELECT DISTINCT ON (s.database_name, s.role, s.peer_id) s.session_id
+       FROM peersync.full_sync_sessions s WHERE $1::boolean AND s.completed_at IS NOT NULL
+      ORDER BY s.database_name, s.role, s.peer_id, s.completed_at DESC)
+), gone AS (
+    DELETE FROM peersync.full_sync_sessions s
+     WHERE s.completed_at IS NOT NULL
+       AND NOT EXISTS (SELECT FROM needed n WHERE n.session_id = s.session_id)
+    RETURNING s.session_id, s.undo ->> 'state' AS undo
+), replaced AS (
+    DELETE FROM peersync.baselines b USING gone g WHERE b.session_id = g.session_id
+)
+SELECT ARRAY(SELECT session_id FROM gone) AS gone,
+       ARRAY(SELECT session_id FROM gone WHERE undo IN ('kept', 'undone')) AS journals,
+       (SELECT count(*) FROM peersync.full_sync_sessions s WHERE s.completed_at IS NOT NULL)
+       - (SELECT count(*) FROM gone) AS kept;
 
 -- name: store_baseline
 -- What this database may claim to have, written with the rows that make it true.
 -- $1 session, $2 source id, $3 snapshot, $4 vector, $5 taken at
 INSERT INTO peersync.baselines (session_id, source_id, snapshot, vector, taken_at)
 VALUES ($1, $2, $3::text::pg_snapshot, $4, $5::text::timestamptz);
+
+-- name: stages
+-- The staging tables of one session.
+-- $1 what their names begin with
+SELECT c.relname AS name FROM pg_catalog.pg_class c
+ WHERE c.relkind = 'r' AND c.relnamespace = to_regnamespace('peersync')
+   AND left(c.relname, length($1) + 1) = $1 || '_' ORDER BY c.relname;

@@ -32,6 +32,7 @@ _SETTINGS = {
     "PEERSYNC_FULL_SYNC_IN_FLIGHT": "1",
     "PEERSYNC_NETWORK_RETRY_MAX_S": "0.5",
     "PEERSYNC_NETWORK_CONNECT_TIMEOUT_S": "3",
+    "PEERSYNC_NETWORK_REVERSE_LINES": "false",  # nothing shall get round the proxy
 }
 SOURCE_ROWS = f"""
     CREATE TABLE items (id int PRIMARY KEY, v int NOT NULL, pad text NOT NULL);

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.plugins import least
 from tests.plugins.clusters import Database, Majors, MakeDatabase
 from tests.plugins.compare import (
     assert_same_rows,
@@ -48,6 +49,8 @@ def test_a_database_of_the_corpus_arrives_whole_and_is_mended_whole(
 def _arrives_and_is_mended(
     name: str, majors: Majors, corpus: Corpus, make_database: MakeDatabase, make_node: MakeNode
 ) -> None:
+    if least.ASKED and name == "sakila":
+        pytest.skip("its dump comments schema public, which only the owner of the schema may")
     target_db = make_database(majors.target, nth=1 if majors.source == majors.target else 0)
     template = corpus.template(name, make_database(majors.source).cluster)
     source_db = make_database(majors.source, template=template)

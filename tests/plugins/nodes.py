@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.plugins import least
 from tests.plugins.clusters import Database, Pair
 
 PROGRAM = [sys.executable, "-m", "peersync.cli.main"]
@@ -66,6 +67,8 @@ class Node:
     listen: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     admin: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     process: subprocess.Popen[bytes] | None = None
+    peers: list[Node] = field(default_factory=list)
+    least: bool = False
 
     @property
     def config(self) -> Path:
@@ -80,6 +83,8 @@ class Node:
         return self.home / "state" / "spool"
 
     def init(self) -> None:
+        if given := least.conninfo(self):
+            self.conninfo, self.least = given, True
         conninfo = self.conninfo or self.database.conninfo()
         self.run(
             "init", "--name", self.name, "--database", f"{self.database_name}={conninfo}",
@@ -97,6 +102,8 @@ class Node:
         self, *arguments: str, check: bool = True, timeout_s: float = RUN_S, text: str | None = None
     ) -> Result:
         """Types a command; Failed when `check` and its exit code is not 0."""
+        if arguments[0] in ("pull", "push"):
+            self.grant()
         process = self.popen(
             *arguments,
             stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL,
@@ -167,12 +174,19 @@ class Node:
         """`peersync pull PEER --yes --json`; `.json` is the final object."""
         return self.run("pull", peer, "--yes", "--json", *options, check=check)
 
+    def grant(self) -> None:
+        """Where nodes have the least rights: those for the tables that there are now."""
+        least.grant(self, "pull")
+        for peer in self.peers:
+            least.grant(peer, "push")
+
     def invite(self) -> str:
         return self.run("peer", "invite", "-q").out.split()[-1]
 
     def pair_with(self, other: Node) -> None:
         """Both know each other, and the other may bring its schema here."""
         self.run("peer", "join", other.invite())
+        self.peers.append(other)
         self.run("peer", "allow", other.name, "--schema")
 
 
@@ -180,6 +194,7 @@ class MakeNode(Protocol):
     def __call__(
         self, name: str, database: Database, *, settings: str = "", start: bool = True,
         conninfo: str | None = None, env: Mapping[str, str] | None = None,
+        reachable: bool = True,
     ) -> Node: ...  # fmt: skip
 
 
@@ -206,10 +221,13 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         start: bool = True,
         conninfo: str | None = None,
         env: Mapping[str, str] | None = None,
+        reachable: bool = True,
     ) -> Node:
         home = tmp_path / name
         home.mkdir()
         node = Node(name, database, home, settings=settings, conninfo=conninfo, env=dict(env or {}))
+        if not reachable:  # what it tells others is an address where nobody listens
+            node.env["PEERSYNC_NODE_ADVERTISE"] = f"127.0.0.1:{free_port()}"
         made.append(node)
         node.init()
         if start:

@@ -17,13 +17,23 @@ from peersync.agent.checks import CheckResult
 from peersync.agent.jobs import JobView
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.safe import RunningSync, SafeAnswer
+from peersync.agent.script_api import ClearedHistory
+from peersync.agent.statistics import (
+    DatabaseStatistics,
+    LastSync,
+    PeerStatistics,
+    Statistics,
+    SyncTotals,
+)
 from peersync.agent.status import DatabaseStatus, LinkStatus, Status
+from peersync.agent.stuck import StuckSync
 from peersync.cli.context import Context
 from peersync.cli.main import VERBS, cli
 from peersync.cli.watch import result
 from peersync.core.progress import Progress, StepProgress
 from peersync.core.results import ErrorRecord, TableResult
-from peersync.transport import health, peer_routes
+from peersync.transport import health, line_routes, peer_routes
 from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +54,15 @@ STRUCTS = [
     PeerList,
     PeerView,
     InviteReply,
+    SafeAnswer,
+    RunningSync,
+    ClearedHistory,
+    Statistics,
+    DatabaseStatistics,
+    LastSync,
+    SyncTotals,
+    PeerStatistics,
+    StuckSync,
 ]
 
 
@@ -94,7 +113,8 @@ def a_job() -> JobView:
 def test_the_result_of_a_pull_is_documented() -> None:
     told = result(a_job())
     assert documented_fields("result") == list(told)
-    assert told["rows"] == {"inserted": 2, "updated": 0, "unchanged": 0, "skipped": 0}
+    nothing = dict.fromkeys(("updated", "unchanged", "skipped", "deleted", "kept_local"), 0)
+    assert told["rows"] == {"inserted": 2, **nothing}
 
 
 def test_the_examples_of_the_json_output_have_its_form() -> None:
@@ -132,6 +152,7 @@ def routes_in(source: object) -> set[tuple[str, str]]:
     found += re.findall(r"web\.(get|post|put|delete)\(\s*([A-Z_]+),", text)
     constants = {"PAIR_PATH", "PING_PATH", "ADMIN_PATH"}
     named = {name: getattr(peer_routes, name) for name in constants}
+    named |= {name: getattr(line_routes, name) for name in ("REACH_PATH", "LINE_PATH")}
     return {
         (
             method.upper(),
@@ -146,6 +167,7 @@ def routes_in(source: object) -> set[tuple[str, str]]:
 
 def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
+    real |= routes_in(line_routes)
     rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
     assert set(rows) == real
 

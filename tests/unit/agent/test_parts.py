@@ -1,8 +1,9 @@
-"""How a backup is divided into runs of pg_dump: nothing is missing, nothing comes twice."""
+"""How a backup is divided into runs: nothing is missing, nothing comes twice."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peersync.agent.parts import BIG_TABLE_BYTES, MAX_BIG_TABLES, plan_parts
+from peersync.core.errors import BadRequest
 from peersync.core.names import TableName
 from peersync.postgres.catalog import DatabaseCatalog, Server, Table
+from peersync.postgres.filters import Shape
 from peersync.wire.messages import BackupRequest, TableRef
 
 SERVER = Server(180000, "18.1", "UTF8", 0, 0, 0)
@@ -23,6 +26,7 @@ def catalog(sizes: dict[str, int]) -> DatabaseCatalog:
             **{
                 **dict.fromkeys((field.name for field in fields(Table)), cast("Any", False)),
                 "name": TableName("public", name),
+                "columns": (),
                 "size_bytes": size,
             }
         )
@@ -32,7 +36,10 @@ def catalog(sizes: dict[str, int]) -> DatabaseCatalog:
 
 
 def request(
-    names: list[str], scope: str = "none", schema_tables: tuple[str, ...] = ()
+    names: list[str],
+    scope: str = "none",
+    schema_tables: tuple[str, ...] = (),
+    **changes: Any,
 ) -> BackupRequest:
     return BackupRequest(
         session="0" * 32,
@@ -40,6 +47,7 @@ def request(
         tables=tuple(TableRef(schema="public", name=n) for n in names),
         schema=scope,  # type: ignore[arg-type]
         schema_tables=tuple(TableRef(schema="public", name=n) for n in schema_tables),
+        **changes,
     )
 
 
@@ -84,3 +92,50 @@ def test_definitions_come_before_rows_and_only_when_they_are_wanted(
 ) -> None:
     jobs = plan_parts(request(["a"], scope, ("a",)), catalog({"a": 1, "b": 1}))
     assert [job.part.kind for job in jobs] == kinds
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 4 * BIG_TABLE_BYTES),
+        max_size=100,
+    ),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["backup", "http"]),
+)  # fmt: skip
+def test_a_filtered_table_is_never_left_to_pg_dump(
+    sizes: dict[str, int], choice: Random, method: str
+) -> None:
+    wanted = [n for n in sorted(sizes) if choice.random() < 0.7]
+    shapes = {
+        TableName("public", n): Shape((), None, None, where=f"filter of {n}")
+        for n in sizes
+        if choice.random() < 0.4
+    }
+    jobs = plan_parts(request(wanted, method=method), catalog(sizes), shapes)
+    jobs = [job.leaving_alone([TableName("public", "closed")]) for job in jobs]
+    copied = [t for job in jobs for t in job.tables or ()]
+    assert len(copied) == len({t.name for t in copied})
+    for table in copied:
+        shape = shapes.get(table.name)
+        assert table.where == (shape.where if shape else None)
+    dumped = []
+    for job in jobs:
+        if job.tables is not None:
+            assert not job.arguments
+        elif job.part.table is not None:
+            dumped.append(job.part.table.name)
+        else:
+            excluded = " ".join(a for a in job.arguments if "exclude-table-data" in a)
+            dumped += [n for n in sizes if f'"{n}"' not in excluded]
+            assert '--exclude-table="public"."closed"' in job.arguments
+    assert not {TableName("public", n) for n in dumped} & set(shapes)
+    assert sorted([*dumped, *(t.name.name for t in copied)]) == wanted
+    if method == "http":
+        assert not dumped
+        assert not any(job.needs_tool for job in jobs)
+        assert sum(job.sequences and job.large_objects for job in jobs) == 1
+
+
+def test_the_method_http_refuses_to_bring_definitions() -> None:
+    with pytest.raises(BadRequest):
+        plan_parts(request(["a"], "all", method="http"), catalog({"a": 1}))

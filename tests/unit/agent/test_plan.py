@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peersync.agent.plan import Plan, make_plan
-from peersync.cli.pull_cmd import plan_lines
+from peersync.cli.plan_view import plan_lines
 from peersync.core.errors import Denied, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.postgres.catalog import Column, DatabaseCatalog, Key, Server, Table

@@ -109,6 +109,23 @@ def test_check_warns_of_a_pgpass_that_libpq_ignores(
     assert f"chmod 600 {pgpass}" in capsys.readouterr().out
 
 
+def test_check_warns_of_directories_without_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = tmp_path / "bin"
+    good.mkdir()
+    (good / "pg_dump").touch(0o755)
+    bindirs = json.dumps(["/none", str(tmp_path), str(good)])
+    file = write(tmp_path, f"[tools]\nbindirs = {bindirs}\n")
+    assert run("config", "check", "--json", "--config", file) == 0
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    found = [(c["state"], c["detail"]) for c in checks if c["name"] == "tools.bindirs"]
+    assert found == [
+        ("WARNING", "/none is no directory"),
+        ("WARNING", f"{tmp_path} has no pg_dump that could be run"),
+    ]
+
+
 def test_a_database_must_be_named_when_there_are_several(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peersync.cli.output import ago, clean, count, duration, emit_json, print_table, size
+from peersync.cli.output import (
+    ago,
+    clean,
+    count,
+    duration,
+    emit_json,
+    flat,
+    indented,
+    print_err,
+    print_table,
+    size,
+)
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -91,3 +102,53 @@ def test_json_has_its_version_first(capsys: pytest.CaptureFixture[str]) -> None:
 @given(st.text())
 def test_clean_text_has_no_control_character(text: str) -> None:
     assert clean(text).isprintable()
+
+
+@given(st.text())
+def test_text_on_one_line_has_no_control_character(text: str) -> None:
+    assert flat(text).isprintable()
+
+
+@given(st.text())
+def test_only_the_line_breaks_of_a_longer_text_are_kept(text: str) -> None:
+    lines = indented(text).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_an_error_of_several_lines_is_indented_and_can_not_move_the_cursor() -> None:
+    assert indented("broken\n\x1b[2Jhint: mend it\n") == "broken\n    \\x1b[2Jhint: mend it"
+
+
+@pytest.mark.parametrize(
+    ("environ", "shown"),
+    [
+        ({"LC_ALL": "C"}, "ok ### 12 000 Z\\xfcrich"),
+        ({"LANG": "POSIX"}, "ok ### 12 000 Z\\xfcrich"),
+        ({"LANG": "C", "LC_ALL": "C.UTF-8"}, "✔ ███ 12\u202f000 Zürich"),
+        ({"LC_ALL": "", "LANG": "de_DE.UTF-8"}, "✔ ███ 12\u202f000 Zürich"),
+        ({}, "✔ ███ 12\u202f000 Zürich"),
+    ],
+)
+def test_a_terminal_without_utf8_gets_signs_that_it_has(
+    environ: dict[str, str],
+    shown: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    print_err(f"✔ ███ {count(12_000)} Zürich")
+    assert capsys.readouterr().err == shown + "\n"
+
+
+def test_json_is_whole_where_there_is_no_utf8(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    emit_json({"name": "☃ 𝄞 ü"})
+    text = capsys.readouterr().out
+    assert text.isascii()
+    assert json.loads(text)["name"] == "☃ 𝄞 ü"

@@ -15,6 +15,7 @@ from peersync.core.progress import (
     current_step,
     eta_seconds,
     overall_percent,
+    seconds_between,
 )
 
 ENDED = (StepState.DONE, StepState.SKIPPED)
@@ -58,12 +59,14 @@ def test_the_percentage_never_runs_backwards(life: list[tuple[StepProgress, ...]
 
 
 @given(lives())
-def test_only_the_end_of_every_step_is_100_percent(life: list[tuple[StepProgress, ...]]) -> None:
+def test_steps_alone_are_never_100_percent_not_even_rounded(
+    life: list[tuple[StepProgress, ...]],
+) -> None:
     for moment in life:
         percent = overall_percent(moment)
-        everything = all(s.state in ENDED for s in moment)
-        assert (percent == 100.0) is everything
-        assert percent is None or 0.0 <= percent <= 100.0
+        assert percent is None or 0.0 <= percent <= 99.0
+        if all(s.state in ENDED for s in moment):
+            assert percent == 99.0
 
 
 @given(lives())
@@ -72,15 +75,22 @@ def test_the_percentage_is_unknown_just_while_no_running_step_knows_its_total(
 ) -> None:
     for moment in life:
         running = [s for s in moment if s.state is StepState.RUNNING]
-        begun = any(s.state is not StepState.WAITING for s in moment)
+        counted = any(s.done or s.state in ENDED for s in moment)
         blind = bool(running) and not any(s.total for s in running)
-        assert (overall_percent(moment) is None) is (not begun or blind)
+        assert (overall_percent(moment) is None) is (not counted or blind)
 
 
-def test_before_anything_has_begun_the_percentage_is_unknown_and_not_0() -> None:
+def test_before_anything_is_counted_the_percentage_is_unknown_and_not_0() -> None:
     assert overall_percent(steps()) is None
     assert overall_percent(steps(StepState.RUNNING)) is None
-    assert overall_percent(steps(StepState.RUNNING, total=100)) == 0.0
+    assert overall_percent(steps(StepState.RUNNING, total=100)) is None
+    assert overall_percent(steps(StepState.RUNNING, total=100, done=1)) == pytest.approx(0.1)
+
+
+def test_what_failed_before_anything_was_known_is_not_0_percent() -> None:
+    assert overall_percent(steps(StepState.FAILED)) is None
+    assert overall_percent(steps(StepState.FAILED, done=5)) is None
+    assert overall_percent(steps(StepState.FAILED, done=5, total=10)) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +173,9 @@ def test_a_counter_that_stands_still_is_worth_a_word_after_10_seconds() -> None:
         (0, 100, None, None),
         (0, 100, 0.0, None),
         (50, 100, 10.0, 5.0),
-        (150, 100, 10.0, 0.0),
+        (99, 100, 3.0, 0.3),
+        (100, 100, 10.0, None),  # work without a number is left
+        (150, 100, 10.0, None),
         (0, 10**12, 1.0, None),
     ],
 )
@@ -171,3 +183,20 @@ def test_what_is_left_is_told_only_where_it_is_known(
     done: int, total: int | None, rate: float | None, eta: float | None
 ) -> None:
     assert eta_seconds(done, total, rate) == eta
+
+
+@pytest.mark.parametrize(
+    ("started_at", "at", "seconds"),
+    [
+        ("2026-11-22T02:00:00+00:00", "2026-11-22T03:00:01.5+00:00", 3601.5),
+        ("2026-11-22T02:00:00+00:00", "2026-11-22T03:00:00+01:00", 0.0),
+        ("2026-11-22T02:00:00+00:00", "2026-11-22T01:59:59+00:00", None),
+        ("", "2026-11-22T03:00:00+00:00", None),
+        ("2026-11-22T02:00:00", "2026-11-22T03:00:00+00:00", None),
+        ("yesterday", "today", None),
+    ],
+)
+def test_the_time_between_two_moments_is_unknown_rather_than_wrong(
+    started_at: str, at: str, seconds: float | None
+) -> None:
+    assert seconds_between(started_at, at) == seconds

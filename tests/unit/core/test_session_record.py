@@ -80,12 +80,12 @@ def test_the_estimate_of_the_plan_is_a_total_until_the_dump_is_complete() -> Non
     record.begin(Step.TRANSFER, 0.0)
     record.begin(Step.CONVERT, 0.0)
     record.begin(Step.RESTORE, 0.0)
-    assert at(record, 0.0).percent == 0.0
+    assert at(record, 0.0).percent is None
     record.count(Step.BACKUP, 80)
     record.count(Step.CONVERT, 50)
     record.count(Step.RESTORE, 50)
     progress = at(record, 1.0)
-    assert progress.percent == pytest.approx(8 + 10 + 25)
+    assert progress.percent == pytest.approx(8 + 15 + 20)
     assert [s.total for s in progress.steps] == [100, None, 100, 100, None]
     record.count(Step.RESTORE, 50, 400)
     assert at(record, 1.0).steps[3].total == 400
@@ -100,20 +100,76 @@ def test_without_an_estimate_the_percentage_is_unknown_and_not_0() -> None:
     assert at(record, 1.0).percent is None
 
 
-def test_an_estimate_that_was_too_small_does_not_turn_the_percentage_back() -> None:
+def life_of(estimate: int, size: int, *, staged: bool) -> list[Progress]:
+    """A sync of `size` bytes in steps of a hundredth, from the dump's begin to the commit."""
     record = make()
-    record.count(Step.BACKUP, 0, 100)
+    record.count(Step.BACKUP, 0, estimate)
     record.become(State.RUNNING)
-    for step in (Step.BACKUP, Step.CONVERT, Step.RESTORE):
+    for step in (Step.BACKUP, Step.TRANSFER, Step.CONVERT, Step.RESTORE):
         record.begin(step, 0.0)
     seen = []
-    for done in range(0, 1001, 50):
-        record.count(Step.BACKUP, done, done if done == 1000 else None)
-        for step in (Step.CONVERT, Step.RESTORE):
-            record.count(step, done // 2, 1000 if done == 1000 else None)
-        seen.append(at(record, float(done)).percent or 0.0)
-    assert seen == sorted(seen)
-    assert seen[-1] < 100.0
+    for tick in range(250):
+        dumped, loaded = (
+            min(tick, 100) * size // 100,
+            min(max(tick - 20, 0) // 2, 100) * size // 100,
+        )
+        merged = max(tick - 200, 0) * 2 * size // 100 if staged else loaded
+        exact = size if dumped == size else None
+        record.count(Step.BACKUP, dumped, exact)
+        record.count(Step.TRANSFER, dumped // 10, size // 10 if exact else None)
+        record.count(Step.CONVERT, loaded, exact)
+        record.count(Step.RESTORE, min(merged, size), exact)
+        if exact:
+            record.end(Step.BACKUP, float(tick))
+            record.end(Step.TRANSFER, float(tick))
+        seen.append(at(record, float(tick)))
+    return seen
+
+
+@pytest.mark.parametrize("staged", [True, False])
+@pytest.mark.parametrize("estimate", [2_000, 5_000, 9_000, 10_000, 30_000])
+def test_a_wrong_estimate_neither_turns_the_percentage_back_nor_holds_it(
+    estimate: int, staged: bool
+) -> None:
+    life = life_of(estimate, 10_000, staged=staged)
+    known = [p.percent for p in life if p.percent is not None]
+    assert known == sorted(known)
+    assert known[-1] <= 99.0
+    work = [sum(s.done for s in p.steps) for p in life]
+    held = longest = 0
+    for before, after, was, now in zip(work, work[1:], life, life[1:], strict=False):
+        held = held + 1 if after > before and now.percent == was.percent is not None else 0
+        longest = max(longest, held)
+    assert longest <= 3, "the work went on and the percentage did not"
+
+
+def test_an_estimate_that_is_exceeded_is_unknown_until_the_dump_is_complete() -> None:
+    life = life_of(5_000, 10_000, staged=True)
+    dumping = [p for p in life if p.steps[0].state is StepState.RUNNING]
+    assert [p.percent is None for p in dumping] == [
+        not 0 < p.steps[0].done <= 5_000 for p in dumping
+    ]
+    for progress in dumping:
+        if progress.steps[0].done > 5_000:
+            assert [s.total for s in progress.steps] == [None] * 5
+            assert progress.eta_s is None
+    assert all(p.percent is not None for p in life[len(dumping) :])
+
+
+def test_while_nothing_moves_nobody_promises_when_it_ends() -> None:
+    record = make()
+    record.become(State.RUNNING)
+    for step in (Step.BACKUP, Step.TRANSFER, Step.CONVERT, Step.RESTORE):
+        record.begin(step, 0.0)
+    for second in range(6):
+        record.count(Step.CONVERT, second * MIB, 20 * MIB)
+        record.count(Step.RESTORE, 0, 20 * MIB)
+        assert (at(record, float(second)).eta_s is None) is (second == 0)
+    assert at(record, 5.5).eta_s is not None
+    assert at(record, 6.0).eta_s is None
+    record.count(Step.RESTORE, 20 * MIB)
+    record.count(Step.CONVERT, 20 * MIB)
+    assert at(record, 9.0).eta_s is None, "the rows are in, the indexes may not be"
 
 
 def test_the_rate_counts_each_byte_once_although_two_steps_handle_it() -> None:
@@ -133,6 +189,8 @@ def test_an_ended_sync_has_no_rate_and_nothing_left() -> None:
     record = make()
     record.become(State.RUNNING)
     record.begin(Step.RESTORE, 0.0)
+    record.begin(Step.CONVERT, 0.0)
+    record.count(Step.CONVERT, 1, 10)
     record.count(Step.RESTORE, 1, 10)
     at(record, 0.0)
     record.count(Step.RESTORE, 2)
@@ -154,21 +212,33 @@ def test_silence_is_told_while_data_should_come_and_not_while_the_database_works
     record.count(Step.BACKUP, 10)
     assert at(record, 13.0).waiting_for is None
     record.end(Step.TRANSFER, 14.0)
-    assert at(record, 99.0).waiting_for is None
+    assert at(record, 15.0).message is None
+    silent = at(record, 99.0)
+    assert silent.waiting_for is None
+    assert silent.message is not None
+    assert "for 86 s" in silent.message
+    record.begin(Step.VERIFY, 99.0)
+    record.count(Step.VERIFY, 1, 3)
+    assert at(record, 100.0).message is None
 
 
 def test_a_count_never_goes_back_but_a_restart_begins_anew() -> None:
     record = make()
     record.become(State.RUNNING)
-    record.begin(Step.BACKUP, 0.0)
+    for step in (Step.BACKUP, Step.CONVERT):
+        record.begin(step, 0.0)
     record.count(Step.BACKUP, 10, 20)
     record.count(Step.BACKUP, 5)
+    record.count(Step.CONVERT, 10, 20)
+    record.rows = 7
     before = at(record, 1.0)
     assert (before.steps[0].done, before.steps[0].total) == (10, 20)
     record.restart()
+    record.count(Step.CONVERT, 10, 20)  # by the attempt that has just failed
     after = at(record, 2.0)
-    assert (after.steps[0].done, after.steps[0].state) == (0, StepState.WAITING)
-    assert (after.percent, after.steps[0].seconds) == (None, 0.0)
+    assert [s.done for s in after.steps] == [0] * 5
+    assert {s.state for s in after.steps} == {StepState.WAITING}
+    assert (after.percent, after.steps[0].seconds, after.rows) == (None, 0.0, 0)
 
 
 def test_a_failure_marks_just_the_steps_that_ran_and_stops_their_clocks() -> None:
@@ -182,9 +252,32 @@ def test_a_failure_marks_just_the_steps_that_ran_and_stops_their_clocks() -> Non
     assert record.seconds(50.0)["transfer"] == 4.0
 
 
-def test_only_a_done_session_is_100_percent_whatever_its_steps_say() -> None:
+@pytest.mark.parametrize(
+    ("end", "percent"),
+    [(State.DONE, 100.0), (State.PARTLY, 100.0), (State.FAILED, 99.0), (State.CANCELLING, 99.0)],
+)
+def test_100_percent_means_committed_whatever_the_steps_say(end: State, percent: float) -> None:
     record = make()
     record.become(State.RUNNING)
-    record.begin(Step.RESTORE, 0.0)
-    record.become(State.DONE)
-    assert at(record, 1.0).percent == 100.0
+    for step in Step:
+        record.begin(step, 0.0)
+        record.count(step, 10, 10)
+        record.end(step, 1.0)
+    assert at(record, 1.0).percent == 99.0
+    record.become(end)
+    assert at(record, 2.0).percent == percent
+
+
+def test_elapsed_time_counts_from_the_beginning_and_ends_with_the_session() -> None:
+    record = make()
+    record.started_at = "2026-11-22T02:00:00+00:00"
+    record.become(State.RUNNING)
+    record.begin(Step.BACKUP, 0.0)
+    record.restart()
+    record.resumed = 1
+    running = record.progress(5.0, "2026-11-22T03:00:00+00:00")
+    assert (running.elapsed_s, running.resumed) == (3600.0, 1)
+    record.become(State.FAILED)
+    for later in ("2026-11-22T03:00:01+00:00", "2026-11-23T03:00:00+00:00"):
+        ended = record.progress(6.0, later)
+        assert (ended.elapsed_s, ended.updated_at) == (3601.0, "2026-11-22T03:00:01+00:00")

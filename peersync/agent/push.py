@@ -1,0 +1,106 @@
+"""Pushes: a database of this node is taken by a peer, because somebody asked for it here.
+
+The peer does the work, as it does when it pulls; this node offers its database for one
+session, and shows the peer's own account of it. So both agents know the same numbers, and
+all that a pull can do (resume, cancel, verify) a push can, too.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from peersync.agent.databases import Databases
+from peersync.agent.jobview import Started
+from peersync.agent.offers import Offer, Offers
+from peersync.agent.plan import Plan
+from peersync.core.errors import BadRequest
+from peersync.postgres.history import Entry, History
+from peersync.transport.client import PeerClient
+from peersync.transport.peers import Peer, PeerBook
+from peersync.wire.messages import Ok, Options, ReceiveRequest, RestoreRequest, SyncType
+
+RECEIVE_PATH = "/api/sync/receive-backup"
+RESTORE_PATH = "/api/sync/restore-backup"
+_PLAN_TIMEOUT_S = 120.0
+
+
+class Pushes:
+    """Starts them, and passes on what is asked of those that were started."""
+
+    def __init__(
+        self,
+        databases: Databases,
+        book: PeerBook,
+        client_for: Callable[[Peer], PeerClient],
+        offers: Offers,
+    ) -> None:
+        self._databases = databases
+        self._book = book
+        self._client_for = client_for
+        self._offers = offers
+
+    async def plan(self, peer_name: str, database: str, options: Options) -> Plan:
+        """What the peer would do. Raises what it refuses with."""
+        peer = self._book.get(peer_name)
+        self._databases.get(database)
+        session = secrets.token_hex(16)
+        self._offers.make(session, Offer(peer.node_id, database, by="", sync_type="manual"))
+        try:
+            request = ReceiveRequest(
+                session=session, database=database, options=options, dry_run=True
+            )
+            return (await self._call(peer, request)).plan
+        finally:
+            self._offers.withdraw(session)
+
+    async def start(
+        self, peer_name: str, database: str, options: Options, *, by: str, sync_type: SyncType
+    ) -> Started:
+        """The peer has begun when this returns. Raises Denied, Locked … as the peer says."""
+        peer = self._book.get(peer_name)
+        history = History(await self._databases.ready(database))
+        session = secrets.token_hex(16)
+        # Before the peer is asked: it comes for the rows before it has answered.
+        self._offers.make(session, Offer(peer.node_id, database, by, sync_type))
+        await history.create(
+            session,
+            role="source",
+            action="push",
+            peer_id=peer.node_id,
+            peer_name=peer.name,
+            requested_by=by,
+            options=options,
+            sync_type=sync_type,
+            plan=None,
+        )
+        request = ReceiveRequest(
+            session=session,
+            database=database,
+            options=options,
+            requested_by=by,
+            sync_type=sync_type,
+        )
+        try:
+            return await self._call(peer, request)
+        except BaseException:
+            self._offers.withdraw(session)
+            await history.forget(session)
+            raise
+
+    async def _call(self, peer: Peer, request: ReceiveRequest) -> Started:
+        return await self._client_for(peer).call(
+            "POST", RECEIVE_PATH, request, Started, read_timeout_s=_PLAN_TIMEOUT_S
+        )
+
+    async def cancel(self, entry: Entry) -> None:
+        await self._ask(entry, RestoreRequest(session=entry.session, action="cancel"))
+
+    async def resume(self, entry: Entry) -> None:
+        await self._ask(entry, RestoreRequest(session=entry.session, action="resume"))
+
+    async def _ask(self, entry: Entry, request: RestoreRequest) -> None:
+        peer = self._book.find(entry.peer_id)
+        if peer is None:
+            raise BadRequest(f"the peer of job {entry.session[:8]} is not known any more")
+        await self._client_for(peer).call("POST", RESTORE_PATH, request, Ok)

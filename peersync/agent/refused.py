@@ -1,0 +1,72 @@
+"""What the source's own role may not read, said before anything starts.
+
+A table that cannot be read whole is a blocked line of the plan, with the statement that mends
+it; what no line of a plan stands for (large objects, sequences without a table) refuses the
+whole sync. Never is something left out in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from peersync.agent.plan import Plan, TablePlan
+from peersync.core.errors import PermissionMissing
+from peersync.core.names import TableName
+from peersync.core.patterns import Patterns
+from peersync.postgres.rights import Unreadable
+from peersync.wire.messages import Catalogue, TableInfo
+
+
+def refuse_what_no_table_stands_for(closed: Unreadable, patterns: Patterns, name: str) -> None:
+    """Raises PermissionMissing; a sequence that the patterns leave out is not missed."""
+    for sequence, grant in closed.sequences.items():
+        if patterns.match(sequence):
+            raise PermissionMissing(f"{name} may not read the sequence {sequence}", hint=grant)
+    if closed.large_objects:
+        raise PermissionMissing(
+            f"{name} may not read all large objects",
+            hint=f"{closed.large_objects}\npeersync grants --sql prints every statement.",
+        )
+
+
+def marked(tables: Sequence[TableInfo], closed: Unreadable) -> list[TableInfo]:
+    """The tables of a catalogue, those that cannot be read with the reason."""
+    return [
+        msgspec.structs.replace(t, refused=closed.tables.get(TableName(t.schema, t.name)))
+        for t in tables
+    ]
+
+
+def with_refused(plan: Plan, source: Catalogue, source_name: str) -> Plan:
+    """The plan with the tables blocked that the source cannot give.
+
+    Raises PermissionMissing when those are all that could be synced.
+    """
+    refused = {(t.schema, t.name): t.refused for t in source.tables if t.refused}
+    if not refused:
+        return plan
+    tables = tuple(
+        _blocked(t, refused[t.schema, t.name], source_name) if (t.schema, t.name) in refused else t
+        for t in plan.tables
+    )
+    if all(t.action == "blocked" for t in tables):
+        first = next(t for t in tables if (t.schema, t.name) in refused)
+        raise PermissionMissing(
+            f"none of the {len(tables)} tables can be synced; {first.table}: {first.reason}",
+            hint=f"on {source_name}: peersync grants --mode push prints every statement",
+        )
+    rows = [t.rows for t in tables if t.action != "blocked"]
+    return msgspec.structs.replace(
+        plan,
+        tables=tables,
+        size_bytes=sum(t.size_bytes for t in tables if t.action != "blocked"),
+        rows=None if None in rows else sum(r for r in rows if r is not None),
+    )
+
+
+def _blocked(table: TablePlan, grant: str, source_name: str) -> TablePlan:
+    reason = table.reason if table.action == "blocked" else None
+    words = reason or f"{source_name} may not read all of it: {grant}"
+    return msgspec.structs.replace(table, action="blocked", reason=words, warnings=())

@@ -1,0 +1,102 @@
+"""What scripts ask of this node, over the Unix socket: safe syncs, history and statistics.
+
+`AdminApi` lists the routes; their forms are in docs/api.md.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+from aiohttp import web
+
+from peersync.agent.databases import Databases
+from peersync.agent.jobs import Jobs
+from peersync.agent.safe import SafeRequest, SafeSyncs
+from peersync.agent.statistics import make_statistics
+from peersync.core.errors import BadRequest, PeersyncError
+from peersync.core.session import State
+from peersync.postgres.history import History
+from peersync.transport.app import json_response
+from peersync.transport.body import read_message
+
+log = logging.getLogger("peersync.jobs")
+
+SMALL_BYTES = 64 * 1024
+MAX_LIMIT = 1000
+
+
+class ClearedHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """How many ended sessions were forgotten and kept; `problems` by database that is down."""
+
+    deleted: int
+    kept: int
+    problems: dict[str, str]
+
+
+class ScriptApi:
+    """The handlers."""
+
+    def __init__(self, node: str, jobs: Jobs, databases: Databases) -> None:
+        self._node = node
+        self._jobs = jobs
+        self._databases = databases
+        self._safe = SafeSyncs(jobs, databases)
+
+    async def safe_sync(self, request: web.Request) -> web.Response:
+        wanted = await read_message(request, SafeRequest, limit=SMALL_BYTES)
+        answer = await self._safe.start(wanted, request.headers.get("Idempotency-Key"))
+        if answer.job is None:
+            return json_response(answer, status=409)
+        response = json_response(answer, status=202)
+        response.headers["Location"] = f"/api/admin/jobs/{answer.job}"
+        return response
+
+    async def history(self, request: web.Request) -> web.Response:
+        query = request.query
+        state = query.get("state")
+        if state is not None and state not in set(State):
+            raise BadRequest(
+                f"there is no state {state[:50]!r}", detail=f"states: {', '.join(State)}"
+            )
+        of = self._database(request)
+        return json_response(await self._jobs.list(limit_of(request), of=of, state=state))
+
+    async def clear_history(self, request: web.Request) -> web.Response:
+        keep = request.query.get("keep_latest", "false")
+        if keep not in ("true", "false"):
+            raise BadRequest("keep_latest must be true or false")
+        only = self._database(request)
+        deleted = kept = 0
+        problems: dict[str, str] = {}
+        for database in self._databases:
+            if only not in (None, database.name):
+                continue
+            try:
+                cleared = await History(database).clear(keep_latest=keep == "true")
+            except PeersyncError as exc:
+                problems[database.name] = exc.message
+                continue
+            deleted, kept = deleted + len(cleared.sessions), kept + cleared.kept
+            for session in cleared.sessions:
+                self._jobs.forget(session)
+        log.info("the history was cleared: %d sessions forgotten, %d kept", deleted, kept)
+        return json_response(ClearedHistory(deleted=deleted, kept=kept, problems=problems))
+
+    async def statistics(self, request: web.Request) -> web.Response:
+        only = self._database(request)
+        made = await make_statistics(self._node, self._databases, self._jobs, only)
+        return json_response(made)
+
+    def _database(self, request: web.Request) -> str | None:
+        """The database of the query, if there is one. NotFound when it is not configured."""
+        name = request.query.get("database")
+        return self._databases.get(name).name if name is not None else None
+
+
+def limit_of(request: web.Request) -> int:
+    """`?limit=`, 50 without it. Raises BadRequest."""
+    text = request.query.get("limit", "50")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_LIMIT:
+        raise BadRequest(f"limit must be a number from 1 to {MAX_LIMIT}")
+    return int(text)

@@ -1,0 +1,82 @@
+"""A plan in words: what will be done to whom, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peersync.cli.output import count, duration
+from peersync.cli.output import size as human
+
+if TYPE_CHECKING:
+    from peersync.agent.plan import Plan, TablePlan
+    from peersync.core.plancounts import RowCounts
+
+_SHOWN_TABLES = 20
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """The plan in words."""
+    wanted, blocked = plan.wanted(), plan.blocked
+    rows = f"about {count(plan.rows)} rows" if plan.rows is not None else "rows not counted"
+    lines = [
+        _direction(plan),
+        f"  {len(wanted)} tables, {rows}, {human(plan.size_bytes)} on disk there",
+    ]
+    created = sum(t.action == "create" for t in wanted)
+    if created:
+        lines.append(f"  {created} tables are created here, with the schema of {plan.source}")
+    lines += [f"  {note}" for note in plan.notes]
+    lines += _count_lines(wanted)
+    keyless = [t for t in wanted if t.action == "insert"]
+    if keyless:
+        names = ", ".join(str(t.table) for t in keyless[:3]) + ("…" if len(keyless) > 3 else "")
+        lines.append(
+            f"  {len(keyless)} tables have no key ({names}): whole rows are compared, "
+            "extra rows here stay"
+        )
+    if plan.only_here:
+        lines.append(f"  {len(plan.only_here)} tables are only here and are not touched")
+    lines += [f"  left out: {t.table}: {t.reason}" for t in blocked]
+    lines += [f"  not copied: {name}: {reason}" for name, reason in plan.not_copied]
+    lines += [f"  warning: {t.table}: {w}" for t in wanted for w in t.warnings if "no key" not in w]
+    lines += [f"  warning: {warning}" for warning in plan.warnings]
+    lines.append(
+        f"  needs about {human(plan.needed_bytes)} here, {human(plan.free_bytes)} free; "
+        f"PostgreSQL {plan.source_version} → {plan.target_version}, {plan.dump_tool}"
+    )
+    if plan.expected_s is not None:
+        lines.append(f"  expected: {duration(plan.expected_s)}, by the last runs of this pair")
+    return lines
+
+
+def _direction(plan: Plan) -> str:
+    source, target = f"{plan.source}:{plan.database}", f"{plan.target}:{plan.database}"
+    if plan.action == "push":
+        return f"PLAN  push  THIS SERVER {source}  ──▶  {target}  (below, “here” is {plan.target})"
+    return f"PLAN  pull  {source}  ──▶  THIS SERVER {target}"
+
+
+def _count_lines(tables: Sequence[TablePlan]) -> list[str]:
+    """The largest tables with what will happen to their rows; `~` marks an estimate."""
+    if not any(t.action != "create" for t in tables):
+        return []
+    shown = sorted(tables, key=lambda t: -t.size_bytes)[:_SHOWN_TABLES]
+    cells: list[tuple[str, ...]] = [("table", "insert", "update", "unchanged", "only here")]
+    cells += [(str(t.table), *_counts(t.counts)) for t in shown]
+    widths = [max(len(row[n]) for row in cells) for n in range(5)]
+    lines = [
+        "  " + "  ".join([row[0].ljust(widths[0]), *(row[n].rjust(widths[n]) for n in range(1, 5))])
+        for row in cells
+    ]
+    if len(tables) > len(shown):
+        lines.append(f"  … and {len(tables) - len(shown)} smaller tables")
+    if not all(t.counts.exact for t in shown):
+        lines.append("  ~ is an estimate, ? is not known beforehand")
+    return lines
+
+
+def _counts(counts: RowCounts) -> list[str]:
+    mark = "" if counts.exact else "~"
+    values = (counts.insert, counts.update, counts.unchanged, counts.target_only)
+    return ["?" if value is None else f"{mark}{count(value)}" for value in values]

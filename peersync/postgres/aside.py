@@ -1,0 +1,116 @@
+"""Staged rows of one table that are left out of it, for whatever reason.
+
+They are taken from the staging table, so that what is left there is exactly what the table
+must hold, and their keys are remembered: rows here that have such a key are neither "only
+here" nor deleted by a mirror. Keys with unsent changes of this server are among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+
+from peersync.postgres.merge import Merge, copy_into
+
+
+@dataclass
+class _Counts:
+    rows: int = 0  # of the source
+    kept_staged: int = 0  # of the source, in favour of ours
+    kept_local: int = 0  # keys
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+class Aside:
+    """What is left out of one table. Its counts do not know of savepoints: see `counts`."""
+
+    def __init__(self, connection: psycopg.Connection, merge: Merge) -> None:
+        self._connection = connection
+        self._merge = merge
+        self._counts = _Counts()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the source that are left out, without those that give way to ours."""
+        return self._counts.rows
+
+    @property
+    def kept_staged(self) -> int:
+        """Rows of the source that give way to unsent changes of ours."""
+        return self._counts.kept_staged
+
+    @property
+    def kept_local(self) -> int:
+        """Keys with unsent changes of ours that either side has a row of."""
+        return self._counts.kept_local
+
+    @property
+    def any(self) -> bool:
+        counts = self._counts
+        return bool(counts.rows or counts.kept_local)
+
+    @property
+    def words(self) -> list[str]:
+        """Why rows were left out: each reason with its number."""
+        return [reason.format(number) for reason, number in self._counts.reasons.items()]
+
+    def counts(self) -> object:
+        """What `back_to` wants, once the savepoint that follows has been rolled back."""
+        return replace(self._counts, reasons=dict(self._counts.reasons))
+
+    def back_to(self, counts: object) -> None:
+        assert isinstance(counts, _Counts)
+        self._counts = counts
+
+    def take(self, condition: str, reason: str) -> int:
+        """Leaves out the staged rows `s` that meet the condition; `reason` has {} for a number."""
+        if self._merge.key is not None:
+            self._connection.execute(self._merge.create_aside().encode())
+        number = self._connection.execute(self._merge.leave_out(condition).encode()).rowcount
+        if number:
+            self._counts.rows += number
+            reasons = self._counts.reasons
+            reasons[reason] = reasons.get(reason, 0) + number
+        return number
+
+    def put(self, places: Sequence[str], reason: str) -> int:
+        """Leaves out the staged rows at these places (ctids as text)."""
+        if not places:
+            return 0
+        array = "'{" + ",".join(f'"{place}"' for place in places) + "}'::tid[]"
+        return self.take(f"s.ctid = ANY ({array})", reason)
+
+    def keep(self, keys: Sequence[tuple[str, ...]]) -> None:
+        """Protects the rows with these keys, here or staged. First of all, if at all.
+
+        Raises psycopg.DataError for what is not a key of this table.
+        """
+        merge = self._merge
+        if merge.key is None:
+            raise psycopg.DataError("it has no key, so unsent changes of its rows can't be told")
+        wrong = next((k for k in keys if len(k) != len(merge.key.columns)), None)
+        if wrong is not None:
+            raise psycopg.DataError(f"{len(wrong)} values for a key of {len(merge.key.columns)}")
+        self._connection.execute(merge.create_aside().encode())
+        with self._connection.cursor() as cursor:
+            with cursor.copy(copy_into(merge.aside, merge.key.columns).encode()) as copy:
+                for key in keys:
+                    copy.write_row(key)
+            cursor.execute(f"ANALYZE {merge.aside.sql}".encode())
+        self._counts.kept_local = self._number(merge.known_aside())
+        self._counts.kept_staged = self._connection.execute(
+            merge.leave_out_kept().encode()
+        ).rowcount
+
+    def here(self) -> int:
+        """How many rows of the table have the key of a row that was left out."""
+        if not self.any or self._merge.key is None:
+            return 0
+        return self._number(self._merge.count_aside())
+
+    def _number(self, query: str) -> int:
+        row: Any = self._connection.execute(query.encode()).fetchone()
+        return int(row[0])

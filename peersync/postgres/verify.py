@@ -1,0 +1,72 @@
+"""Proves that a table holds what was staged, before anything is committed.
+
+What was left out on purpose is not in the stage any more, so the proof is exact: every
+staged row is here and equal, in every stored byte. Owns the words for what is not; decides
+nothing about what to do then.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from peersync.core.errors import VerifyFailed
+from peersync.postgres.aside import Aside
+from peersync.postgres.load import TableLoad
+from peersync.postgres.write import Outcome, column, differences, fires_words
+
+
+def verify_table(
+    connection: psycopg.Connection,
+    load: TableLoad,
+    outcome: Outcome,
+    aside: Aside,
+    *,
+    replica_role: bool,
+) -> int:
+    """How many rows are only here. Raises VerifyFailed unless every staged row is here, equal.
+
+    A MERGE that wrote nothing has compared every row already: only the count is missing.
+    """
+    merge = load.merge
+    wrote = outcome.inserted or outcome.updated or outcome.absent or aside.any
+    if not wrote and merge.key is not None:
+        return int(column(connection, merge.count_target())[0]) - load.rows
+    missing, differing, target_only = differences(connection, merge)
+    if missing + differing != outcome.absent:
+        raise VerifyFailed(
+            f"{load.table.name}: after the restore {missing} rows are missing and {differing} "
+            "differ from what the source sent; everything was rolled back",
+            hint=_hint(load, replica_role=replica_role),
+        )
+    return target_only - aside.here()
+
+
+def _hint(load: TableLoad, *, replica_role: bool) -> str:
+    if load.table.fires(replica_role=replica_role):
+        said = fires_words(load, replica_role=replica_role)
+        return (
+            f"{said[:1].upper()}{said[1:]} when rows are written here, and may change or drop "
+            "them. Disable what does, or pull with --no-verify: the table is then partly done."
+        )
+    return (
+        "A generated column here may differ from the source's. "
+        "Run peersync check, and report this if it finds nothing."
+    )
+
+
+def count_changed(
+    connection: psycopg.Connection, load: TableLoad, outcome: Outcome
+) -> tuple[int, int]:
+    """Rows that a trigger or a rule dropped, and rows that it changed, as they were written."""
+    missing, differing, _ = differences(connection, load.merge)
+    return max(0, missing - outcome.absent), differing
+
+
+def verify_count(connection: psycopg.Connection, load: TableLoad) -> None:
+    """For a table that this session filled directly."""
+    there = int(column(connection, load.merge.count_target())[0])
+    if there != load.rows:
+        raise VerifyFailed(
+            f"{load.table.name}: {load.rows} rows were loaded and {there} are there; "
+            "everything was rolled back"
+        )

@@ -1,0 +1,187 @@
+"""The second half of a full sync alone: pg_dump's output, staged and committed into a target.
+
+No agents and no network: what a test asks of the final transaction takes half a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import psycopg
+
+from peersync.agent.loader import stage_prefix
+from peersync.core.names import TableName
+from peersync.core.results import TableResult
+from peersync.dump.pieces import Statement
+from peersync.postgres import bulk
+from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.conninfo import resolve
+from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
+from peersync.postgres.migrate import migrate
+from peersync.postgres.restore import Final, commit_session
+from peersync.postgres.schema import Definitions, drop_stages
+from peersync.postgres.sqlfiles import queries, shipped
+from peersync.wire.messages import Baseline
+from tests.plugins.clusters import Database
+from tests.plugins.compare import pg_dump
+
+queries("catalog")  # read now: later, the loop would wait for a file
+shipped()
+Results = dict[str, TableResult]
+
+
+@dataclass
+class Session:
+    """One sync that is staged: `commit` is the final transaction."""
+
+    id: str
+    connection: psycopg.Connection
+    loading: Loading
+    left_out: list[TableResult]
+    created: Mapping[str, str]  # tables that this session creates: their definitions come later
+
+    def commit(self, **options: Any) -> Results:
+        given: dict[str, Any] = {
+            "session": self.id,
+            "fence": 1,
+            "baseline": Baseline(
+                node_id="a", snapshot="1:1:", taken_at="2026-01-01 00:00:00+00", vector={}
+            ),
+            "definitions": Definitions(partial=True),
+            "left_out": self.left_out,
+            "rest": (),
+            "verify": True,
+            "replica_role": True,
+            "lock_timeout_s": 5,
+            "restored": lambda load: None,
+            "verified": lambda load: None,
+        }
+        final = Final(**{**given, **options})
+        return {r.name: r for r in commit_session(self.connection, self.loading, final)}
+
+
+@dataclass
+class Rig:
+    """`source` is dumped with pg_dump and taken into `target`, by the role of `target`."""
+
+    source: Database
+    target: Database
+    sessions: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def staged(
+        self, *, blocked: Collection[str] = (), without: Collection[str] = ()
+    ) -> Iterator[Session]:
+        """`blocked` tables are left out by the plan, `without` are no part of the sync."""
+        data = pg_dump(self.source, "--data-only").encode()
+        catalog = asyncio.run(self._prepare(session := uuid.uuid4().hex))
+        self.sessions.append(session)
+        there = asyncio.run(_catalog_of(self.source)).tables
+        loads = {}
+        for number, name in enumerate(sorted(there.keys() & catalog.tables.keys())):
+            if name.name not in {*blocked, *without}:
+                stage = TableName("peersync", f"{stage_prefix(session)}_{number}")
+                loads[name] = TableLoad(catalog.tables[name], False, stage)
+        stop = bulk.Stop()
+        loading = Loading(
+            tables=loads,
+            large_objects=TableName("peersync", f"{stage_prefix(session)}_lo"),
+            take_large_objects=True,
+            stop=stop,
+        )
+        left_out = [
+            TableResult(schema="public", name=name, result="blocked", error="so it was planned")
+            for name in blocked
+        ]
+        resolved = resolve(self.target.conninfo())
+        with bulk.connect(resolved, "rig", stop, what="staging") as connection:
+            create_stages(connection, loading)
+            try:
+                load_part(connection, iter([data]), loading)
+                yield Session(session, connection, loading, left_out, {})
+            finally:
+                drop_stages(connection, stage_prefix(session))
+
+    def sync(
+        self, *, blocked: Collection[str] = (), without: Collection[str] = (), **options: Any
+    ) -> Results:
+        """Stages and commits. `options` are those of Final. Results by the table's name."""
+        with self.staged(blocked=blocked, without=without) as session:
+            return session.commit(**options)
+
+    async def _prepare(self, session: str) -> DatabaseCatalog:
+        connection = await asyncpg.connect(self.target.url())
+        try:
+            await migrate(connection)
+            await connection.execute(
+                "INSERT INTO peersync.leases (name, fence, holder) VALUES ('full_sync', 1, '{}')"
+                " ON CONFLICT (name) DO NOTHING"
+            )
+            await connection.execute(
+                "INSERT INTO peersync.full_sync_sessions (session_id, role, action,"
+                " database_name, peer_id, peer_name, requested_by, state, phase)"
+                f" VALUES ('{session}', 'target', 'pull', 'shop', 'a', 'a', 'me', 'running',"
+                " 'restore')"
+            )
+            return await read_catalog(connection)
+        finally:
+            await connection.close()
+
+    def record(self) -> dict[str, Any]:
+        """What the record of the last session says: committed, tables by name, baselines."""
+        session = self.sessions[-1]
+        text = self.target.psql(
+            "SELECT json_build_object('committed', committed_at IS NOT NULL, 'tables', tables,"
+            " 'baselines', (SELECT count(*) FROM peersync.baselines b"
+            " WHERE b.session_id = s.session_id))"
+            f" FROM peersync.full_sync_sessions s WHERE session_id = '{session}'"
+        )
+        found: dict[str, Any] = json.loads(text)
+        found["tables"] = {t["name"]: t for t in found["tables"]}
+        return found
+
+
+async def _catalog_of(database: Database) -> DatabaseCatalog:
+    connection = await asyncpg.connect(database.url())
+    try:
+        return await read_catalog(connection)
+    finally:
+        await connection.close()
+
+
+def broken_foreign_keys(database: Database) -> str:
+    """What PostgreSQL says when it validates every foreign key anew; empty if all hold."""
+    return database.cluster.psql(
+        """
+        DO $$
+        DECLARE k record; said text;
+        BEGIN
+          FOR k IN SELECT conrelid::regclass AS child, conname, pg_get_constraintdef(oid) AS def
+                     FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
+                     AND convalidated AND connamespace::regnamespace::text <> 'peersync'
+          LOOP
+            BEGIN
+              EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', k.child, k.conname);
+              EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s', k.child, k.conname, k.def);
+            EXCEPTION WHEN foreign_key_violation THEN
+              said := concat_ws(E'\\n', said, SQLERRM);
+            END;
+          END LOOP;
+          PERFORM set_config('rig.said', coalesce(said, ''), false);
+        END $$;
+        SELECT current_setting('rig.said');
+        """,
+        database.name,
+    ).strip()
+
+
+MakeRig = Callable[[str, str], Rig]
+Keys = Mapping[TableName, Sequence[tuple[str, ...]]]
+__all__ = ["Keys", "MakeRig", "Results", "Rig", "Session", "Statement", "broken_foreign_keys"]

@@ -1,0 +1,79 @@
+"""The curl lines of docs/api.md do what they show, against two real nodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.shared_pair import running_pair, sessions, wait_until
+from tests.plugins.clusters import GetCluster
+from tests.plugins.nodes import Node, TwoNodes
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+JOB = "147d5f05079fdd340615ddc27cc44d40"
+SHOWN = (
+    ("POST", "/api/admin/sync/full-sync"),
+    ("GET", "/api/sync/backup-progress"),
+    ("POST", "/api/sync/safe"),
+    ("GET", "/api/sync/history"),
+    ("DELETE", "/api/sync/history"),
+    ("GET", "/api/sync/statistics"),
+)
+
+
+def examples() -> list[str]:
+    """Each command that begins with curl, its continued lines joined."""
+    found = []
+    for block in re.findall(r"^```\w*\n(.*?)^```", PAGE.read_text(), re.M | re.S):
+        lines = block.replace("\\\n", " ").splitlines()
+        found += [line for line in lines if line.startswith("curl ")]
+    return found
+
+
+def method(example: str) -> str:
+    given = re.search(r"-X (\w+)", example)
+    return given[1] if given else "POST" if " -d " in example else "GET"
+
+
+@pytest.fixture
+def pair(clusters: GetCluster, tmp_path: Path) -> Iterator[TwoNodes]:
+    with running_pair(clusters, tmp_path, suffix="examples") as both:
+        both.source.database.psql("CREATE TABLE items (id int PRIMARY KEY); INSERT INTO items "
+                                  "SELECT generate_series(1, 50)")  # fmt: skip
+        yield both
+
+
+def typed(example: str, node: Node) -> str:
+    """As a reader types it: with an own socket, port and job."""
+    jobs = [view["id"] for view in sessions(node)]
+    job = jobs[0] if jobs else JOB
+    line = example.replace("/run/peersync/peersync.sock", str(node.home / "s"))
+    return line.replace("127.0.0.1:8790", node.admin).replace(JOB, job).replace(JOB[:8], job[:8])
+
+
+def test_every_curl_line_of_the_page_works(pair: TwoNodes) -> None:
+    node = pair.target
+    ran = []
+    for example in examples():
+        line = typed(example, node)
+        command = f"{line} -sS -w '\\n%{{http_code}}'"
+        done = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        body, _, status = done.stdout.rpartition("\n")
+        assert status in ("200", "202"), f"{line}\n{done.stdout}"
+        if "/events" in example:
+            assert "event: progress" in body
+        else:
+            json.loads(body.rpartition("\n\n")[2])
+        ran.append((method(example), re.sub(r"^.*http://[^/]+(/[^?' ]*).*$", r"\1", example)))
+        wait_until(lambda: all(view["completed_at"] for view in sessions(node)))
+    assert set(SHOWN) <= set(ran)
+    assert len(ran) >= 9
+    assert node.database.psql("SELECT count(*) FROM items") == "50"
