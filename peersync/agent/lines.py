@@ -80,11 +80,14 @@ class LineKeeper:
             task.cancel()
 
     async def _keep(self, peer: Peer) -> None:
-        keeping = PeerLines(self._config, self._identity, peer, self._ways, self._make_server)
-        try:
-            await keeping.run()
-        except Exception:
-            log.exception("internal error: no more lines to %s are kept", peer.name)
+        while True:
+            try:
+                await PeerLines(
+                    self._config, self._identity, peer, self._ways, self._make_server
+                ).run()
+            except Exception:
+                log.exception("internal error: the lines to %s are begun anew later", peer.name)
+            await asyncio.sleep(_around(ASK_EVERY_S))
 
 
 class PeerLines:

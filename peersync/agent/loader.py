@@ -265,6 +265,7 @@ class Loader:
             verify=self._options.verify,
             mirror=self._options.mirror,
             per_table=self._options.per_table,
+            undo_bytes=self._settings.undo_max_mib << 20 if self._options.undo else 0,
             replica_role=replica_role,
             lock_timeout_s=int(self._settings.lock_timeout_s),
             restored=self._table_restored,

@@ -73,7 +73,7 @@ async def _read(ctx: Context, name: str, role: str | None, mode: Mode) -> tuple[
     wanted = Patterns(settings.include, settings.exclude).match
     database = Database(name, ctx.resolved(name))
     async with database.connect("grants", what=f"reading the rights in {name}") as connection:
-        rights = await read_rights(connection, role)
+        rights = await read_rights(connection, role, all_objects=True)
         return rights.role, needed(rights, mode, wanted)
 
 

@@ -26,7 +26,7 @@ _TOKEN = re.compile(
   | (?P<dollar>\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$)
   | (?P<space>\s++)
   | (?P<open>[(\[]) | (?P<close>[)\]])
-  | (?P<bad>[eE]'|['";\\\0])
+  | (?P<bad>[eE]'|['";\\\0]|\$[0-9])
   | (?P<other>.)
     """,
     re.X | re.S,

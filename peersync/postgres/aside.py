@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from peersync.core.names import TableName
 from peersync.postgres.merge import Merge, copy_into
 
 
@@ -68,8 +69,8 @@ class Aside:
     def take(self, condition: str, reason: str) -> int:
         """Leaves out the staged rows `s` that meet the condition; `reason` has {} for a number."""
         if self._merge.key is not None:
-            self._connection.execute(self._merge.create_aside().encode())
-        number = self._connection.execute(self._merge.leave_out(condition).encode()).rowcount
+            self._connection.execute(_create(self._merge).encode())
+        number = self._connection.execute(_leave_out(self._merge, condition).encode()).rowcount
         if number:
             self._counts.rows += number
             reasons = self._counts.reasons
@@ -94,23 +95,75 @@ class Aside:
         wrong = next((k for k in keys if len(k) != len(merge.key.columns)), None)
         if wrong is not None:
             raise psycopg.DataError(f"{len(wrong)} values for a key of {len(merge.key.columns)}")
-        self._connection.execute(merge.create_aside().encode())
+        self._connection.execute(_create(merge).encode())
         with self._connection.cursor() as cursor:
-            with cursor.copy(copy_into(merge.aside, merge.key.columns).encode()) as copy:
+            with cursor.copy(copy_into(aside_table(merge), merge.key.columns).encode()) as copy:
                 for key in keys:
                     copy.write_row(key)
-            cursor.execute(f"ANALYZE {merge.aside.sql}".encode())
-        self._counts.kept_local = self._number(merge.known_aside())
+            cursor.execute(f"ANALYZE {aside_table(merge).sql}".encode())
+        self._counts.kept_local = self._number(_count_known(merge))
         self._counts.kept_staged = self._connection.execute(
-            merge.leave_out_kept().encode()
+            _leave_out_kept(merge).encode()
         ).rowcount
 
     def here(self) -> int:
         """How many rows of the table have the key of a row that was left out."""
         if not self.any or self._merge.key is None:
             return 0
-        return self._number(self._merge.count_aside())
+        return self._number(_count_here(self._merge))
 
     def _number(self, query: str) -> int:
         row: Any = self._connection.execute(query.encode()).fetchone()
         return int(row[0])
+
+
+def aside_table(merge: Merge) -> TableName:
+    """Where the keys of rows are that are left out."""
+    return TableName(merge.stage.schema, f"{merge.stage.name}_aside")
+
+
+def is_aside(merge: Merge, alias: str) -> str:
+    """The row has the key of one that was left out."""
+    return f"EXISTS (SELECT FROM {aside_table(merge).sql} AS s WHERE {merge.on(alias)})"
+
+
+def _columns(merge: Merge) -> tuple[str, ...]:
+    return merge.key.columns if merge.key else ()
+
+
+def _create(merge: Merge) -> str:
+    return (
+        f"CREATE UNLOGGED TABLE IF NOT EXISTS {aside_table(merge).sql} AS "
+        f"SELECT {merge.listed(_columns(merge))} FROM ONLY {merge.table.name.sql} WITH NO DATA"
+    )
+
+
+def _leave_out(merge: Merge, condition: str) -> str:
+    """Takes staged rows `s` away and remembers their keys; affects as many rows."""
+    delete = f"DELETE FROM {merge.stage.sql} AS s WHERE {condition}"
+    if merge.key is None:
+        return delete
+    listed = merge.listed(_columns(merge))
+    return (
+        f"WITH gone AS ({delete} RETURNING {merge.listed(_columns(merge), 's')}) "
+        f"INSERT INTO {aside_table(merge).sql} ({listed}) SELECT {listed} FROM gone"
+    )
+
+
+def _leave_out_kept(merge: Merge) -> str:
+    """Takes the staged rows away whose keys are aside already."""
+    return f"DELETE FROM {merge.stage.sql} AS t WHERE {is_aside(merge, 't')}"
+
+
+def _count_known(merge: Merge) -> str:
+    """How many of the keys aside, each counted once, are of a row here or in the stage."""
+    return (
+        f"SELECT count(DISTINCT ({merge.listed(_columns(merge), 's')})) "
+        f"FROM {aside_table(merge).sql} AS s "
+        f"WHERE EXISTS (SELECT FROM {merge.stage.sql} AS t WHERE {merge.on()}) "
+        f"OR EXISTS (SELECT FROM ONLY {merge.table.name.sql} AS t WHERE {merge.on()})"
+    )
+
+
+def _count_here(merge: Merge) -> str:
+    return f"SELECT count(*) FROM ONLY {merge.table.name.sql} AS t WHERE {is_aside(merge, 't')}"

@@ -57,6 +57,7 @@ class Table:
     may_update: bool
     columns: tuple[Column, ...]
     keys: tuple[Key, ...]
+    checked_late: bool = True  # has unique keys or exclusion constraints that are deferrable
     fires_always: tuple[str, ...] = ()  # triggers and rules that the replica role wakes too
 
     def fires(self, *, replica_role: bool) -> bool:
@@ -87,7 +88,6 @@ class Server:
 class DatabaseCatalog:
     server: Server
     tables: dict[TableName, Table]
-    parents: dict[int, frozenset[int]]  # table oid → oids of the tables that it refers to
     not_copied: tuple[tuple[str, str], ...]  # (object, reason)
 
 
@@ -124,14 +124,10 @@ async def read_catalog(connection: Fetches) -> DatabaseCatalog:
     for row in await connection.fetch(sql["keys"], oids):
         key = Key(tuple(row["columns"]), tuple(row["operators"]), row["is_primary"])
         keys.setdefault(row["oid"], []).append(key)
-    parents: dict[int, set[int]] = {}
-    for row in await connection.fetch(sql["foreign_keys"], oids):
-        parents.setdefault(row["child"], set()).add(row["parent"])
     tables = [_table(row, columns, keys) for row in rows]
     return DatabaseCatalog(
         server=await read_server(connection),
         tables={table.name: table for table in tables},
-        parents={child: frozenset(oids) for child, oids in parents.items()},
         not_copied=tuple(
             (row["object"], row["reason"]) for row in await connection.fetch(sql["not_copied"])
         ),
@@ -153,23 +149,6 @@ def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]
         may_update=row["may_update"],
         columns=tuple(columns.get(row["oid"], ())),
         keys=tuple(keys.get(row["oid"], ())),
+        checked_late=row["checked_late"],
         fires_always=tuple(row["fires_always"]),
     )
-
-
-def parents_first(tables: list[Table], parents: dict[int, frozenset[int]]) -> list[Table]:
-    """The tables in an order in which what is referred to comes before what refers.
-
-    Tables in a cycle of foreign keys come in name order: nothing can be right for them.
-    """
-    ordered: list[Table] = []
-    placed: set[int] = set()
-    waiting = sorted(tables, key=lambda t: t.name)
-    mine = {t.oid for t in tables}
-    while waiting:
-        ready = [t for t in waiting if not (parents.get(t.oid, frozenset()) & mine) - placed]
-        batch = ready or waiting[:1]
-        ordered.extend(batch)
-        placed.update(t.oid for t in batch)
-        waiting = [t for t in waiting if t.oid not in placed]
-    return ordered

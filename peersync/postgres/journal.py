@@ -5,6 +5,8 @@ when the changes are. A row of it says what a row was before (nothing, if it was
 and what it was made into (nothing, if it was deleted): enough to put it back, and to see
 whether somebody has changed it since. Images are records as text, which go back through the
 types' own input functions.
+
+What a savepoint takes back is taken back here, too: nothing about rows is kept in memory.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from __future__ import annotations
 import msgspec
 import psycopg
 
-from peersync.core.names import TableName
+from peersync.core.names import TableName, quote_literal
 from peersync.core.undo import UndoRecord, UndoTable
+from peersync.postgres.load import TableLoad
 from peersync.postgres.merge import Merge
 from peersync.postgres.sqlfiles import queries
+
+_ROW_OVERHEAD_BYTES = 100
 
 
 def journal_name(session: str) -> TableName:
@@ -23,64 +28,55 @@ def journal_name(session: str) -> TableName:
 
 
 class Journal:
-    """The journal of one session. `begin` first, one `take_*` call a table, then `end`."""
+    """The journal of one session: `begin`, a `take_*` before each change, `save` at the end."""
 
     def __init__(self, connection: psycopg.Connection, session: str, budget_bytes: int) -> None:
-        """`budget_bytes`: a journal that grows beyond this is given up."""
+        """`budget_bytes`: a journal that would grow beyond this is given up."""
         self._connection = connection
         self._session = session
         self._budget_bytes = budget_bytes
         self._name = journal_name(session)
-        self._tables: list[UndoTable] = []
-        self._too_large = False
-
-    @property
-    def open(self) -> bool:
-        """Whether there is any sense in giving it more."""
-        return not self._too_large
+        self._tables: list[UndoTable] = []  # by number, also those that a savepoint took back
+        self._too_large = budget_bytes <= 0
 
     def begin(self) -> None:
+        """Goes on with what an earlier attempt has committed of this session."""
         self._execute(
             f"CREATE TABLE IF NOT EXISTS {self._name.sql} "
             "(t integer NOT NULL, key text NOT NULL, before text, after text) "
             "WITH (autovacuum_enabled = off)"
         )
+        cursor = psycopg.RawCursor(self._connection)
+        row = cursor.execute(queries("undo")["get"], (self._session,)).fetchone()
+        if row is not None and row[0] is not None:
+            earlier = msgspec.json.decode(row[0], type=UndoRecord)
+            self._too_large = self._too_large or earlier.state == "too_large"
+            numbers = {table.number: table for table in earlier.tables}
+            self._tables = [
+                numbers.get(n) or UndoTable(number=n, schema="", name="", key=(), columns=())
+                for n in range(max(numbers, default=-1) + 1)
+            ]
 
-    def take_changes(self, merge: Merge, changes: TableName) -> None:
-        """The rows of `changes`: the merge's columns as they will be, and `peersync_before`."""
+    def take_changes(self, load: TableLoad) -> None:
+        """What an upsert of the staged rows will insert and change."""
+        changes = load.merge.changes()
+        self._insert(load, f"c.key, c.before, pg_catalog.md5(c.after) FROM ({changes}) AS c")
+
+    def take_deletes(self, load: TableLoad, places: TableName) -> None:
+        """The rows here whose ctid is in `places` (peersync_at), before they are deleted."""
+        merge = load.merge
+        key = merge.row("t", merge.key.columns if merge.key else None)
         self._insert(
-            merge,
-            f"SELECT {{number}}, {_key(merge, 's')}, s.peersync_before, "
-            f"md5({_image(merge, 's')}) FROM {changes.sql} AS s",
+            load,
+            f"{key}::text, {merge.row('t')}::text, NULL FROM ONLY {merge.table.name.sql} AS t "
+            f"JOIN {places.sql} AS g ON g.peersync_at = t.ctid",
         )
 
-    def take_inserts(self, merge: Merge) -> None:
-        """All staged rows: the table had none before."""
-        self._insert(
-            merge,
-            f"SELECT {{number}}, {_key(merge, 's')}, NULL, md5({_image(merge, 's')}) "
-            f"FROM {merge.stage.sql} AS s",
-        )
-
-    def take_deletes(self, merge: Merge, where: str) -> None:
-        """The rows here (`t`) that will be deleted; call it before they are."""
-        self._insert(
-            merge,
-            f"SELECT {{number}}, {_key(merge, 't')}, {_image(merge, 't')}, NULL "
-            f"FROM ONLY {merge.table.name.sql} AS t WHERE {where}",
-        )
-
-    def _insert(self, merge: Merge, select: str) -> None:
+    def _insert(self, load: TableLoad, select: str) -> None:
         if self._too_large:
             return
-        number = len(self._tables)
-        rows = self._execute(
-            f"INSERT INTO {self._name.sql} (t, key, before, after) "
-            + select.replace("{number}", str(number))
-        )
-        if not rows:
-            return
-        name = merge.table.name
+        number, name = len(self._tables), load.table.name
+        merge = load.merge
         self._tables.append(
             UndoTable(
                 number=number,
@@ -88,49 +84,57 @@ class Journal:
                 name=name.name,
                 key=merge.key.columns if merge.key else (),
                 columns=merge.written,
-                rows=rows,
             )
         )
-        if self._size() > self._budget_bytes:
+        most = self._rows_left(load)
+        rows = self._execute(
+            f"INSERT INTO {self._name.sql} (t, key, before, after) "
+            f"SELECT {number}, {select} LIMIT {most + 1}"
+        )
+        if rows > most:
             self._too_large = True
             self._execute(f"TRUNCATE {self._name.sql}")
 
+    def _rows_left(self, load: TableLoad) -> int:
+        row_bytes = load.raw_bytes // max(load.rows, 1) + _ROW_OVERHEAD_BYTES
+        return max(self._budget_bytes - self._size(), 0) // row_bytes
+
     def _size(self) -> int:
-        row = self._connection.execute(
-            f"SELECT pg_catalog.pg_total_relation_size({self._oid()})".encode()
-        ).fetchone()
-        assert row is not None
-        return int(row[0])
+        name = quote_literal(self._name.sql)
+        rows = self._rows(f"SELECT pg_catalog.pg_total_relation_size({name}::regclass)")
+        return int(rows[0][0])
 
-    def _oid(self) -> str:
-        return "'" + self._name.sql.replace("'", "''") + "'::regclass"
-
-    def end(self) -> UndoRecord | None:
-        """Writes what the session's record says of it. None when nothing was changed."""
-        rows = sum(table.rows for table in self._tables)
-        if self._too_large:
-            record = UndoRecord(state="too_large")
-        elif rows:
-            record = UndoRecord(
-                state="kept", rows=rows, size_bytes=self._size(), tables=tuple(self._tables)
-            )
-        else:
-            record = None
-        if record is None or self._too_large:
-            self._execute(f"DROP TABLE {self._name.sql}")
+    def save(self) -> UndoRecord | None:
+        """Writes what the session's record says of it. None when nothing was changed so far."""
+        record = self._record()
         if record is not None:
             text = msgspec.json.encode(record).decode()
             sql = queries("undo")["record"]
             psycopg.RawCursor(self._connection).execute(sql, (self._session, text))
         return record
 
+    def end(self) -> None:
+        """The last `save`; a journal that is of no use goes."""
+        record = self.save()
+        if record is None or record.state == "too_large":
+            self._execute(f"DROP TABLE {self._name.sql}")
+
+    def _record(self) -> UndoRecord | None:
+        if self._too_large:
+            return UndoRecord(state="too_large")
+        counts = dict(self._rows(f"SELECT t, count(*) FROM {self._name.sql} GROUP BY t"))
+        tables = tuple(
+            msgspec.structs.replace(table, rows=counts[table.number])
+            for table in self._tables
+            if table.number in counts
+        )
+        if not tables:
+            return None
+        rows = sum(table.rows for table in tables)
+        return UndoRecord(state="kept", rows=rows, size_bytes=self._size(), tables=tables)
+
     def _execute(self, statement: str) -> int:
         return self._connection.execute(statement.encode()).rowcount
 
-
-def _image(merge: Merge, alias: str) -> str:
-    return f"{merge.row(alias)}::text"
-
-
-def _key(merge: Merge, alias: str) -> str:
-    return f"{merge.row(alias, merge.key.columns if merge.key else None)}::text"
+    def _rows(self, query: str) -> list[tuple[int, int]]:
+        return self._connection.execute(query.encode()).fetchall()

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 
@@ -33,6 +33,13 @@ from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.merge import Merge, copy_into
 
 
+class KeepsChanges(Protocol):
+    """Is told what will be changed, in the savepoint that changes it."""
+
+    def take_changes(self, load: TableLoad) -> None: ...
+    def take_deletes(self, load: TableLoad, places: TableName) -> None: ...
+
+
 @dataclass
 class TableLoad:
     """What became of one table of the backup. `error` ends this table, not the others."""
@@ -45,6 +52,7 @@ class TableLoad:
     raw_bytes: int = 0
     loaded: bool = False
     error: PeersyncError | None = None
+    journal: KeepsChanges | None = None  # of a table that was here before
 
     @property
     def merge(self) -> Merge:

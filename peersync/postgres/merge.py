@@ -55,15 +55,17 @@ class Merge:
         return bool(self.fixed)
 
     # --- pieces -------------------------------------------------------------------------
-    def _list(self, columns: tuple[str, ...], alias: str = "") -> str:
+    def listed(self, columns: tuple[str, ...], alias: str = "") -> str:
+        """Columns, quoted, with commas between them."""
         prefix = f"{alias}." if alias else ""
         return ", ".join(prefix + quote_ident(c) for c in columns)
 
     def row(self, alias: str, columns: tuple[str, ...] | None = None) -> str:
         """The columns that are written, or these, as one record."""
-        return f"ROW({self._list(self.written if columns is None else columns, alias)})::record"
+        return f"ROW({self.listed(self.written if columns is None else columns, alias)})::record"
 
-    def _on(self, t: str = "t") -> str:
+    def on(self, t: str = "t") -> str:
+        """A row of `t` has the key of a row of `s`."""
         if self.key is None:
             raise AssertionError("a table without a key has no join condition")
         return " AND ".join(
@@ -84,7 +86,7 @@ class Merge:
         """An unlogged table of the same types, without constraints or defaults."""
         return (
             f"CREATE UNLOGGED TABLE {self.stage.sql} WITH (autovacuum_enabled = off) AS "
-            f"SELECT {self._list(self.columns)} FROM ONLY {self.table.name.sql} WITH NO DATA"
+            f"SELECT {self.listed(self.columns)} FROM ONLY {self.table.name.sql} WITH NO DATA"
         )
 
     def merge(self) -> list[str]:
@@ -101,9 +103,9 @@ class Merge:
         return [
             *first,
             f"MERGE INTO ONLY {self.table.name.sql} AS t USING {self.stage.sql} AS s "
-            f"ON {self._on()} {update}"
-            f"WHEN NOT MATCHED THEN INSERT ({self._list(self.written)}) "
-            f"OVERRIDING SYSTEM VALUE VALUES ({self._list(self.written, 's')})",
+            f"ON {self.on()} {update}"
+            f"WHEN NOT MATCHED THEN INSERT ({self.listed(self.written)}) "
+            f"OVERRIDING SYSTEM VALUE VALUES ({self.listed(self.written, 's')})",
         ]
 
     def _assignments(self) -> str:
@@ -114,7 +116,7 @@ class Merge:
             return []
         return [
             f"UPDATE ONLY {self.table.name.sql} AS t SET {self._assignments()} "
-            f"FROM {self.stage.sql} AS s WHERE {self._on()} AND {self._differs()}"
+            f"FROM {self.stage.sql} AS s WHERE {self.on()} AND {self._differs()}"
         ]
 
     def replace(self, *, skip_conflicts: bool = False) -> list[str]:
@@ -125,15 +127,15 @@ class Merge:
         """Deletes the rows that differ from the source's, in these columns or in any."""
         return (
             f"DELETE FROM ONLY {self.table.name.sql} AS t USING {self.stage.sql} AS s "
-            f"WHERE {self._on()} AND {self._differs(columns)}"
+            f"WHERE {self.on()} AND {self._differs(columns)}"
         )
 
     def insert_missing(self, *, skip_conflicts: bool = False) -> str:
         return (
-            f"INSERT INTO {self.table.name.sql} ({self._list(self.written)}) "
-            f"OVERRIDING SYSTEM VALUE SELECT {self._list(self.written, 's')} "
+            f"INSERT INTO {self.table.name.sql} ({self.listed(self.written)}) "
+            f"OVERRIDING SYSTEM VALUE SELECT {self.listed(self.written, 's')} "
             f"FROM {self.stage.sql} AS s WHERE NOT EXISTS "
-            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self._on()})"
+            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self.on()})"
             + (" ON CONFLICT DO NOTHING" if skip_conflicts else "")
         )
 
@@ -141,21 +143,21 @@ class Merge:
         """The places in the staging table of rows whose key is not in the table."""
         return (
             f"SELECT s.ctid::text FROM {self.stage.sql} AS s WHERE NOT EXISTS "
-            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self._on()})"
+            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self.on()})"
         )
 
     def differing(self) -> str:
         """The places in the staging table of rows that are in the table with other values."""
         return (
             f"SELECT s.ctid::text FROM {self.stage.sql} AS s JOIN ONLY {self.table.name.sql} AS t "
-            f"ON {self._on()} WHERE {self._differs()}"
+            f"ON {self.on()} WHERE {self._differs()}"
         )
 
     def ambiguous(self) -> str:
         """The places in the staging table of rows that share their key with another row."""
         return (
             f"SELECT s.ctid::text FROM {self.stage.sql} AS s WHERE EXISTS "
-            f"(SELECT FROM {self.stage.sql} AS o WHERE {self._on('o')} AND o.ctid <> s.ctid)"
+            f"(SELECT FROM {self.stage.sql} AS o WHERE {self.on('o')} AND o.ctid <> s.ctid)"
         )
 
     def twice(self, columns: Sequence[str], *, nulls_equal: bool) -> str:
@@ -189,99 +191,18 @@ class Merge:
 
     def holds_only_here(self, columns: Sequence[str]) -> str:
         """Whether a row that only this table has holds a staged row's value of these columns."""
-        ours, staged = (f"ROW({self._list(tuple(columns), a)})::text" for a in ("t", "o"))
+        ours, staged = (f"ROW({self.listed(tuple(columns), a)})::text" for a in ("t", "o"))
         return (
             f"SELECT EXISTS (SELECT FROM ONLY {self.table.name.sql} AS t JOIN {self.stage.sql} "
             f"AS o ON {ours} = {staged} WHERE NOT EXISTS "
-            f"(SELECT FROM {self.stage.sql} AS s WHERE {self._on()}))"
+            f"(SELECT FROM {self.stage.sql} AS s WHERE {self.on()}))"
         )
 
     def places_here(self, condition: str) -> str:
         """The places in the staging table of rows whose row here (`t`) meets the condition."""
         return (
             f"SELECT s.ctid::text FROM {self.stage.sql} AS s JOIN ONLY {self.table.name.sql} AS t "
-            f"ON {self._on()} WHERE {condition}"
-        )
-
-    # --- rows that are left out -----------------------------------------------------------
-    @property
-    def aside(self) -> TableName:
-        """Where the keys of rows are that are left out."""
-        return TableName(self.stage.schema, f"{self.stage.name}_aside")
-
-    @property
-    def _key_columns(self) -> tuple[str, ...]:
-        return self.key.columns if self.key else ()
-
-    def create_aside(self) -> str:
-        return (
-            f"CREATE UNLOGGED TABLE IF NOT EXISTS {self.aside.sql} AS "
-            f"SELECT {self._list(self._key_columns)} FROM ONLY {self.table.name.sql} WITH NO DATA"
-        )
-
-    def leave_out(self, condition: str) -> str:
-        """Takes staged rows `s` away and remembers their keys; affects as many rows."""
-        delete = f"DELETE FROM {self.stage.sql} AS s WHERE {condition}"
-        if self.key is None:
-            return delete
-        listed = self._list(self._key_columns)
-        return (
-            f"WITH gone AS ({delete} RETURNING {self._list(self._key_columns, 's')}) "
-            f"INSERT INTO {self.aside.sql} ({listed}) SELECT {listed} FROM gone"
-        )
-
-    def _is_aside(self, alias: str) -> str:
-        return f"EXISTS (SELECT FROM {self.aside.sql} AS s WHERE {self._on(alias)})"
-
-    def leave_out_kept(self) -> str:
-        """Takes the staged rows away whose keys are aside already."""
-        return f"DELETE FROM {self.stage.sql} AS t WHERE {self._is_aside('t')}"
-
-    def known_aside(self) -> str:
-        """How many of the keys aside, each counted once, are of a row here or in the stage."""
-        listed = self._list(self._key_columns, "s")
-        return (
-            f"SELECT count(DISTINCT ({listed})) FROM {self.aside.sql} AS s WHERE EXISTS "
-            f"(SELECT FROM {self.stage.sql} AS t WHERE {self._on()}) OR EXISTS "
-            f"(SELECT FROM ONLY {self.table.name.sql} AS t WHERE {self._on()})"
-        )
-
-    def count_aside(self) -> str:
-        return f"SELECT count(*) FROM ONLY {self.table.name.sql} AS t WHERE {self._is_aside('t')}"
-
-    # --- rows that are only here ----------------------------------------------------------
-    @property
-    def gone(self) -> TableName:
-        """Where the places of rows are that a mirror deletes."""
-        return TableName(self.stage.schema, f"{self.stage.name}_gone")
-
-    def create_gone(self, columns: Sequence[str], *, spare_aside: bool) -> str:
-        """The places (peersync_at) of the rows that only this table has, with these columns.
-
-        Without a key they are the copies that are too many.
-        """
-        begin = f"CREATE UNLOGGED TABLE {self.gone.sql} AS SELECT "
-        if self.key is None:
-            more = "".join(f", z.{quote_ident(c)}" for c in columns)
-            own = "".join(f", x.{quote_ident(c)}" for c in columns)
-            return (
-                f"{begin}z.peersync_at{more} FROM (SELECT x.ctid AS peersync_at{own}, "
-                f"{self._text} AS peersync_text, row_number() OVER (PARTITION BY {self._text}) "
-                f"AS peersync_copy FROM ONLY {self.table.name.sql} AS x) AS z "
-                f"LEFT JOIN {self._copies(self.stage)} AS s ON s.r = z.peersync_text "
-                "WHERE z.peersync_copy > coalesce(s.n, 0)"
-            )
-        more = "".join(f", t.{quote_ident(c)}" for c in columns)
-        return (
-            f"{begin}t.ctid AS peersync_at{more} FROM ONLY {self.table.name.sql} AS t "
-            f"WHERE NOT EXISTS (SELECT FROM {self.stage.sql} AS s WHERE {self._on()})"
-            + (f" AND NOT {self._is_aside('t')}" if spare_aside else "")
-        )
-
-    def delete_gone(self) -> str:
-        return (
-            f"DELETE FROM ONLY {self.table.name.sql} AS t USING {self.gone.sql} AS g "
-            "WHERE t.ctid = g.peersync_at"
+            f"ON {self.on()} WHERE {condition}"
         )
 
     # --- rows without a key ---------------------------------------------------------------
@@ -292,50 +213,84 @@ class Merge:
         counts: the n-th copy is inserted if there are fewer than n here.
         """
         if not self.written:  # rows without columns differ in nothing but their number
-            return (
-                f"INSERT INTO {self.table.name.sql} SELECT FROM {self.stage.sql} "
-                f"OFFSET (SELECT count(*) FROM ONLY {self.table.name.sql})"
-            )
-        copies = self._copies(self.table.name)
+            return f"INSERT INTO {self.table.name.sql} SELECT FROM {self._missing_copies()}"
         return (
-            f"INSERT INTO {self.table.name.sql} ({self._list(self.written)}) "
-            f"OVERRIDING SYSTEM VALUE SELECT {self._list(self.written, 's')} "
-            f"FROM (SELECT x.*, {self._text} AS peersync_text, "
-            f"row_number() OVER (PARTITION BY {self._text}) AS peersync_copy "
+            f"INSERT INTO {self.table.name.sql} ({self.listed(self.written)}) "
+            f"OVERRIDING SYSTEM VALUE SELECT {self.listed(self.written, 's')} "
+            f"FROM {self._missing_copies()}" + (" ON CONFLICT DO NOTHING" if skip_conflicts else "")
+        )
+
+    def _missing_copies(self) -> str:
+        """The staged rows `s` that are too few here."""
+        if not self.written:
+            return f"{self.stage.sql} AS s OFFSET (SELECT count(*) FROM ONLY {self.table.name.sql})"
+        return (
+            f"(SELECT x.*, {self.text} AS peersync_text, "
+            f"row_number() OVER (PARTITION BY {self.text}) AS peersync_copy "
             f"FROM {self.stage.sql} AS x) AS s "
-            f"LEFT JOIN {copies} AS t ON t.r = s.peersync_text "
+            f"LEFT JOIN {self.copies(self.table.name)} AS t ON t.r = s.peersync_text "
             f"WHERE s.peersync_copy > coalesce(t.n, 0)"
-            + (" ON CONFLICT DO NOTHING" if skip_conflicts else "")
         )
 
     @property
-    def _text(self) -> str:
-        return f'ROW({self._list(self.written, "x")})::text COLLATE pg_catalog."C"'
+    def text(self) -> str:
+        """The row `x` as text, by which rows without a key are compared."""
+        return f'ROW({self.listed(self.written, "x")})::text COLLATE pg_catalog."C"'
 
-    def _copies(self, table: TableName) -> str:
+    def copies(self, table: TableName) -> str:
         """How many there are of each row of a table: (r, n)."""
-        return f"(SELECT {self._text} AS r, count(*) AS n FROM ONLY {table.sql} AS x GROUP BY 1)"
+        return f"(SELECT {self.text} AS r, count(*) AS n FROM ONLY {table.sql} AS x GROUP BY 1)"
 
     def verify(self) -> str:
         """One pass: rows of the source that are missing or differ, and rows only here."""
         if self.key is None:
             return self._verify_copies()
         first = quote_ident(self.key.columns[0])
-        stage, table = self.stage.sql, f"ONLY {self.table.name.sql}"
-        differs = self._differs()
-        if self._wide:  # OFFSET 0 keeps the planner from taking the record apart again
-            stage, table = (
-                f"(SELECT {self._list(self.key.columns, x)}, {self.row(x)} AS peersync_row "
-                f"FROM {source} AS {x} OFFSET 0)"
-                for source, x in ((stage, "s"), (table, "t"))
-            )
-            differs = "t.peersync_row OPERATOR(pg_catalog.*<>) s.peersync_row"
+        stage, table = self._sides(self.key)
+        differs = f"{self._whole('t')} OPERATOR(pg_catalog.*<>) {self._whole('s')}"
         return (
             f"SELECT count(*) FILTER (WHERE t.{first} IS NULL) AS missing, "
             f"count(*) FILTER (WHERE s.{first} IS NOT NULL AND t.{first} IS NOT NULL "
             f"AND {differs}) AS differing, "
             f"count(*) FILTER (WHERE s.{first} IS NULL) AS target_only "
-            f"FROM {stage} AS s FULL JOIN {table} AS t ON {self._on()}"
+            f"FROM {stage} AS s FULL JOIN {table} AS t ON {self.on()}"
+        )
+
+    def _sides(self, key: Key) -> tuple[str, str]:
+        """What is staged and what is here, to be joined as `s` and `t`."""
+        stage, table = self.stage.sql, f"ONLY {self.table.name.sql}"
+        if not self._wide:
+            return stage, table
+        # OFFSET 0 keeps the planner from taking the record apart again
+        wide = (
+            f"(SELECT {self.listed(key.columns, x)}, {self.row(x)} AS peersync_row "
+            f"FROM {source} AS {x} OFFSET 0)"
+            for source, x in ((stage, "s"), (table, "t"))
+        )
+        return next(wide), next(wide)
+
+    def _whole(self, alias: str) -> str:
+        """The written columns of a row of `_sides`."""
+        return f"{alias}.peersync_row" if self._wide else self.row(alias)
+
+    def changes(self) -> str:
+        """What an upsert will insert or change: (key, before, after), as records in text.
+
+        `before` is NULL for a row that is not here. Without a key all of them are new.
+        """
+        if self.key is None:
+            row = f"{self.row('s')}::text"
+            return (
+                f"SELECT {row} AS key, NULL AS before, {row} AS after FROM {self._missing_copies()}"
+            )
+        stage, table = self._sides(self.key)
+        absent = f"t.{quote_ident(self.key.columns[0])} IS NULL"
+        before, after = self._whole("t"), self._whole("s")
+        return (
+            f"SELECT {self.row('s', self.key.columns)}::text AS key, "
+            f"CASE WHEN {absent} THEN NULL ELSE {before}::text END AS before, "
+            f"{after}::text AS after FROM {stage} AS s LEFT JOIN {table} AS t ON {self.on()} "
+            f"WHERE {absent} OR {before} OPERATOR(pg_catalog.*<>) {after}"
         )
 
     def _verify_copies(self) -> str:
@@ -350,7 +305,7 @@ class Merge:
             "0::bigint AS differing, "
             "coalesce(sum(greatest(t_n - s_n, 0)), 0)::bigint AS target_only FROM "
             "(SELECT coalesce(s.n, 0) AS s_n, coalesce(t.n, 0) AS t_n FROM "
-            f"{self._copies(self.stage)} AS s FULL JOIN {self._copies(self.table.name)} AS t "
+            f"{self.copies(self.stage)} AS s FULL JOIN {self.copies(self.table.name)} AS t "
             "ON s.r = t.r) AS z"
         )
 

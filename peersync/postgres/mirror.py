@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 import psycopg
 
 from peersync.core.errors import VerifyFailed
+from peersync.core.names import TableName, quote_ident
+from peersync.postgres.aside import is_aside
 from peersync.postgres.foreign_keys import ForeignKey, Unit
+from peersync.postgres.merge import Merge
 from peersync.postgres.tables import TableWork
 from peersync.postgres.write import REFUSALS, refusal_words
 
@@ -42,7 +45,10 @@ def delete_only_here(
             current = None
             retained = _spare(connection, unit, mine)
             for oid, current in mine.items():
-                query = current.load.merge.delete_gone()
+                load = current.load
+                if load.journal is not None:
+                    load.journal.take_deletes(load, _gone(load.merge))
+                query = _delete(load.merge)
                 deleted[oid] = connection.execute(query.encode()).rowcount
     except REFUSALS as exc:
         for work in mine.values():
@@ -68,9 +74,9 @@ def _note_gone(connection: psycopg.Connection, unit: Unit, work: TableWork) -> N
     oid = work.load.table.oid
     referred = {c for key in unit.keys if oid in key.parents for c in key.parent_columns}
     spare = work.aside.any and merge.key is not None
-    connection.execute(f"DROP TABLE IF EXISTS {merge.gone.sql}".encode())
-    connection.execute(merge.create_gone(sorted(referred), spare_aside=spare).encode())
-    connection.execute(f"ANALYZE {merge.gone.sql}".encode())
+    connection.execute(f"DROP TABLE IF EXISTS {_gone(merge).sql}".encode())
+    connection.execute(_create(merge, sorted(referred), spare_aside=spare).encode())
+    connection.execute(f"ANALYZE {_gone(merge).sql}".encode())
 
 
 def _spare(
@@ -94,11 +100,11 @@ def _spare_sql(key: ForeignKey, parent: TableWork, child: TableWork | None) -> s
     stays = ""
     if child is not None:
         stays = (
-            f" AND NOT EXISTS (SELECT FROM {child.load.merge.gone.sql} AS g "
+            f" AND NOT EXISTS (SELECT FROM {_gone(child.load.merge).sql} AS g "
             "WHERE g.peersync_at = c.ctid)"
         )
     return (
-        f"DELETE FROM {parent.load.merge.gone.sql} AS p WHERE EXISTS "
+        f"DELETE FROM {_gone(parent.load.merge).sql} AS p WHERE EXISTS "
         f"(SELECT FROM {key.child_sql} AS c WHERE {key.matches('p', 'c')}{stays})"
     )
 
@@ -113,3 +119,39 @@ def check_mirrored(work: TableWork) -> None:
             "database has were not deleted; everything was rolled back",
             hint="A trigger or a rule here may keep rows from being deleted.",
         )
+
+
+def _gone(merge: Merge) -> TableName:
+    """Where the places of rows are that will be deleted."""
+    return TableName(merge.stage.schema, f"{merge.stage.name}_gone")
+
+
+def _create(merge: Merge, columns: Sequence[str], *, spare_aside: bool) -> str:
+    """The places (peersync_at) of the rows that only this table has, with these columns.
+
+    Without a key they are the copies that are too many.
+    """
+    begin = f"CREATE UNLOGGED TABLE {_gone(merge).sql} AS SELECT "
+    if merge.key is None:
+        more = "".join(f", z.{quote_ident(c)}" for c in columns)
+        own = "".join(f", x.{quote_ident(c)}" for c in columns)
+        return (
+            f"{begin}z.peersync_at{more} FROM (SELECT x.ctid AS peersync_at{own}, "
+            f"{merge.text} AS peersync_text, row_number() OVER (PARTITION BY {merge.text}) "
+            f"AS peersync_copy FROM ONLY {merge.table.name.sql} AS x) AS z "
+            f"LEFT JOIN {merge.copies(merge.stage)} AS s ON s.r = z.peersync_text "
+            "WHERE z.peersync_copy > coalesce(s.n, 0)"
+        )
+    more = "".join(f", t.{quote_ident(c)}" for c in columns)
+    return (
+        f"{begin}t.ctid AS peersync_at{more} FROM ONLY {merge.table.name.sql} AS t "
+        f"WHERE NOT EXISTS (SELECT FROM {merge.stage.sql} AS s WHERE {merge.on()})"
+        + (f" AND NOT {is_aside(merge, 't')}" if spare_aside else "")
+    )
+
+
+def _delete(merge: Merge) -> str:
+    return (
+        f"DELETE FROM ONLY {merge.table.name.sql} AS t USING {_gone(merge).sql} AS g "
+        "WHERE t.ctid = g.peersync_at"
+    )

@@ -28,6 +28,7 @@ from peersync.postgres.blockers import lock_tables, rows_are_locked
 from peersync.postgres.definitions import run_rest
 from peersync.postgres.errors import translate
 from peersync.postgres.foreign_keys import ForeignKey, Unit, neighbours, read_foreign_keys, units
+from peersync.postgres.journal import Journal
 from peersync.postgres.load import Loading, TableLoad
 from peersync.postgres.mirror import check_mirrored, delete_only_here
 from peersync.postgres.objects import note_sequences, raise_sequences, restore_large_objects
@@ -63,6 +64,7 @@ class Final:
     per_table: bool = False  # a transaction for each table
     # Tables of which the source keeps rows to itself: never complete, and never mirrored.
     partial: Collection[TableName] = ()
+    undo_bytes: int = 0  # how large a journal of the changes may grow; 0 keeps none
 
 
 def commit_session(
@@ -86,6 +88,10 @@ class _Restore:
         self._works: dict[int, TableWork] = {}
         self._restored: set[int] = set()
         self._verified: set[int] = set()
+        self._journal = Journal(connection, final.session, final.undo_bytes)
+        for load in loading.tables.values():
+            if final.undo_bytes and not load.created:
+                load.journal = self._journal
         self._writer = TableWriter(
             connection,
             loading.stop,
@@ -101,6 +107,8 @@ class _Restore:
         with self._connection.transaction():
             keys = self._foreign_keys()
         with self._transaction(loads, keys):
+            if self._final.undo_bytes:
+                self._journal.begin()
             ordered = self._units()
             for unit in ordered:
                 works = self._write(unit)
@@ -114,6 +122,8 @@ class _Restore:
     def table_by_table(self) -> list[TableResult]:
         """Each unit in its own transaction; deletes of a mirror in a second one, children first."""
         with self._connection.transaction():
+            if self._final.undo_bytes:
+                self._journal.begin()
             ordered = self._units()
         for unit in ordered:
             self._alone(unit, lambda u: self._verify(self._write(u)))
@@ -193,6 +203,8 @@ class _Restore:
         )
         if row is None:
             raise _closed()
+        if self._final.undo_bytes:
+            self._journal.save()
 
     # --- steps ----------------------------------------------------------------------------
     def _units(self) -> list[Unit]:
@@ -251,6 +263,8 @@ class _Restore:
         if self._loading.has_large_objects:
             restore_large_objects(connection, self._loading)
         results = note_sequences(results, raise_sequences(connection, self._loading))
+        if self._final.undo_bytes:
+            self._journal.end()
         failed = any(result.result == "failed" for result in results)
         results += final.left_out
         if not (final.per_table and failed):

@@ -78,8 +78,13 @@ class Rights:
         return quote_ident(self.role)
 
 
-async def read_rights(connection: Fetches, role: str | None = None) -> Rights:
-    """Of a role, or of the one that is connected. Raises NotFound for one that is not there."""
+async def read_rights(
+    connection: Fetches, role: str | None = None, *, all_objects: bool = False
+) -> Rights:
+    """Of a role, or of the one that is connected. Raises NotFound for one that is not there.
+
+    Without `all_objects`, large objects that it may read and change are left out.
+    """
     sql = queries("rights")
     server = await connection.fetchrow(sql["role"], role)
     if server is None:
@@ -89,7 +94,7 @@ async def read_rights(connection: Fetches, role: str | None = None) -> Rights:
         )
     name = server["role"]
     relations = [_relation(row) for row in await connection.fetch(sql["relations"], name)]
-    objects = await connection.fetch(sql["large_objects"], name)
+    objects = await connection.fetch(sql["large_objects"], name, all_objects)
     return Rights(
         role=name,
         server=server,

@@ -56,7 +56,25 @@ def undo_session(
             _prove_foreign_keys(connection, [t for t in tables.values() if _touched(t, done)])
         if not dry_run:
             _record(connection, session, msgspec.structs.replace(record, state="undone"))
-    return done
+    return _by_table(done)
+
+
+def _by_table(parts: Sequence[UndoneTable]) -> list[UndoneTable]:
+    """A table has one part of the journal for its upsert and one for its mirror."""
+    found: dict[tuple[str, str], UndoneTable] = {}
+    for part in parts:
+        name = (part.schema, part.name)
+        sofar = found.setdefault(name, UndoneTable(schema=part.schema, name=part.name))
+        found[name] = msgspec.structs.replace(
+            sofar,
+            restored=sofar.restored + part.restored,
+            reinserted=sofar.reinserted + part.reinserted,
+            deleted=sofar.deleted + part.deleted,
+            newer=sofar.newer + part.newer,
+            newer_keys=(*sofar.newer_keys, *part.newer_keys)[:SHOWN_KEYS],
+            error=sofar.error or part.error,
+        )
+    return list(found.values())
 
 
 def _touched(table: Table, done: Sequence[UndoneTable]) -> bool:
@@ -81,9 +99,7 @@ def drop_journal(connection: psycopg.Connection, session: str, record: UndoRecor
 
 
 class _Undo:
-    def __init__(
-        self, connection: psycopg.Connection, session: str, *, replica_role: bool
-    ) -> None:
+    def __init__(self, connection: psycopg.Connection, session: str, *, replica_role: bool) -> None:
         self._connection = connection
         self._journal = journal_name(session)
         self._replica_role = replica_role

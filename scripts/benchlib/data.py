@@ -1,8 +1,8 @@
 """The data that the benchmarks move, and how some of it is changed.
 
-Two sorts: pgbench's narrow tables, and three wide ones with the types that real databases
-have (uuid, jsonb, numeric, timestamptz, arrays, bytea, NULLs). Everything comes from the
-row's number, so every run, on every machine, moves the same bytes. It owns the making, the
+Three sorts: pgbench's narrow tables, three wide ones with the types that real databases
+have (uuid, jsonb, numeric, timestamptz, arrays, bytea, NULLs), and many small ones.
+Everything comes from the row's number, so every run, on every machine, moves the same bytes. It owns the making, the
 changing and the comparing of databases; it measures nothing.
 """
 
@@ -58,6 +58,17 @@ SELECT i / 4, i % 4, 'SKU-' || md5('s' || i % 5000), 1 + i % 9, i % 9999 / 100.0
        CASE WHEN i % 6 = 0 THEN i / 7.0 END, CASE WHEN i % 3 = 0 THEN md5('l' || i) END
 FROM generate_series(0, {lines} - 1) i;
 """
+# With a key, a second index, and in every fifth a reference to the one before.
+SMALL_ROWS = 100
+SMALL = """
+CREATE TABLE {name} (
+    id int PRIMARY KEY, name text NOT NULL, amount numeric(10,2), at timestamptz NOT NULL,
+    parent int {reference});
+CREATE INDEX ON {name} (at);
+INSERT INTO {name} SELECT i, 'Name ' || i, i % 997 / 100.0,
+       timestamptz '2025-01-01 00:00:00+00' + i * interval '1 hour', 1 + i % {rows}
+FROM generate_series(1, {rows}) i;
+"""
 # One row in a hundred, spread over the whole table; the part number moves with the round.
 CHANGE_SPREAD = {
     "pgbench_accounts": "SET abalance = abalance + 1 WHERE aid % 100 = {part}",
@@ -79,22 +90,28 @@ CHANGE_RECENT = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """How many rows a database gets; `pgbench_scale` counts in 100,000 accounts."""
+    """How many rows a database gets; `pgbench_scale` counts in 100,000 accounts.
+
+    Without customers there are no wide tables; a small table has SMALL_ROWS rows.
+    """
 
     name: str
-    customers: int
-    events: int
-    lines: int
+    customers: int = 0
+    events: int = 0
+    lines: int = 0
     pgbench_scale: int = 0
+    small_tables: int = 0
 
     @property
     def rows(self) -> int:
-        return self.customers + self.events + self.lines + 100_011 * self.pgbench_scale
+        wide = self.customers + self.events + self.lines
+        return wide + 100_011 * self.pgbench_scale + SMALL_ROWS * self.small_tables
 
     @property
     def tables(self) -> tuple[str, ...]:
-        wide = ("w_customers", "w_events", "w_lines")
-        return (*wide, "pgbench_accounts") if self.pgbench_scale else wide
+        wide = ("w_customers", "w_events", "w_lines") if self.customers else ()
+        narrow = ("pgbench_accounts",) if self.pgbench_scale else ()
+        return (*wide, *narrow, *(f"s_{i:03}" for i in range(self.small_tables)))
 
 
 def whole(size: str) -> Dataset:
@@ -119,6 +136,20 @@ def memory_pair(size: str) -> tuple[Dataset, Dataset]:
     )
 
 
+def growth(size: str) -> list[Dataset]:
+    """100 K, 1 M and 5 M rows of one shape (a tenth of that when small), mostly short ones."""
+    unit = 1_000 if size == "small" else 10_000
+    return [
+        Dataset(f"growth_{n}x", n * unit // 10, n * unit * 19 // 10, n * unit * 8)
+        for n in (1, 10, 50)
+    ]
+
+
+def many_tables(size: str) -> Dataset:
+    """500 small tables, 100 when small: their number is what is measured, not their rows."""
+    return Dataset("tables", small_tables=100 if size == "small" else 500)
+
+
 def make(server: Cluster, dataset: Dataset, database: str, work: Path) -> int:
     """Create `database` with the set in it, vacuumed; its size in bytes."""
     server.createdb(database)
@@ -129,10 +160,20 @@ def make(server: Cluster, dataset: Dataset, database: str, work: Path) -> int:
             env=environment(server.bindir),
             log=work / "pgbench.log",
         )
-    numbers = {"customers": dataset.customers, "events": dataset.events, "lines": dataset.lines}
-    server.psql(SCHEMA + FILL.format(**numbers) + INDEXES, database)
+    if dataset.customers:
+        wide = {"customers": dataset.customers, "events": dataset.events, "lines": dataset.lines}
+        server.psql(SCHEMA + FILL.format(**wide) + INDEXES, database)
+    server.psql(_small_tables(dataset), database)
     settle(server, database)
     return int(server.psql(f"SELECT pg_database_size('{database}')"))
+
+
+def _small_tables(dataset: Dataset) -> str:
+    made = []
+    for i in range(dataset.small_tables):
+        reference = f"REFERENCES s_{i - 1:03}" if i % 5 == 4 else ""
+        made.append(SMALL.format(name=f"s_{i:03}", rows=SMALL_ROWS, reference=reference))
+    return "\n".join(made)
 
 
 def settle(server: Cluster, database: str) -> None:
@@ -153,11 +194,9 @@ def change(server: Cluster, dataset: Dataset, database: str, *, recent: bool, pa
 
 def digest(server: Cluster, dataset: Dataset, database: str) -> tuple[str, ...]:
     """One line a table (count and hash of all rows): equal lines are equal tables."""
-    return tuple(
-        server.psql(
-            f"SELECT '{table}', count(*), bit_xor(hashtextextended(t::text, 0))"
-            f" FROM {identifier(table)} t",
-            database,
-        )
+    statements = (
+        f"SELECT '{table}', count(*), bit_xor(hashtextextended(t::text, 0))"
+        f" FROM {identifier(table)} t;"
         for table in dataset.tables
     )
+    return tuple(server.psql("\n".join(statements), database).splitlines())

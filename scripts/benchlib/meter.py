@@ -27,7 +27,11 @@ _KTHREADD = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """One window. CPU in seconds; `*_rss_bytes` are peaks of one process, 0 when there is none."""
+    """One window. CPU in seconds; `*_rss_bytes` are peaks of one process, 0 when there is none.
+
+    `away_s`: how long an agent was down, or the network; `start_cpu_s`: what agents that were
+    started again took until they answered. Both are part of the other figures.
+    """
 
     wall_s: float
     client_cpu_s: float
@@ -39,6 +43,8 @@ class Cost:
     wal_bytes: int
     source_rss_bytes: int = 0
     target_rss_bytes: int = 0
+    away_s: float = 0.0
+    start_cpu_s: float = 0.0
 
     @property
     def cpu_s(self) -> float:
@@ -55,12 +61,12 @@ class Cost:
         return self.stranger_share > CONTAMINATED_SHARE
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Reading:
     client: float
     source: float
     target: float
-    agents: float
+    agents: list[float]
     own: float
     kernel: float
     busy: float
@@ -70,13 +76,16 @@ class Meter:
     """`with Meter(source, target, agent_pids) as meter: …`, then `meter.cost`.
 
     `agents` are the pids of the source's and the target's agent, or nothing. Whatever the
-    block starts, it must wait for: a client's CPU is counted when it is reaped.
+    block starts, it must wait for: a client's CPU is counted when it is reaped. So is that of
+    an agent which dies in the block: say `lost` before, and `found` when its successor answers.
     """
 
     cost: Cost
 
     def __init__(self, source: Cluster, target: Cluster, agents: tuple[int, ...] = ()) -> None:
-        self._source, self._target, self._agents = source, target, agents
+        self._source, self._target, self._agents = source, target, list(agents)
+        self._peaks = [0, 0]
+        self.away_s = self._start_cpu_s = 0.0
 
     def __enter__(self) -> Self:
         self._wal = wal_position(self._target)
@@ -97,8 +106,9 @@ class Meter:
         wall = time.perf_counter() - self._start
         after, before = self._read(), self._before
         known = ("client", "source", "target", "agents", "own", "kernel")
-        spent = {n: max(0.0, getattr(after, n) - getattr(before, n)) for n in known}
-        peaks = [peak_rss(pid) for pid in self._agents] or [0, 0]
+        spent = {n: max(0.0, _sum(getattr(after, n)) - _sum(getattr(before, n))) for n in known}
+        for which, _ in enumerate(self._agents):
+            self._look(which)
         self.cost = Cost(
             wall_s=wall,
             client_cpu_s=spent["client"],
@@ -108,9 +118,29 @@ class Meter:
             kernel_cpu_s=spent["kernel"],
             stranger_cpu_s=max(0.0, after.busy - before.busy - sum(spent.values())),
             wal_bytes=wal_position(self._target) - self._wal,
-            source_rss_bytes=peaks[0],
-            target_rss_bytes=peaks[1],
+            source_rss_bytes=self._peaks[0],
+            target_rss_bytes=self._peaks[1],
+            away_s=self.away_s,
+            start_cpu_s=self._start_cpu_s,
         )
+
+    def lost(self, which: int) -> None:
+        """Agent number `which` (0 is the source's) is about to be killed."""
+        self._look(which)
+
+    def found(self, which: int, pid: int) -> None:
+        """The killed agent was reaped, and its successor `pid` answers.
+
+        All that the dead one ever used is among the reaped clients now, so what it had used
+        before the block has to be there, too.
+        """
+        self._before.client += self._before.agents[which]
+        self._before.agents[which] = 0.0
+        self._agents[which] = pid
+        self._start_cpu_s += _trees([pid])[0]
+
+    def _look(self, which: int) -> None:
+        self._peaks[which] = max(self._peaks[which], peak_rss(self._agents[which]))
 
     def _read(self) -> _Reading:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -120,11 +150,15 @@ class Meter:
             client=children.ru_utime + children.ru_stime,
             source=trees[0],
             target=trees[1],
-            agents=sum(trees[2:-1]),
+            agents=trees[2:-1],
             own=own.ru_utime + own.ru_stime,
             kernel=trees[-1],
             busy=_busy(),
         )
+
+
+def _sum(figure: float | list[float]) -> float:
+    return sum(figure) if isinstance(figure, list) else figure
 
 
 def wait_for_calm(patience_s: float) -> None:

@@ -56,6 +56,21 @@ def run(command: Command, *, env: dict[str, str], log: Path) -> str:
     return out.decode()
 
 
+def start(
+    command: Command, *, env: dict[str, str], out: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start one program that writes into files; whoever starts it ends it."""
+    with out.open("wb") as told, log.open("wb") as err:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=err,
+            env=env,
+            start_new_session=True,
+        )
+
+
 def pipe(producer: Command, consumer: Command, *, env: dict[str, str], log: Path) -> None:
     """`producer | consumer` with pipefail; RunFailed when either of them fails."""
     with log.open("wb") as err:

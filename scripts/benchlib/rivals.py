@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
-from pgcluster import Cluster
+from pgcluster import SUPERUSER, Cluster
 
 from benchlib.programs import Command, environment, pipe, run
 
@@ -38,20 +38,22 @@ class Route:
     source_database: str
     target_database: str
     work: Path
+    target_port: int | None = None  # of a link to the target, which psql then has to take
 
     @property
     def env(self) -> dict[str, str]:
-        return environment(self.source.bindir)
+        return environment(self.source.bindir) | {"PGPASSWORD": self.target.password}
 
     def program(self, name: str) -> Path:
         return self.source.bindir / name
 
     @property
     def ends(self) -> tuple[str, str]:
-        return (
-            self.source.conninfo(self.source_database),
-            self.target.conninfo(self.target_database),
-        )
+        source = self.source.conninfo(self.source_database)
+        if self.target_port is None:
+            return source, self.target.conninfo(self.target_database)
+        where = f"host=127.0.0.1 port={self.target_port} user={SUPERUSER}"
+        return source, f"{where} dbname={self.target_database}"
 
 
 def dump_psql(route: Route) -> None:

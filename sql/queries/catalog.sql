@@ -32,6 +32,9 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
              SELECT 'rule ' || r.rulename FROM pg_catalog.pg_rewrite r
               WHERE r.ev_class = c.oid AND r.ev_type <> '1' AND r.ev_enabled IN ('A', 'R')
               ORDER BY 1) AS fires_always,
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
+                  AND k.condeferrable) AS checked_late,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,
        pg_catalog.has_table_privilege(c.oid, 'INSERT') AS may_insert,
        pg_catalog.has_table_privilege(c.oid, 'UPDATE') AS may_update
@@ -126,14 +129,6 @@ SELECT pg_catalog.array_agg(a.attname ORDER BY u.n) AS columns
   JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
  WHERE i.indrelid = $1::bigint::oid AND c.relname = $2 AND i.indexprs IS NULL
    AND u.n <= i.indnkeyatts;
-
--- name: foreign_keys
--- Which of these tables refers to which: the order in which rows go in when checks are on.
--- $1 oids of tables
-SELECT DISTINCT k.conrelid::bigint AS child, k.confrelid::bigint AS parent
-  FROM pg_catalog.pg_constraint k
- WHERE k.contype = 'f' AND k.conrelid <> k.confrelid
-   AND k.conrelid = ANY ($1::bigint[]::oid[]) AND k.confrelid = ANY ($1::bigint[]::oid[]);
 
 -- name: not_copied
 -- What is there, holds data or looks like it, and is not copied row by row.

@@ -64,7 +64,8 @@ SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
 
 -- name: large_objects
 -- The large objects, with what a role may do with them. has_largeobject_privilege() is of 18.
--- $1 name of the role
+-- There can be millions: those that the role may read and change are of interest to few.
+-- $1 name of the role, $2 whether also those
 SELECT m.oid::bigint AS oid,
        o.all_of_it OR 'SELECT' = ANY (p.given) AS may_select,
        o.all_of_it OR 'UPDATE' = ANY (p.given) AS may_update
@@ -78,4 +79,5 @@ SELECT m.oid::bigint AS oid,
           FROM pg_catalog.aclexplode(m.lomacl) AS a
          WHERE CASE WHEN a.grantee = 0 THEN true
                     ELSE pg_catalog.pg_has_role(r.oid, a.grantee, 'USAGE') END) AS p
+ WHERE $2::boolean OR NOT (o.all_of_it OR p.given @> '{SELECT,UPDATE}')
  ORDER BY m.oid;

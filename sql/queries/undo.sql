@@ -34,7 +34,8 @@ SELECT k.conrelid::regclass::text AS child, k.confrelid::regclass::text AS paren
                pg_catalog.format('p.%I OPERATOR(%I.%s) c.%I', b.attname, n.nspname, o.oprname,
                                  a.attname), ' AND ')) AS query
   FROM pg_catalog.pg_constraint AS k
- CROSS JOIN LATERAL pg_catalog.unnest(k.conkey, k.confkey, k.conpfeqop) AS u (own, theirs, op)
+ CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey),
+                               pg_catalog.unnest(k.conpfeqop)) AS u (own, theirs, op)
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.own
   JOIN pg_catalog.pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = u.theirs
   JOIN pg_catalog.pg_operator AS o ON o.oid = u.op
@@ -43,3 +44,8 @@ SELECT k.conrelid::regclass::text AS child, k.confrelid::regclass::text AS paren
    AND (k.conrelid::bigint IN (SELECT oid FROM touched)
         OR k.confrelid::bigint IN (SELECT oid FROM touched))
  GROUP BY k.oid, k.conrelid, k.confrelid, k.conname;
+
+-- name: get
+-- What is kept of a session so far.
+-- $1 session
+SELECT undo::text FROM peersync.full_sync_sessions WHERE session_id = $1;

@@ -87,7 +87,7 @@ def test_the_inner_server_pulls_from_the_outer_one(walled: Walled) -> None:
 
 def test_pushes_work_in_both_directions(walled: Walled) -> None:
     for giver, table, taker in (
-        (walled.inside, "inner", walled.outside), (walled.outside, "outer", walled.inside)
+        (walled.inside, "one", walled.outside), (walled.outside, "two", walled.inside)
     ):  # fmt: skip
         giver.database.psql(f"CREATE TABLE {table} (id int PRIMARY KEY)")
         giver.database.psql(f"INSERT INTO {table} SELECT generate_series(1, 99)")

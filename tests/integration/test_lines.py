@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from peersync.core.errors import Denied, Locked, NotFound, PeersyncError, PeerUnreachable
+from peersync.core.errors import (
+    Denied,
+    Locked,
+    NotFound,
+    PeersyncError,
+    PeerUnreachable,
+    ProtocolError,
+)
+from peersync.transport.answer import Answer
 from peersync.transport.app import PEER, json_response, listen_peers, peer_app
 from peersync.transport.body import read_message
 from peersync.transport.client import PeerClient
@@ -204,6 +212,28 @@ async def test_a_request_that_comes_with_the_answer_is_not_lost(tmp_path: Path) 
         async with line, asyncio.timeout(5):
             answer = await answers.get()
         assert answer.startswith(b"HTTP/1.1 200") and answer.endswith(b'{"asks":"outside"}')
+
+
+def test_an_answer_is_read_however_it_is_cut() -> None:
+    data = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
+    answer = Answer()
+    assert [answer.feed(data[i : i + 1]) for i in range(len(data))] == [False] * 42 + [True]
+    assert (answer.status, answer.body, answer.rest) == (200, b"hello", b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n",
+        b"x" * 20_000,
+    ],
+)
+def test_what_is_no_answer_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Answer().feed(data)
 
 
 # --- who gets one ---------------------------------------------------------------------------

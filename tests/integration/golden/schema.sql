@@ -41,6 +41,7 @@ CREATE TABLE peersync.full_sync_sessions (
     updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     committed_at timestamp with time zone,
     completed_at timestamp with time zone,
+    undo jsonb,
     CONSTRAINT full_sync_sessions_action_check CHECK ((action = ANY (ARRAY['pull'::text, 'push'::text]))),
     CONSTRAINT full_sync_sessions_phase_check CHECK ((phase = ANY (ARRAY['backup'::text, 'transfer'::text, 'convert'::text, 'restore'::text, 'verify'::text]))),
     CONSTRAINT full_sync_sessions_role_check CHECK ((role = ANY (ARRAY['target'::text, 'source'::text]))),
@@ -55,6 +56,8 @@ COMMENT ON COLUMN peersync.full_sync_sessions.created_objects IS 'What this sess
 COMMENT ON COLUMN peersync.full_sync_sessions.transfer_speed IS 'Uncompressed bytes a second over the last 20 seconds';
 
 COMMENT ON COLUMN peersync.full_sync_sessions.committed_at IS 'Written by the transaction that changed the tables: after a lost COMMIT it says what happened';
+
+COMMENT ON COLUMN peersync.full_sync_sessions.undo IS 'Whether this session can be undone, and which tables its journal has';
 
 CREATE TABLE peersync.functions_version (
     only_one boolean DEFAULT true NOT NULL,

@@ -37,7 +37,7 @@ def target(*names: str) -> DatabaseCatalog:
     tables = {
         TableName("public", n): Table(**given | {"name": TableName("public", n)}) for n in names
     }
-    return DatabaseCatalog(Server(180000, "18.1", "UTF8", 0, 0, 0), tables, {}, ())
+    return DatabaseCatalog(Server(180000, "18.1", "UTF8", 0, 0, 0), tables, ())
 
 
 def plan(

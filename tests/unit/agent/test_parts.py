@@ -32,7 +32,7 @@ def catalog(sizes: dict[str, int]) -> DatabaseCatalog:
         )
         for name, size in sizes.items()
     }
-    return DatabaseCatalog(SERVER, tables, {}, ())
+    return DatabaseCatalog(SERVER, tables, ())
 
 
 def request(

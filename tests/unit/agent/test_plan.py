@@ -59,7 +59,7 @@ def there(*tables: Table, **changes: Any) -> Catalogue:
 
 def here(*tables: Table, encoding: str = "UTF8", version_num: int = 180000) -> DatabaseCatalog:
     server = Server(version_num, f"{version_num // 10000}.1", encoding, 10**6, 0, 0)
-    return DatabaseCatalog(server, {t.name: t for t in tables}, {}, ())
+    return DatabaseCatalog(server, {t.name: t for t in tables}, ())
 
 
 def plan(
@@ -186,6 +186,13 @@ def test_what_a_role_without_rights_means_is_said() -> None:
     made = plan(there(table()), here(table(has_triggers=True)), replica=False)
     assert any("session_replication_role" in w for w in made.warnings)
     assert "its triggers will fire" in made.tables[0].warnings
+
+
+def test_what_fires_under_the_replica_role_is_named() -> None:
+    awake = table(has_triggers=True, fires_always=("rule quiet", "trigger stamp"))
+    (said,) = plan(there(table()), here(awake)).tables[0].warnings
+    assert said.startswith("rule quiet, trigger stamp will fire")
+    assert plan(there(table()), here(table(has_triggers=True))).tables[0].warnings == ()
 
 
 def test_definitions_of_a_newer_source_are_warned_of() -> None:

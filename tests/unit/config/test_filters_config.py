@@ -95,6 +95,7 @@ def test_an_expression_is_one(where: str) -> None:
         "a = E'\\' OR b",
         "E'a'\n'b\\') OR (true'",
         "\\copy",
+        "id = $1",
         "a\0",
         "",
     ],

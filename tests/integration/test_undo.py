@@ -1,0 +1,210 @@
+"""Undo: what a sync has changed here is put back, and what came later is left alone."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.plugins.clusters import MakeDatabase
+from tests.plugins.nodes import MakeNode, Node, TwoNodes
+
+TABLES = """
+CREATE TABLE customers (id int PRIMARY KEY, email text UNIQUE, "Größe" numeric, raw bytea);
+CREATE TABLE orders (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer int NOT NULL REFERENCES customers,
+    total numeric, doubled numeric GENERATED ALWAYS AS (total * 2) STORED, tags text[]);
+CREATE TABLE bag (a int, b text);
+CREATE TABLE untouched (id int PRIMARY KEY);
+"""
+OLD = """
+INSERT INTO customers SELECT g, 'c' || g || '@x', g / 3.0, '\\xdead' FROM generate_series(1, 20) g;
+INSERT INTO orders (customer, total, tags) SELECT 1 + g % 20, g, ARRAY['a', NULL, 'b,"']
+  FROM generate_series(1, 50) g;
+INSERT INTO bag SELECT g % 3, 'x' FROM generate_series(1, 9) g;
+INSERT INTO untouched VALUES (1);
+"""
+NEW = """
+UPDATE customers SET email = 'new' || id, "Größe" = 'NaN' WHERE id <= 5;
+INSERT INTO customers VALUES (100, 'hundred', 1.00, NULL);
+INSERT INTO orders (customer, total) VALUES (100, 7);
+DELETE FROM orders WHERE id = 3;
+INSERT INTO bag VALUES (1, 'x'), (7, 'y');
+"""
+CONTENT = (
+    "SELECT string_agg(x, '|') FROM (SELECT 'c' || t::text AS x FROM customers t UNION ALL "
+    "SELECT 'o' || t::text FROM orders t UNION ALL SELECT 'b' || t::text FROM bag t ORDER BY 1) z"
+)
+
+
+@pytest.fixture
+def pair(two_nodes: TwoNodes) -> TwoNodes:
+    """Both had the same; then the source went on."""
+    source, target = two_nodes
+    source.database.psql(TABLES + OLD)
+    target.database.psql(TABLES + OLD)
+    source.database.psql(NEW)
+    return two_nodes
+
+
+def content(node: Node) -> str:
+    return node.database.psql(CONTENT)
+
+
+def undo(node: Node, session: str, *options: str, code: int = 0) -> dict:  # type: ignore[type-arg]
+    result = node.run("undo", session[:8], "--yes", "--json", *options, check=False)
+    assert result.code == code, result.err
+    return {t["name"]: t for t in result.json["tables"]} if code in (0, 3) else {}
+
+
+def test_an_undo_puts_every_row_back(pair: TwoNodes) -> None:
+    target = pair.target
+    before = content(target)
+    session = target.pull("server-a").json["session"]
+    after = content(target)
+    assert after != before
+
+    planned = undo(target, session, "--dry-run")
+    assert content(target) == after
+    done = undo(target, session)
+    assert done == planned
+    assert content(target) == before
+    assert (done["customers"]["restored"], done["customers"]["deleted"]) == (5, 1)
+    assert done["orders"]["deleted"] == 1
+    assert done["bag"]["deleted"] == 2
+    assert "untouched" not in done
+    again = target.run("undo", session, "--yes", check=False)
+    assert again.code == 2
+    assert "undone already" in again.err
+    assert target.pull("server-a").json["result"] == "done"
+    assert content(target) == after
+
+
+def test_what_a_mirror_deleted_comes_back(pair: TwoNodes) -> None:
+    target = pair.target
+    target.database.psql(
+        "INSERT INTO bag VALUES (2, 'x'), (2, 'x'), (9, NULL);"
+        "INSERT INTO customers VALUES (200, 'mine', NULL, ''); "
+        "INSERT INTO orders (customer, total) VALUES (200, 5)"
+    )
+    before = content(target)
+    session = target.pull("server-a", "--mirror").json["session"]
+    done = undo(target, session)
+    assert content(target) == before
+    assert done["customers"]["reinserted"] == 1
+    assert sum(t["reinserted"] for t in done.values()) == 6  # with order 3 and two in the bag
+
+
+def test_rows_that_were_changed_since_are_named_and_kept(pair: TwoNodes) -> None:
+    target = pair.target
+    session = target.pull("server-a").json["session"]
+    target.database.psql("UPDATE customers SET email = 'newer' WHERE id = 2")
+    done = undo(target, session, code=3)
+    assert (done["customers"]["restored"], done["customers"]["newer"]) == (4, 1)
+    assert done["customers"]["newer_keys"] == ["(2)"]
+    assert target.database.psql("SELECT email FROM customers WHERE id IN (1, 2) ORDER BY id") == (
+        "c1@x\nnewer"
+    )
+    words = target.run("history").out
+    assert session[:8] in words
+
+
+def test_a_later_row_that_refers_to_one_that_would_go_stops_the_undo(pair: TwoNodes) -> None:
+    target = pair.target
+    session = target.pull("server-a").json["session"]
+    target.database.psql("INSERT INTO orders (customer, total) VALUES (100, 99)")
+    after = content(target)
+    refused = target.run("undo", session, "--yes", check=False)
+    assert refused.code != 0
+    assert "orders" in refused.err
+    assert "Traceback" not in refused.err
+    assert content(target) == after
+
+
+def test_a_table_that_was_altered_since_is_left_and_said(pair: TwoNodes) -> None:
+    target = pair.target
+    session = target.pull("server-a").json["session"]
+    target.database.psql("ALTER TABLE bag DROP COLUMN b; ALTER TABLE customers ADD more int")
+    done = undo(target, session, code=3)
+    assert "column b" in done["bag"]["error"]
+    assert done["customers"]["restored"] == 5
+
+
+def test_unique_values_that_had_moved_go_back(pair: TwoNodes) -> None:
+    source, target = pair
+    source.database.psql(
+        "UPDATE customers SET email = 't' WHERE id = 10;"
+        "UPDATE customers SET email = 'c10@x' WHERE id = 11;"
+        "UPDATE customers SET email = 'c11@x' WHERE id = 10"
+    )
+    before = content(target)
+    session = target.pull("server-a").json["session"]
+    undo(target, session)
+    assert content(target) == before
+
+
+def test_a_sync_that_changed_nothing_or_was_told_so_keeps_nothing(pair: TwoNodes) -> None:
+    target = pair.target
+    target.pull("server-a", "--no-undo")
+    same = target.pull("server-a").json["session"]
+    refused = target.run("undo", same, "--yes", check=False)
+    assert refused.code == 2
+    assert "nothing is kept" in refused.err
+    journals = "SELECT count(*) FROM pg_class WHERE relname LIKE 'undo_%'"
+    assert target.database.psql(journals) == "0"
+
+
+def test_a_journal_that_grows_too_large_is_given_up_and_the_sync_goes_on(
+    make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    source = make_node("server-a", make_database(18))
+    target = make_node(
+        "server-b", make_database(18, nth=1), env={"PEERSYNC_FULL_SYNC_UNDO_MAX_MIB": "1"}
+    )
+    target.pair_with(source)
+    table = "CREATE TABLE t (id int PRIMARY KEY, v text);"
+    source.database.psql(table + "INSERT INTO t SELECT g, 'v' FROM generate_series(1, 50000) g")
+    target.database.psql(table)
+    done = target.pull("server-a").json
+    assert done["result"] == "done"
+    refused = target.run("undo", done["session"], "--yes", check=False)
+    assert refused.code == 2
+    assert "undo_max_mib" in refused.err
+
+
+def test_old_journals_are_dropped(make_database: MakeDatabase, make_node: MakeNode) -> None:
+    source = make_node("server-a", make_database(18))
+    target = make_node(
+        "server-b", make_database(18, nth=1), env={"PEERSYNC_FULL_SYNC_UNDO_KEEP_D": "0"}
+    )
+    target.pair_with(source)
+    table = "CREATE TABLE t (id int PRIMARY KEY);"
+    source.database.psql(table + "INSERT INTO t VALUES (1)")
+    target.database.psql(table)
+    session = target.pull("server-a").json["session"]
+    target.stop()
+    target.start()  # the janitor sweeps at the start
+    refused = target.run("undo", session, "--yes", check=False)
+    assert refused.code == 2
+    assert "undo_keep_d" in refused.err
+    journals = "SELECT count(*) FROM pg_class WHERE relname LIKE 'undo_%'"
+    assert target.database.psql(journals) == "0"
+
+
+def test_one_transaction_a_table_can_be_undone_too(pair: TwoNodes) -> None:
+    target = pair.target
+    before = content(target)
+    session = target.pull("server-a", "--per-table", "--mirror").json["session"]
+    undo(target, session)
+    assert content(target) == before
+
+
+def test_an_undo_waits_for_nobody_for_ever(pair: TwoNodes) -> None:
+    target = pair.target
+    session = target.pull("server-a").json["session"]
+    after = content(target)
+    target.stop()
+    target.start(env=None)
+    with psycopg.connect(target.database.conninfo()) as other:
+        other.execute("SELECT pg_advisory_lock_shared(1)")
+        assert content(target) == after
+    undo(target, session, "--dry-run")
