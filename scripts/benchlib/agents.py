@@ -60,13 +60,13 @@ class Node:
         return self.home / "agent.log"
 
     @property
-    def environment(self) -> dict[str, str]:
+    def full_env(self) -> dict[str, str]:
         return environment(self.server.bindir) | self.env
 
     def command(self, *words: str) -> str:
         """Run `peersync --config … words`; its standard output."""
         line: list[str | Path] = [program(), "--config", self.config, *words]
-        return run(line, env=self.environment, log=self.home / "command.log")
+        return run(line, env=self.full_env, log=self.home / "command.log")
 
     def account(self, *words: str) -> dict[str, Any]:
         """What a command with `--json` prints last."""
@@ -83,7 +83,7 @@ class Node:
         line += ["--config", self.config, "--state-dir", self.home / "state"]
         line += ["--listen", f"127.0.0.1:{self.listen_port}"]
         line += ["--admin", f"127.0.0.1:{self.admin_port}"]
-        run(line, env=self.environment, log=self.home / "command.log")
+        run(line, env=self.full_env, log=self.home / "command.log")
 
     def start(self) -> None:
         """Start the agent and wait until its admin address answers."""
@@ -93,7 +93,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self.environment,
+                env=self.full_env,
                 start_new_session=True,
             )
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -242,7 +242,7 @@ class Pair:
         out, log = (self.target.home / f"watch.{kind}" for kind in ("out", "log"))
         line: list[str | Path] = [program(), "--config", self.target.config]
         line += ["jobs", "watch", job, "--json", "--progress", "json"]
-        return Watch(start(line, env=self.target.environment, out=out, log=log), out, log)
+        return Watch(start(line, env=self.target.full_env, out=out, log=log), out, log)
 
     def undoable_rows(self, job: str) -> int:
         """How many rows `peersync undo` would put back now; 0 when it has nothing."""
