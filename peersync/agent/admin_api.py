@@ -66,24 +66,24 @@ class AdminApi:
 
     async def _progress(self, request: web.Request) -> web.Response:
         session = request.query.get("session", "")
-        for progress in [*self._jobs.running(), *self._backups.running()]:
+        for progress in [*self._jobs.views.running(), *self._backups.running()]:
             if progress.session == session:
                 return json_response(progress)
-        view = await self._jobs.get(_checked(session))
+        view = await self._jobs.views.get(_checked(session))
         if view.progress is None:
             raise NotFound(f"session {session} has no progress yet")
         return json_response(view.progress)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_response(await self._jobs.list(limit_of(request)))
+        return json_response(await self._jobs.views.list(limit_of(request)))
 
     async def _show(self, request: web.Request) -> web.Response:
-        job = await self._jobs.find(request.match_info["job"])
-        return json_response(await self._jobs.get(job))
+        job = await self._jobs.views.find(request.match_info["job"])
+        return json_response(await self._jobs.views.get(job))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        job = await self._jobs.find(request.match_info["job"])
-        ring = self._jobs.ring(job)
+        job = await self._jobs.views.find(request.match_info["job"])
+        ring = self._jobs.views.ring(job)
         if ring is None:
             raise NotFound(
                 f"job {job[:8]} does not run here any more",
@@ -92,17 +92,17 @@ class AdminApi:
         return await serve_events(request, ring)
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        job = await self._jobs.find(request.match_info["job"])
+        job = await self._jobs.views.find(request.match_info["job"])
         return json_response(await self._jobs.cancel(job), status=202)
 
     async def _resume(self, request: web.Request) -> web.Response:
-        job = await self._jobs.find(request.match_info["job"])
+        job = await self._jobs.views.find(request.match_info["job"])
         await self._checks.require_spool()
         return json_response(await self._jobs.resume(job), status=202)
 
     async def _undo_job(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, UndoRequest, limit=SMALL_BYTES)
-        job = await self._jobs.find(request.match_info["job"])
+        job = await self._jobs.views.find(request.match_info["job"])
         return json_response(await self._undo.run(job, dry_run=wanted.dry_run))
 
     async def _status(self, _request: web.Request) -> web.Response:

@@ -222,6 +222,7 @@ class Backups:
         if progress.state == State.FAILED:
             given.resting = True
             await self._stop(given)
+            await self._workers.run(given.backup.touch)
             words = f"it failed on {peer.name}, and may go on from there"
             error = checked_error(report.failure, words)
             await _quietly(
@@ -233,6 +234,7 @@ class Backups:
             given.ring.close()
         elif time.monotonic() - given.recorded_at >= _RECORD_EVERY_S:
             given.recorded_at = time.monotonic()
+            await self._workers.run(given.backup.touch)
             await _quietly(history.update(progress), session)
 
     async def finish(self, peer: Peer, session: str, end: FinishRequest) -> None:
@@ -318,9 +320,16 @@ class Backups:
 
     # --- what is not asked for any more -------------------------------------------------
     def forgotten(self, limit_s: float) -> list[str]:
-        """The sessions that nobody has asked about for `limit_s` seconds."""
-        before = time.monotonic() - limit_s
-        return [s for s, given in self._given.items() if given.asked_at < before]
+        """The sessions that nobody has asked about for `limit_s` seconds.
+
+        A target that did not say that it failed may just not reach us: it has its time for that.
+        """
+        now, patience_s = time.monotonic(), self._config.network.retry_for_s
+        return [
+            session
+            for session, given in self._given.items()
+            if now - given.asked_at > (limit_s if given.resting else max(limit_s, patience_s))
+        ]
 
     def _peer_removed(self, peer: Peer) -> None:
         for session, given in self._given.items():

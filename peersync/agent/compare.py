@@ -1,6 +1,6 @@
 """How many rows a sync would insert, update and leave, table by table, before it begins.
 
-Counted exactly where that is cheap: small tables, sixteen bytes a row over the network.
+Counted exactly where that is cheap: small tables, twenty bytes a row over the network.
 Otherwise what the planners of both databases believe, marked as an estimate; what nobody
 knows stays unknown.
 """
@@ -19,15 +19,16 @@ from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.plan import Plan, TablePlan
-from peersync.core.errors import BadRequest, Denied, PeersyncError
+from peersync.core.errors import BadRequest, PeersyncError
 from peersync.core.names import TableName
 from peersync.core.plancounts import RowCounts
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.filters import whole
 from peersync.postgres.pool import Database
-from peersync.postgres.rowhash import compare_hashes, hashes, send_hashes
+from peersync.postgres.rowhash import Hashed, compare_hashes, hashes, send_hashes
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer
-from peersync.wire.messages import Catalogue, RowHashRequest, TableInfo, TableRef
+from peersync.wire.messages import Catalogue, HashedTable, RowHashRequest, TableRef
 
 log = logging.getLogger("peersync.target")
 
@@ -35,7 +36,8 @@ PATH = "/api/sync/row-hashes"
 CHEAP_ROWS = 200_000
 CHEAP_BYTES = 128 << 20
 _MIRROR_TIMES = 10  # rows that will be deleted are worth a longer look
-_ALL_ROWS = 1_000_000
+_ALL_ROWS = 4_000_000
+_BATCH = 250
 _PATIENCE_S = 20.0
 _LOCK_S = 5.0
 
@@ -50,32 +52,33 @@ class RowHashes:
     async def send(
         self, peer: Peer, asked: RowHashRequest, begin: Callable[[], Awaitable[_Take]]
     ) -> None:
-        """Streams the hashes of one table. Raises before `begin` what the peer should know."""
+        """Streams the hashes of some tables. Raises before `begin` what the peer should know."""
         await self._backups.offers.require(peer, asked.database, asked.session)
         database = self._databases.get(asked.database)
-        name = TableName(asked.table.schema, asked.table.name)
-        if not self._databases.patterns(asked.database).match(name):
-            raise Denied(f"{name} is left out here by the configuration")
         async with (
             database.acquire("comparing rows", lock_timeout_s=_LOCK_S) as connection,
             connection.transaction(readonly=True),
         ):
-            query = await self._query(connection, asked, name)
-            await send_hashes(connection, query, await begin())
+            await connection.execute(f"SET LOCAL statement_timeout = {int(_PATIENCE_S * 1000)}")
+            tables = await self._tables(connection, asked)
+            await send_hashes(connection, hashes(tables), await begin())
 
-    async def _query(
-        self, connection: asyncpg.Connection, asked: RowHashRequest, name: TableName
-    ) -> str:
+    async def _tables(self, connection: asyncpg.Connection, asked: RowHashRequest) -> list[Hashed]:
+        """What is asked for, as far as the peer may know of it."""
         catalog = await read_catalog(connection)
-        table = catalog.tables.get(name)
-        if table is None:
-            raise BadRequest(f"there is no table {name} here")
         shapes = await shapes_for_peer(connection, self._backups.filters(asked.database), catalog)
-        shape = shapes.get(name)
-        known = {c.name for c in (shape.columns if shape else table.columns)}
-        if not known.issuperset((*asked.columns, *asked.key)):
-            raise BadRequest(f"{name} has no such columns")
-        return hashes(name, asked.columns, asked.key, shape.where if shape else None)
+        patterns = self._databases.patterns(asked.database)
+        found = []
+        for one in asked.tables:
+            name = TableName(one.table.schema, one.table.name)
+            table = catalog.tables.get(name)
+            if table is None or not patterns.match(name):
+                raise BadRequest(f"there is no table {name} here")
+            shape = shapes.get(name) or whole(table)
+            if not {c.name for c in shape.columns}.issuperset((*one.columns, *one.key)):
+                raise BadRequest(f"{name} has no such columns")
+            found.append(Hashed(name, one.columns, one.key, shape.where))
+        return found
 
 
 _Take = Callable[[bytes], Awaitable[None]]
@@ -99,64 +102,79 @@ class Comparison:
         self._session = session
 
     async def fill(self, plan: Plan, *, mirror: bool) -> Plan:
-        """The plan with counts. What can't be counted in time is estimated."""
+        """The plan with counts. What can't be counted in time stays an estimate."""
         deadline = time.monotonic() + _PATIENCE_S
-        left = _ALL_ROWS
-        counted: dict[TableName, RowCounts] = {}
-        for table in sorted(plan.tables, key=lambda t: t.size_bytes):
-            counts = estimate(table)
-            if self._is_cheap(table, mirror=mirror) and (table.rows or 0) <= left:
-                left -= table.rows or 0
-                counts = await self._counted(table, deadline - time.monotonic()) or counts
-            counted[table.table] = counts
-        tables = tuple(msgspec.structs.replace(t, counts=counted[t.table]) for t in plan.tables)
+        counts: dict[TableName, RowCounts] = {}
+        for batch in self._batches(plan, mirror=mirror):
+            counts |= await self._counted(batch, deadline - time.monotonic())
+        tables = tuple(
+            msgspec.structs.replace(t, counts=counts.get(t.table, t.counts)) for t in plan.tables
+        )
         return msgspec.structs.replace(plan, tables=tables)
 
-    def _is_cheap(self, table: TablePlan, *, mirror: bool) -> bool:
+    def _batches(self, plan: Plan, *, mirror: bool) -> list[list[Hashed]]:
+        """The tables that are cheap to count, the smallest first."""
+        left = _ALL_ROWS
+        cheap = []
+        for table in sorted(plan.tables, key=lambda t: t.size_bytes):
+            rows = max(table.rows or 0, table.rows_here or 0)
+            if rows > left or not self._is_cheap(table, rows, mirror=mirror):
+                continue
+            hashed = self._hashed(table)
+            if hashed is not None:
+                left -= rows
+                cheap.append(hashed)
+        return [cheap[n : n + _BATCH] for n in range(0, len(cheap), _BATCH)]
+
+    def _is_cheap(self, table: TablePlan, rows: int, *, mirror: bool) -> bool:
         if table.action not in ("upsert", "insert"):
             return False
         times = _MIRROR_TIMES if mirror else 1
-        here = self._here.tables[table.table]
-        rows = max(table.rows or 0, table.rows_here or 0)
-        size = max(table.size_bytes, here.size_bytes)
+        size = max(table.size_bytes, self._here.tables[table.table].size_bytes)
         return rows <= CHEAP_ROWS * times and size <= CHEAP_BYTES * times
 
-    async def _counted(self, table: TablePlan, patience_s: float) -> RowCounts | None:
-        there, here = self._source[table.table], self._here.tables[table.table]
-        own = {c.name: c for c in here.columns}
+    def _hashed(self, table: TablePlan) -> Hashed | None:
+        """None where the two sides' texts can't be compared: their types differ."""
+        own = {c.name: c for c in self._here.tables[table.table].columns}
+        there = self._source[table.table]
         common = [c for c in there.columns if not c.generated and not own[c.name].generated]
-        if patience_s <= 0 or any(own[c.name].type != c.type for c in common):
+        if any(own[c.name].type != c.type for c in common):
             return None
-        columns = tuple(c.name for c in common)
-        query = hashes(table.table, columns, table.key)
+        return Hashed(table.table, tuple(c.name for c in common), table.key)
+
+    async def _counted(self, tables: list[Hashed], patience_s: float) -> dict[TableName, RowCounts]:
         try:
             async with (
-                asyncio.timeout(patience_s),
+                asyncio.timeout(max(patience_s, 0)),
                 self._database.acquire("comparing rows", lock_timeout_s=_LOCK_S) as connection,
             ):
-                found = await compare_hashes(
-                    connection, self._there(there, columns, table.key), query, keyed=bool(table.key)
-                )
+                found = await compare_hashes(connection, self._there(tables), tables)
         except (PeersyncError, TimeoutError) as exc:
-            log.info("%s is not counted: %s", table.table, exc or "it takes too long")
-            return None
-        return RowCounts(
-            insert=found.insert,
-            update=found.update,
-            unchanged=found.unchanged,
-            target_only=found.target_only,
-            exact=True,
-        )
+            log.info("%d tables are not counted: %s", len(tables), exc or "it takes too long")
+            return {}
+        return {
+            one.table: RowCounts(
+                insert=difference.insert,
+                update=difference.update,
+                unchanged=difference.unchanged,
+                target_only=difference.target_only,
+                exact=True,
+            )
+            for one, difference in zip(tables, found, strict=True)
+        }
 
-    async def _there(
-        self, table: TableInfo, columns: tuple[str, ...], key: tuple[str, ...]
-    ) -> AsyncIterator[bytes]:
+    async def _there(self, tables: list[Hashed]) -> AsyncIterator[bytes]:
         asked = RowHashRequest(
             database=self._database.name,
             session=self._session,
-            table=TableRef(schema=table.schema, name=table.name),
-            columns=columns,
-            key=key,
+            tables=tuple(
+                HashedTable(
+                    table=TableRef(schema=one.table.schema, name=one.table.name),
+                    columns=one.columns,
+                    key=one.key,
+                )
+                for one in tables
+            ),
         )
         async with self._client.open_stream(PATH, method="POST", body=asked) as stream:
             async for piece in stream:

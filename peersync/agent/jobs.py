@@ -19,7 +19,8 @@ import msgspec
 from peersync.agent import leftovers
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
-from peersync.agent.jobview import JobView, Started, view_entry, view_given
+from peersync.agent.jobview import JobView, Started, view_entry
+from peersync.agent.jobviews import JobViews, Running
 from peersync.agent.metrics import JobTotals
 from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
@@ -33,11 +34,7 @@ from peersync.core.errors import (
     Denied,
     DiskFull,
     Locked,
-    NotFound,
-    PeersyncError,
 )
-from peersync.core.progress import Progress
-from peersync.core.results import ErrorRecord
 from peersync.core.session import State
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease, refuse_if_held
@@ -57,15 +54,8 @@ log = logging.getLogger("peersync.jobs")
 _KEPT_ENDED = 50
 
 
-class _Running:
-    def __init__(self, session: TargetSession, task: asyncio.Task[None], by: str) -> None:
-        self.session = session
-        self.task = task
-        self.requested_by = by
-
-
 class Jobs:
-    """All jobs of this node."""
+    """All jobs of this node. `views` shows them, `pushes` starts those that a peer runs."""
 
     def __init__(
         self,
@@ -85,13 +75,13 @@ class Jobs:
         self._databases = databases
         self._book = book
         self._client_for = client_for
-        self._backups = backups
         self.pushes = Pushes(databases, book, client_for, backups.offers)
         self._root = spool_root
         self._budget = budget
         self._workers = workers
         self._spawn = spawn
-        self._jobs: dict[str, _Running] = {}
+        self._jobs: dict[str, Running] = {}
+        self.views = JobViews(databases, backups, self._jobs)
         self._starting = {name: asyncio.Lock() for name in databases.names()}
         self._recovery = Recovery(self, config, databases, book, spool_root, workers)
         book.watch(removed=self._peer_removed)
@@ -104,8 +94,12 @@ class Jobs:
         options: Options,
         *,
         offered: str | None = None,
+        count: bool = True,
     ) -> tuple[Plan, bool]:
-        """The plan of taking a peer's database; `offered` is the session of its push."""
+        """The plan of taking a peer's database; `offered` is the session of its push.
+
+        `count`: how many rows would change is counted, where that is cheap.
+        """
         peer = self._book.get(peer_name)
         database = self._databases.get(database_name)  # as it is: a dry run makes nothing
         client = self._client_for(peer)
@@ -121,6 +115,7 @@ class Jobs:
             self._workers,
             options=options,
             offered=offered,
+            count=count,
         )
 
     async def start(
@@ -143,7 +138,9 @@ class Jobs:
             session = offered or secrets.token_hex(16)
             database = await self._databases.ready(database_name)
             await self._take_over(database, session)
-            plan, replica_role = await self.plan(peer_name, database_name, options, offered=offered)
+            plan, replica_role = await self.plan(
+                peer_name, database_name, options, offered=offered, count=False
+            )
             self._refuse_too_large(plan)
             await refuse_if_held(database, LEASE)
             peer = self._book.get(peer_name)
@@ -226,7 +223,7 @@ class Jobs:
             earlier=earlier,
         )
         task = self._spawn(self._run(target), name=f"full-sync-{session[:8]}")
-        self._jobs[session] = _Running(target, task, by)
+        self._jobs[session] = Running(target, task, by)
         self._forget_old()
 
     async def _run(self, target: TargetSession) -> None:
@@ -268,124 +265,16 @@ class Jobs:
         for job in ended[:-_KEPT_ENDED]:
             del self._jobs[job]
 
-    # --- watching and stopping ----------------------------------------------------------
-    def running(self) -> list[Progress]:
-        return [r.session.progress() for r in self._jobs.values() if not r.session.state.final]
-
-    def ring(self, job: str) -> EventRing | None:
-        """The events of a job that runs, or ended a short while ago."""
-        running = self._jobs.get(job)
-        return running.session.ring if running else self._backups.ring(job)
-
-    async def find(self, prefix: str) -> str:
-        """The full id of a job from its beginning. NotFound, or BadRequest if it is unclear."""
-        views = await self.list(200)
-        matches = {view.id for view in views if view.id.startswith(prefix)}
-        if len(matches) > 1:
-            raise BadRequest(
-                f"{prefix!r} could be {len(matches)} jobs", hint="Give more of the id."
-            )
-        if not prefix or not matches:
-            raise NotFound(f"there is no job {prefix!r}", hint="See: peersync jobs list")
-        return matches.pop()
-
-    async def get(self, job: str) -> JobView:
-        running = self._jobs.get(job)
-        if running is not None:
-            return self._view_running(job, running)
-        for database in self._databases:
-            entry = await History(database).get(job)
-            if entry is not None:
-                return self._view_entry(entry)
-        raise NotFound(f"there is no job {job!r}", hint="See: peersync jobs list")
-
-    def _view_entry(self, entry: Entry) -> JobView:
-        given = self._backups.progress(entry.session) if entry.role == "source" else None
-        if given is None or entry.completed_at is not None:
-            return view_entry(entry)
-        return view_given(entry, given)
-
-    async def list(
-        self, limit: int, *, of: str | None = None, state: str | None = None
-    ) -> list[JobView]:
-        """Newest first; a database that can't be reached leaves out its history."""
-        views = {job: self._view_running(job, r) for job, r in self._jobs.items()}
-        for database in self._databases:
-            if of not in (None, database.name):
-                continue
-            try:
-                entries = await History(database).newest(limit, state)
-            except PeersyncError as exc:
-                log.warning("history of %s: %s", database.name, exc)
-                continue
-            for entry in entries:
-                if entry.role == "target" or entry.session not in views:
-                    views.setdefault(entry.session, self._view_entry(entry))
-        wanted = [
-            view
-            for view in views.values()
-            if of in (None, view.database) and state in (None, view.state)
-        ]
-        return sorted(wanted, key=lambda v: v.started_at, reverse=True)[:limit]
-
-    def _view_running(self, job: str, running: _Running) -> JobView:
-        session = running.session
-        progress = session.progress()
-        return JobView(
-            id=job,
-            kind="full-sync",
-            role="target",
-            action=session.plan.action,
-            database=session.plan.database,
-            peer=session.plan.source,
-            state=progress.state,
-            progress=progress,
-            tables=session.results,
-            seconds=session.seconds(),
-            error=ErrorRecord.of(session.error) if session.error else None,
-            resumable=session.resumable,
-            requested_by=running.requested_by,
-            started_at=progress.started_at,
-            completed_at=progress.updated_at if session.state.final else None,
-        )
-
+    # --- stopping -----------------------------------------------------------------------
     async def cancel(self, job: str) -> JobView:
         """Asks a job to stop; answers at once. Harmless when it has ended, or to repeat."""
         running = self._jobs.get(job)
         if running is not None and running.session.state is State.RUNNING:
             running.session.cancelling()
             running.task.cancel()
-        elif running is None and (entry := await self._entry(job)) and entry.role == "source":
-            await self._cancel_given(entry)
-        return await self.get(job)
-
-    async def _cancel_given(self, entry: Entry) -> None:
-        if entry.completed_at is not None:
-            return
-        if entry.action != "push":
-            raise BadRequest(
-                f"{entry.peer} pulls in job {entry.session[:8]}; it is its to cancel",
-                hint=f"On {entry.peer}: peersync jobs cancel {entry.session[:8]}\n"
-                f"To stop giving to it at all: peersync peer deny {entry.peer} --pull",
-            )
-        await self.pushes.cancel(entry)
-
-    async def of_push(self, peer: Peer, session: str) -> None:
-        """Raises NotFound unless this session is one that the peer has pushed, Denied …"""
-        entry = await self._entry(session)
-        if entry is None or (entry.role, entry.action, entry.peer_id) != (
-            "target",
-            "push",
-            peer.node_id,
-        ):
-            raise NotFound(f"{peer.name} has no push {session[:8]} here")
-        peer.require("push", entry.database)
-
-    async def _entry(self, job: str) -> Entry | None:
-        for database in self._databases:
-            if (entry := await History(database).get(job)) is not None:
-                return entry
-        return None
+        elif running is None and (entry := await self.views.entry(job)) and entry.role == "source":
+            await self.pushes.cancel(entry)
+        return await self.views.get(job)
 
     # --- after a failure, and after a restart -------------------------------------------
     async def resume(self, job: str) -> JobView:
@@ -393,10 +282,10 @@ class Jobs:
 
         BadRequest when it can't be, Locked while another one runs.
         """
-        view = await self.get(job)
-        if view.role == "source" and (entry := await self._entry(job)) is not None:
-            await self._resume_given(entry)
-            return await self.get(job)
+        view = await self.views.get(job)
+        if view.role == "source" and (entry := await self.views.entry(job)) is not None:
+            await self.pushes.resume(entry)
+            return await self.views.get(job)
         database = self._databases.get(view.database)
         async with self._starting[database.name]:
             await self._refuse_second(database.name)
@@ -410,17 +299,7 @@ class Jobs:
                     hint=f"Start anew: peersync pull {entry.peer} --database {database.name}",
                 )
             await self.take_up(database, entry)
-        return await self.get(job)
-
-    async def _resume_given(self, entry: Entry) -> None:
-        if entry.action != "push":
-            raise BadRequest(
-                f"{entry.peer} pulled in job {entry.session[:8]}; it is its to take up again",
-                hint=f"On {entry.peer}: peersync jobs resume {entry.session[:8]}",
-            )
-        await self.pushes.resume(entry)
-        history = History(self._databases.get(entry.database))
-        await history.reopen_given(entry.session, entry.completed_at)
+        return await self.views.get(job)
 
     async def recover(self, database_name: str) -> None:
         await self._recovery.run(database_name)

@@ -177,7 +177,7 @@ class Node:
             self._workers,
         )
         report = StatusReport(node.name, self._databases, self.book, jobs, backups, self._probe)
-        registry = make_registry(self._totals, jobs.running, self._state_dir)
+        registry = make_registry(self._totals, jobs.views.running, self._state_dir)
         health = health_routes(_ready(checks), registry)
         shown = health_routes(_ready(checks), registry, show_checks=True)
         peer_api = PeerApi(
@@ -237,7 +237,7 @@ def _ready(checks: Checks) -> Callable[[Asked], Awaitable[list[Check]]]:
 
 
 def _status_line(jobs: Jobs) -> str:
-    running = jobs.running()
+    running = jobs.views.running()
     if not running:
         return "waiting for work"
     return "; ".join(progress_line(p) for p in running)

@@ -18,6 +18,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
 from peersync.agent.planner import describe
+from peersync.agent.push import refuse_others
 from peersync.agent.workers import Workers
 from peersync.core.errors import NotFound
 from peersync.transport.app import PEER, json_response
@@ -166,7 +167,8 @@ class PeerApi:
         """Cancels, or takes up again, what this peer has pushed."""
         peer = request[PEER]
         wanted = await read_message(request, RestoreRequest, limit=SMALL_BYTES)
-        await self._jobs.of_push(peer, wanted.session)
+        entry = await self._jobs.views.entry(wanted.session)
+        refuse_others(peer, wanted.session, entry)
         if wanted.action == "cancel":
             await self._jobs.cancel(wanted.session)
         else:

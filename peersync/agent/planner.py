@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from peersync.agent.backups import Backups
-from peersync.agent.compare import Comparison
+from peersync.agent.compare import Comparison, estimate
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.plan import Plan, make_plan
 from peersync.agent.refused import marked, refuse_what_no_table_stands_for, with_refused
@@ -126,10 +126,12 @@ async def plan_pull(
     *,
     options: Options,
     offered: str | None,
+    count: bool,
 ) -> tuple[Plan, bool]:
     """The plan of taking a peer's database, and whether triggers can be kept quiet here.
 
-    `offered` is the session of a push. Raises ToolMissing, Denied, SchemaMismatch … where
+    `offered` is the session of a push; `count`: somebody wants to know the numbers of rows
+    exactly. Raises ToolMissing, Denied, SchemaMismatch … where
     the sync could not work.
     """
     asked = DescribeRequest(database=database.name, session=offered)
@@ -159,9 +161,11 @@ async def plan_pull(
     expected_s = await _expected_seconds(database, peer, plan.size_bytes)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):
         plan = msgspec.structs.replace(plan, schema_scope="tables")  # nothing beside what is asked
-    plan = await Comparison(client, database, source, catalog, offered).fill(
-        plan, mirror=options.mirror
-    )
+    estimated = tuple(msgspec.structs.replace(t, counts=estimate(t)) for t in plan.tables)
+    plan = msgspec.structs.replace(plan, tables=estimated)
+    if count:
+        comparison = Comparison(client, database, source, catalog, offered)
+        plan = await comparison.fill(plan, mirror=options.mirror)
     action = "push" if offered else "pull"
     return msgspec.structs.replace(plan, action=action, expected_s=expected_s), bool(replica)
 

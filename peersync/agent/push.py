@@ -14,7 +14,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobview import Started
 from peersync.agent.offers import Offer, Offers
 from peersync.agent.plan import Plan
-from peersync.core.errors import BadRequest
+from peersync.core.errors import BadRequest, NotFound
 from peersync.postgres.history import Entry, History
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
@@ -94,13 +94,41 @@ class Pushes:
         )
 
     async def cancel(self, entry: Entry) -> None:
+        """BadRequest for what the peer does by itself."""
+        if entry.completed_at is not None:
+            return
+        if entry.action != "push":
+            raise BadRequest(
+                f"{entry.peer} pulls in job {entry.session[:8]}; it is its to cancel",
+                hint=f"On {entry.peer}: peersync jobs cancel {entry.session[:8]}\n"
+                f"To stop giving to it at all: peersync peer deny {entry.peer} --pull",
+            )
         await self._ask(entry, RestoreRequest(session=entry.session, action="cancel"))
 
     async def resume(self, entry: Entry) -> None:
+        """BadRequest for what the peer does by itself, or says that it can't."""
+        if entry.action != "push":
+            raise BadRequest(
+                f"{entry.peer} pulled in job {entry.session[:8]}; it is its to take up again",
+                hint=f"On {entry.peer}: peersync jobs resume {entry.session[:8]}",
+            )
         await self._ask(entry, RestoreRequest(session=entry.session, action="resume"))
+        history = History(self._databases.get(entry.database))
+        await history.reopen_given(entry.session, entry.completed_at)
 
     async def _ask(self, entry: Entry, request: RestoreRequest) -> None:
         peer = self._book.find(entry.peer_id)
         if peer is None:
             raise BadRequest(f"the peer of job {entry.session[:8]} is not known any more")
         await self._client_for(peer).call("POST", RESTORE_PATH, request, Ok)
+
+
+def refuse_others(peer: Peer, session: str, entry: Entry | None) -> None:
+    """Raises unless this is the record of what the peer has pushed here, and may."""
+    if entry is None or (entry.role, entry.action, entry.peer_id) != (
+        "target",
+        "push",
+        peer.node_id,
+    ):
+        raise NotFound(f"{peer.name} has no push {session[:8]} here")
+    peer.require("push", entry.database)

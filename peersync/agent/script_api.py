@@ -60,7 +60,7 @@ class ScriptApi:
                 f"there is no state {state[:50]!r}", detail=f"states: {', '.join(State)}"
             )
         of = self._database(request)
-        return json_response(await self._jobs.list(limit_of(request), of=of, state=state))
+        return json_response(await self._jobs.views.list(limit_of(request), of=of, state=state))
 
     async def clear_history(self, request: web.Request) -> web.Response:
         keep = request.query.get("keep_latest", "false")

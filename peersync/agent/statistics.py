@@ -80,7 +80,7 @@ async def make_statistics(
 ) -> Statistics:
     """Of all databases, or of `only` one. Raises NotFound for one that is not configured."""
     wanted = [databases.get(only)] if only is not None else list(databases)
-    running = {progress.database for progress in jobs.running()}
+    running = {progress.database for progress in jobs.views.running()}
     async with asyncio.TaskGroup() as group:
         reads = [
             group.create_task(_count(d, syncing=d.name in running), name=f"statistics-{d.name}")

@@ -93,7 +93,7 @@ async def make_status(report: StatusReport) -> Status:
             for d in report.databases
         }
     databases, links = [], []
-    running, giving = report.jobs.running(), report.backups.running()
+    running, giving = report.jobs.views.running(), report.backups.running()
     for name, read in reads.items():
         entries, problem = read.result()
         databases.append(_database(name, problem))

@@ -179,7 +179,7 @@ class TargetSession:
         tries = 0
         backoff = self._backoff()
         while True:
-            began = time.monotonic()
+            began, last = time.monotonic(), self._current
             try:
                 return await self._attempt()
             except BaseExceptionGroup as group_error:
@@ -196,7 +196,8 @@ class TargetSession:
             if pause is None:
                 raise error
             log.warning("session %s: %s; trying again", self.session, error)
-            self._record.resumed += 1
+            if self._current is not last:  # else the database was not even back
+                self._record.resumed += 1
             self._record.restart()
             self._record.waiting_for = f"{error}; trying again"
             await asyncio.sleep(pause)
@@ -363,8 +364,8 @@ class TargetSession:
         self.resumable = resumable and self._config.full_sync.keep_spool_h > 0
         if self.recorded:
             await self._record_end(error)
-        if not self.resumable:
-            await self._workers.run(self._spool.remove)
+        # what is kept is kept from now on, however long ago the last chunk came
+        await self._workers.run(self._spool.touch if self.resumable else self._spool.remove)
         self._reports.publish()
         self.ring.close()
 

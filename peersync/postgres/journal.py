@@ -17,7 +17,6 @@ import psycopg
 from peersync.core.names import TableName, quote_literal
 from peersync.core.undo import UndoRecord, UndoTable
 from peersync.postgres.load import TableLoad
-from peersync.postgres.merge import Merge
 from peersync.postgres.sqlfiles import queries
 
 _ROW_OVERHEAD_BYTES = 100

@@ -197,13 +197,19 @@ class Options(Message, frozen=True, kw_only=True):
     parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
 
 
-class RowHashRequest(Message, frozen=True, kw_only=True):
-    """Asks for two hashes a row of one table: of its key, and of these columns."""
+class HashedTable(Message, frozen=True, kw_only=True):
+    """Which hashes are wanted of a table: of its key, and of all these columns."""
 
-    database: Name
     table: TableRef
     columns: Annotated[tuple[Name, ...], msgspec.Meta(max_length=1700)]
     key: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
+
+
+class RowHashRequest(Message, frozen=True, kw_only=True):
+    """Asks for (place in `tables`, hash of the key, hash of all) of each row of some tables."""
+
+    database: Name
+    tables: Annotated[tuple[HashedTable, ...], msgspec.Meta(min_length=1, max_length=500)]
     session: SessionId | None = None
 
 

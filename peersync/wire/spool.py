@@ -15,7 +15,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -150,8 +150,13 @@ class Spool:
             if path.name != _JOURNAL:
                 path.unlink(missing_ok=True)
 
+    def touch(self) -> None:
+        """Says that it is in use, or was until now, though nothing was written."""
+        with suppress(FileNotFoundError):
+            os.utime(self.directory)
+
     def used_at(self) -> float:
-        """When something was written here last, in seconds of the system's clock; 0: never."""
+        """When it was written or touched last, in seconds of the system's clock; 0: never."""
         try:
             return self.directory.stat().st_mtime
         except FileNotFoundError:

@@ -2,8 +2,8 @@
 
 Three sorts: pgbench's narrow tables, three wide ones with the types that real databases
 have (uuid, jsonb, numeric, timestamptz, arrays, bytea, NULLs), and many small ones.
-Everything comes from the row's number, so every run, on every machine, moves the same bytes. It owns the making, the
-changing and the comparing of databases; it measures nothing.
+Everything comes from the row's number, so every run, on every machine, moves the same bytes.
+It owns the making, the changing and the comparing of databases; it measures nothing.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Link:
         self.port: int = self._listening.getsockname()[1]
         self._connections: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready, self._stop = threading.Event(), asyncio.Event()
+        self._ready, self._stop, self._idle = threading.Event(), asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
     @property
@@ -105,8 +105,8 @@ class Link:
         await self._stop.wait()
         server.close()
         self._reset_all()
-        while self._connections:
-            await asyncio.sleep(0.01)
+        if self._connections:
+            await self._idle.wait()
 
     def _call(self, what: Callable[[], object]) -> None:
         assert self._loop is not None, "the link is not open"
@@ -119,10 +119,13 @@ class Link:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self, reader, writer)
         self._connections.add(connection)
+        self._idle.clear()
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+            if not self._connections:
+                self._idle.set()
 
 
 class _Lane:
@@ -136,8 +139,10 @@ class _Lane:
     async def admit(self, size_bytes: int) -> float:
         """Wait for a place; the loop's time at which so many bytes come out."""
         loop = asyncio.get_running_loop()
-        while (early := self._free_at - QUEUE_S - loop.time()) > 0:
-            await asyncio.sleep(early)
+        early = self._free_at - QUEUE_S - loop.time()
+        while early > 0:
+            await asyncio.sleep(early)  # another connection may have been first
+            early = self._free_at - QUEUE_S - loop.time()
         rate = self._link.shape.bytes_s
         self._free_at = max(loop.time(), self._free_at)
         self._free_at += size_bytes / rate if rate else 0.0

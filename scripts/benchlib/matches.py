@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pgcluster import Cluster
@@ -17,7 +18,7 @@ from pgcluster import Cluster
 from benchlib import data, rivals
 from benchlib.breaks import Breaks
 from benchlib.link import WAN, Shape
-from benchlib.records import BREAKS, CHAIN, JOURNAL, PEERSYNC, PUSH, RIVALS, Match, Results
+from benchlib.records import BREAKS, CHAIN, JOURNAL, PUSH, RIVALS, Match, Results
 from benchlib.table import Table
 
 PARTS = ("whole", "rows", "memory", "resume", "growth", "tables", "wan", "undo")
@@ -67,13 +68,14 @@ def plan(
     for dataset in data.memory_pair(size):
         add("memory", dataset, FEW[:2])
     # a break needs chunks before and after it: small ones, where there is little to send
-    add("resume", main, BREAKS, shape=Shape(), chunk_mib=None if size == "full" else 1)
+    resume = replace(main, name="resume")
+    add("resume", resume, BREAKS, shape=Shape(), chunk_mib=None if size == "full" else 1)
     for dataset in data.growth(size):
         add("growth", dataset, FEW)
     add("tables", data.many_tables(size), FEW)
-    # always the small set: what a slow link makes of it takes long enough
-    add("wan", data.whole("small"), (FEW[0], FEW[2]), shape=WAN)
-    add("undo", main, JOURNAL)
+    # the small set in every size: a slow link makes enough of it
+    add("wan", replace(data.whole("small"), name="wan"), (FEW[0], FEW[2]), shape=WAN)
+    add("undo", replace(main, name="undo"), JOURNAL)
     return chosen
 
 
@@ -118,6 +120,3 @@ def _servers(major: int, work: Path) -> Iterator[tuple[Cluster, Cluster]]:
         for root in roots:
             if not (work / "keep").exists():
                 shutil.rmtree(root, ignore_errors=True)
-
-
-__all__ = ["PARTS", "PEERSYNC", "plan", "play"]

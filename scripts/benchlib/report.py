@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchlib.matches import RUN_NAMES, Match, Results, Run, Source
 from benchlib.meter import Cost
+from benchlib.records import RUN_NAMES, Match, Results, Run, Source
 
 YARDSTICKS = ("dump-psql", "pgcopydb")
 FLAT = 1.10  # the peak for ten times the rows, against the peak for one time
@@ -21,7 +21,10 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Summary:
-    """One kind of run in one match. Seconds, bytes; ratios by name of the yardstick."""
+    """One kind of run in one match. Seconds, bytes; ratios by name of the yardstick.
+
+    `told`: the median of each number that the runs told.
+    """
 
     match: Match
     name: str
@@ -34,9 +37,12 @@ class Summary:
     wal_median_bytes: float
     source_rss_bytes: int
     target_rss_bytes: int
-    wire_bytes: float | None
+    away_median_s: float
+    start_cpu_median_s: float
+    told: dict[str, float]
     wall_ratio: dict[str, float]
     cpu_ratio: dict[str, float]
+    link_ratio: dict[str, float]
 
     @property
     def mark(self) -> str:
@@ -56,8 +62,9 @@ def _summary(match: Match, name: str, runs: list[Run]) -> Summary:
     costs = _costs(runs, name)
     own = [run for run in runs if run.name == name]
     measured = [run.cost for run in own if run.cost]
-    wires = [run.told["wire_bytes"] for run in own if "wire_bytes" in run.told]
+    told = _told(_chosen(runs, name))
     yardsticks = {y: _costs(runs, y) for y in YARDSTICKS if y != name and _costs(runs, y)}
+    links = {y: _told(_chosen(runs, y)).get("link_bytes") for y in yardsticks}
     return Summary(
         match=match,
         name=name,
@@ -70,18 +77,40 @@ def _summary(match: Match, name: str, runs: list[Run]) -> Summary:
         wal_median_bytes=_median(costs, lambda c: c.wal_bytes),
         source_rss_bytes=max(cost.source_rss_bytes for cost in measured),
         target_rss_bytes=max(cost.target_rss_bytes for cost in measured),
-        wire_bytes=statistics.median(wires) if wires else None,
+        away_median_s=_median(costs, lambda c: c.away_s),
+        start_cpu_median_s=_median(costs, lambda c: c.start_cpu_s),
+        told=told,
         wall_ratio={
             y: _ratio(costs, theirs, lambda c: c.wall_s) for y, theirs in yardsticks.items()
         },
         cpu_ratio={y: _ratio(costs, theirs, lambda c: c.cpu_s) for y, theirs in yardsticks.items()},
+        link_ratio={
+            y: told["link_bytes"] / size
+            for y, size in links.items()
+            if size and "link_bytes" in told
+        },
     )
 
 
-def _costs(runs: Iterable[Run], name: str) -> list[Cost]:
+def _chosen(runs: Iterable[Run], name: str) -> list[Run]:
     """The clean runs of a name, or all of them when none was clean."""
-    costs = [run.cost for run in runs if run.name == name and run.cost]
-    return [cost for cost in costs if not cost.contaminated] or costs
+    measured = [run for run in runs if run.name == name and run.cost]
+    return [run for run in measured if run.cost and not run.cost.contaminated] or measured
+
+
+def _costs(runs: Iterable[Run], name: str) -> list[Cost]:
+    return [run.cost for run in _chosen(runs, name) if run.cost]
+
+
+def _told(runs: list[Run]) -> dict[str, float]:
+    """The medians of what runs told in numbers; seconds of a step as `restore_s`."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        steps = {f"{step}_s": value for step, value in run.told.get("step_s", {}).items()}
+        for key, value in (run.told | steps).items():
+            if isinstance(value, int | float):
+                found.setdefault(key, []).append(value)
+    return {key: statistics.median(values) for key, values in found.items()}
 
 
 def _median(costs: list[Cost], figure: Callable[[Cost], float]) -> float:
@@ -136,13 +165,13 @@ def render(results: Results) -> str:
     if checks := flatness(summaries):
         rows = [
             [
-                *(c.name, c.agent, _mb(c.small_bytes), _mb(c.big_bytes)),
+                *(c.name, c.agent, mb(c.small_bytes), mb(c.big_bytes)),
                 *(f"{c.ratio:.2f}", "yes" if c.flat else "NO"),
             ]
             for c in checks
         ]
         head = ["run", "agent", "peak MB", "peak MB, 10x rows", "ratio", f"within {FLAT - 1:.0%}"]
-        parts.append("## Memory against table size\n\n" + _table(head, rows))
+        parts.append("## Memory against table size\n\n" + table(head, rows))
     if results.failed:
         lines = [
             f"- {r.match.major}→{r.match.major} {r.match.dataset.name} {r.name}"
@@ -157,28 +186,37 @@ def _match_text(source: Source, summaries: list[Summary]) -> str:
     match = source.match
     title = (
         f"## {match.dataset.name}, PostgreSQL {source.version}: {match.dataset.rows:,} rows,"
-        f" {_mb(source.database_bytes)} MB; dump {_mb(source.dump_bytes)} MB,"
-        f" zstd -1 {_mb(source.dump_zstd_bytes)} MB"
+        f" {mb(source.database_bytes)} MB; dump {mb(source.dump_bytes)} MB,"
+        f" zstd -1 {mb(source.dump_zstd_bytes)} MB"
     )
     head = ["run", "n", "wall s", "min s", "CPU s", "WAL MB", "wire MB", "RSS A/B MB"]
     marks = {one.name: one.mark for one in summaries if one.match == match}
     beside = [yardstick for yardstick in YARDSTICKS if yardstick in marks]
     head += [f"{figure} / {yardstick}" for yardstick in beside for figure in ("wall", "CPU")]
-    rows = [_row(one, marks) for one in summaries if one.match == match]
-    return f"{title}\n\n{_table(head, rows)}" if rows else f"{title}\n\nNothing was measured."
+    ours = [one for one in summaries if one.match == match]
+    rows = [_row(one, marks) for one in ours]
+    if match.shape is not None:
+        head += ["link MB", *(f"link / {yardstick}" for yardstick in beside)]
+        rows = [row + _link_cells(one, beside) for row, one in zip(rows, ours, strict=True)]
+    return f"{title}\n\n{table(head, rows)}" if rows else f"{title}\n\nNothing was measured."
+
+
+def _link_cells(one: Summary, beside: list[str]) -> list[str]:
+    cells = [mb(one.told["link_bytes"]) if "link_bytes" in one.told else "–"]
+    return cells + [f"{one.link_ratio[y]:.2f}" if y in one.link_ratio else "–" for y in beside]
 
 
 def _row(one: Summary, marks: dict[str, str]) -> list[str]:
     count = f"{one.clean}" + (f"+{one.contaminated}~" if one.contaminated else "")
-    rss = f"{_mb(one.source_rss_bytes)} / {_mb(one.target_rss_bytes)}"
+    rss = f"{mb(one.source_rss_bytes)} / {mb(one.target_rss_bytes)}"
     cells = [
         one.name,
         count,
         f"{one.mark}{one.wall_median_s:.2f}",
         f"{one.wall_min_s:.2f}",
         f"{one.cpu_median_s:.2f}",
-        _mb(one.wal_median_bytes),
-        "–" if one.wire_bytes is None else _mb(one.wire_bytes),
+        mb(one.wal_median_bytes),
+        mb(one.told["wire_bytes"]) if "wire_bytes" in one.told else "–",
         rss if one.source_rss_bytes else "–",
     ]
     for yardstick in (y for y in YARDSTICKS if y in marks):
@@ -188,7 +226,7 @@ def _row(one: Summary, marks: dict[str, str]) -> list[str]:
     return cells
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
@@ -200,7 +238,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def _mb(size_bytes: float) -> str:
+def mb(size_bytes: float) -> str:
     return f"{size_bytes / MB:.1f}"
 
 
