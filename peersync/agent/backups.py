@@ -44,9 +44,10 @@ _RECORD_EVERY_S = 10.0
 class _Given:
     """A backup with what belongs to it here."""
 
-    def __init__(self, backup: SourceBackup, peer: Peer) -> None:
+    def __init__(self, backup: SourceBackup, peer: Peer, spool: Spool) -> None:
         self.backup = backup
         self.peer = peer
+        self.spool = spool
         self.ring = EventRing(f"{backup.request.session[:8]}{secrets.token_hex(2)}")
         self.asked_at = time.monotonic()
         self.recorded_at = time.monotonic()
@@ -154,7 +155,7 @@ class Backups:
         database = await self._databases.ready(request.database)
         spool = Spool(self._root, request.session, self._budget)
         backup = SourceBackup(request, peer.node_id, database, spool, self._config, self._node_id)
-        given = _Given(backup, peer)
+        given = _Given(backup, peer, spool)
         await self._workers.run(backup.reload)
         await self._record_begin(given)
         return self._given.setdefault(request.session, given)  # asked twice at once: the first
@@ -222,7 +223,7 @@ class Backups:
         if progress.state == State.FAILED:
             given.resting = True
             await self._stop(given)
-            await self._workers.run(given.backup.touch)
+            await self._workers.run(given.spool.touch)
             words = f"it failed on {peer.name}, and may go on from there"
             error = checked_error(report.failure, words)
             await _quietly(
@@ -234,7 +235,7 @@ class Backups:
             given.ring.close()
         elif time.monotonic() - given.recorded_at >= _RECORD_EVERY_S:
             given.recorded_at = time.monotonic()
-            await self._workers.run(given.backup.touch)
+            await self._workers.run(given.spool.touch)
             await _quietly(history.update(progress), session)
 
     async def finish(self, peer: Peer, session: str, end: FinishRequest) -> None:

@@ -272,9 +272,18 @@ class Jobs:
         if running is not None and running.session.state is State.RUNNING:
             running.session.cancelling()
             running.task.cancel()
-        elif running is None and (entry := await self.views.entry(job)) and entry.role == "source":
-            await self.pushes.cancel(entry)
+        elif running is None and (entry := await self.views.entry(job)):
+            await self._cancel_entry(entry)
         return await self.views.get(job)
+
+    async def _cancel_entry(self, entry: Entry) -> None:
+        """One that does not run here: the peer's, or one that waits to be taken up."""
+        if entry.role == "source":
+            return await self.pushes.cancel(entry)
+        await self._recovery.cancel(entry)
+        if entry.session in self._jobs:  # it was taken up meanwhile
+            await self.cancel(entry.session)
+        return None
 
     # --- after a failure, and after a restart -------------------------------------------
     async def resume(self, job: str) -> JobView:
@@ -318,6 +327,7 @@ class Jobs:
         options = msgspec.convert(entry.options, Options)
         async with database.acquire("reading its rights") as connection:
             replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
+        self._recovery.refuse_cancelled(entry.session)
         self._launch(
             entry.session,
             plan,

@@ -29,6 +29,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
     error: ErrorRecord | None
     resumable: bool = False
+    undo: str | None = None
     requested_by: str
     started_at: str
     completed_at: str | None
@@ -57,6 +58,7 @@ def view_entry(entry: Entry) -> JobView:
         seconds={step.name.value: step.seconds for step in steps},
         error=entry.error,
         resumable=entry.resumable,
+        undo=entry.undo.state if entry.undo else None,
         requested_by=entry.requested_by,
         started_at=entry.started_at,
         completed_at=entry.completed_at,

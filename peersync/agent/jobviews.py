@@ -117,6 +117,7 @@ class JobViews:
             seconds=session.seconds(),
             error=ErrorRecord.of(session.error) if session.error else None,
             resumable=session.resumable,
+            undo=session.undo,
             requested_by=running.requested_by,
             started_at=progress.started_at,
             completed_at=progress.updated_at if session.state.final else None,

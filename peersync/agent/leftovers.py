@@ -48,7 +48,7 @@ async def close(
         error.detail = "\n".join(["left behind:", *left])
     if committed:
         state = success(entry)
-    progress = msgspec.structs.replace(_progress(entry), state=state.value, waiting_for=None)
+    progress = msgspec.structs.replace(progress_of(entry), state=state.value, waiting_for=None)
     await history.finish(progress, error=None if committed else error)
 
 
@@ -57,7 +57,8 @@ def success(entry: Entry) -> State:
     return State.DONE if all(t.result == "done" for t in entry.tables) else State.PARTLY
 
 
-def _progress(entry: Entry) -> Progress:
+def progress_of(entry: Entry) -> Progress:
+    """What was recorded last, or nothing yet."""
     return entry.progress or Progress(
         session=entry.session,
         action=entry.action,

@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from peersync.agent import leftovers
 from peersync.agent.databases import Databases
 from peersync.agent.workers import Workers
@@ -59,6 +61,7 @@ class Recovery:
         self._root = spool_root
         self._workers = workers
         self._running: dict[str, asyncio.Event] = {}
+        self._cancelled: set[str] = set()
 
     async def known(self, database_name: str) -> None:
         """Raises Locked when it takes too long: whoever starts now would be in the way."""
@@ -71,6 +74,23 @@ class Recovery:
                 f"{database_name} is busy: an earlier full sync is being taken up again",
                 hint="Watch it: peersync jobs list",
             ) from None
+
+    async def cancel(self, entry: Entry) -> None:
+        """Closes as cancelled, instead of taking it up, what waits for its database."""
+        if entry.completed_at is not None or not self._is_ours(entry):
+            return
+        self._cancelled.add(entry.session)
+        progress = leftovers.progress_of(entry)
+        cancelling = msgspec.structs.replace(progress, state=State.CANCELLING.value)
+        await History(self._databases.get(entry.database)).update(cancelling)
+
+    def refuse_cancelled(self, session: str) -> None:
+        """Raises Locked for one that was cancelled on its way to be taken up."""
+        if session in self._cancelled:
+            raise Locked(f"session {session[:8]} is being cancelled")
+
+    def _is_ours(self, entry: Entry) -> bool:
+        return entry.plan is None or entry.plan.get("target") == self._config.node.name
 
     async def run(self, database_name: str) -> None:
         """Takes up what was running when the last agent died, as soon as the database answers.
@@ -99,7 +119,7 @@ class Recovery:
         for entry in await History(database).unfinished("target"):
             if self._jobs.runs(entry.session):
                 continue
-            if entry.plan is not None and entry.plan.get("target") != self._config.node.name:
+            if not self._is_ours(entry):
                 continue  # another node's; who starts a sync here takes over from it
             await refuse_if_held(database, LEASE)
             if (refusal := self._why_not(entry)) is not None:
@@ -109,7 +129,7 @@ class Recovery:
                 await self._jobs.take_up(database, entry)
 
     def _why_not(self, entry: Entry) -> tuple[State, PeersyncError] | None:
-        if entry.state == State.CANCELLING:
+        if entry.state == State.CANCELLING or entry.session in self._cancelled:
             return State.CANCELLED, Cancelled("cancelled; nothing was changed")
         reason = None
         if self._book.find(entry.peer_id) is None or entry.plan is None:

@@ -101,6 +101,7 @@ class TargetSession:
         self._leaving = False
         self._reason: PeersyncError | None = None
         self.resumable = False
+        self.undo: str | None = None  # whether what it changed can be put back
         self.recorded = True  # False: the database could not be told how it ended
         self._reports = Reports(
             session, self.progress, ring=ring, history=self._history, client=client
@@ -167,6 +168,12 @@ class TargetSession:
         await self._reports.end(
             self.error, self.results, resumable=self.resumable, patience=self._backoff()
         )
+
+    @property
+    def _unchanged(self) -> str:
+        if self.options.per_table:
+            return "the tables that were done by then stay as they are now"
+        return "nothing was changed"
 
     def _success(self) -> State:
         return (
@@ -290,7 +297,7 @@ class TargetSession:
         if isinstance(cause, asyncio.CancelledError):
             if self._leaving:
                 return self.ring.close()
-            cause = self._reason or Cancelled("cancelled; nothing was changed")
+            cause = self._reason or Cancelled(f"cancelled; {self._unchanged}")
             if isinstance(cause, Cancelled):
                 self._record.become(State.CANCELLING)
                 await self._reports.record()  # a crash from here on must not take it up again
@@ -311,7 +318,7 @@ class TargetSession:
         elif not isinstance(cause, PeersyncError):
             log.error("session %s: internal error", self.session, exc_info=cause)
             cause = PeersyncError(
-                f"internal error in session {self.session[:8]}: nothing was changed",
+                f"internal error in session {self.session[:8]}: {self._unchanged}",
                 hint="The agent's log has the details under this id.",
             )
         return await self._end(State.FAILED, cause)
@@ -376,6 +383,10 @@ class TargetSession:
                 self.progress(), error=error, resumable=self.resumable
             )
             self.resumable = self.resumable and closed
+            entry = await self._history.get(self.session)
+            if entry is not None:  # of one transaction a table, some may have committed
+                self.undo = entry.undo.state if entry.undo else None
+                self.results = self.results or entry.tables
         except PeersyncError as exc:
             log.warning("session %s: its end could not be recorded: %s", self.session, exc)
             self.recorded = False

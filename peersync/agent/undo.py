@@ -125,7 +125,7 @@ class Undo:
 
 def _record(entry: Entry) -> UndoRecord:
     """What the session's record says. Raises BadRequest where that is not enough."""
-    if entry.committed_at is None:
+    if entry.committed_at is None and entry.undo is None:
         raise BadRequest(f"job {entry.session[:8]} changed nothing", hint="It did not commit.")
     if entry.undo is None:
         raise BadRequest(

@@ -201,6 +201,7 @@ def result(view: JobView) -> dict[str, Any]:
         "elapsed_s": elapsed_s(view),
         "started_at": view.started_at,
         "completed_at": view.completed_at,
+        "undo": view.undo,
         "error": view.error,
     }
 
@@ -244,6 +245,10 @@ def print_result(ctx: Context, view: JobView) -> None:
                     print_err(f"{clean(table.schema)}.{clean(table.name)}: {indented(words)}")
     if view.progress is not None and view.state in ("done", "partly"):
         print_out(_cost(view, view.progress))
+    if view.undo == "kept":
+        print_err(f"put it back as it was: peersync undo {view.id[:8]}")
+    elif view.undo == "too_large":
+        print_err("it can't be undone: it changed more than full_sync.undo_max_mib")
 
 
 def _print_changed(ctx: Context, view: JobView, tables: list[TableResult]) -> None:

@@ -80,7 +80,7 @@ class Breaks:
         before = link.bytes_passed
         with Meter(self._table.source, self._table.target, pair.pids) as meter:
             account = pair.watch(pair.begin()).result()
-        record(meter.cost, facts(account) | {"link_bytes": link.bytes_passed - before})
+        record(meter.cost, facts(account) | self._told(link, before))
 
     def _broken(self, pair: Pair, record: Record) -> None:
         link = _link(pair)
@@ -106,8 +106,10 @@ class Breaks:
                 account = watch.result()
             finally:
                 end(watch.process)
-        told = facts(account) | {"link_bytes": link.bytes_passed - before, "breaks": COUNT}
-        record(meter.cost, told)
+        record(meter.cost, facts(account) | self._told(link, before) | {"breaks": COUNT})
+
+    def _told(self, link: Link, before: int) -> dict[str, float | None]:
+        return {"link_bytes": link.bytes_passed - before, "link_bytes_s": self._slow.bytes_s}
 
     def _until(self, moment: str, come: Callable[[], bool], watch: Watch | None = None) -> None:
         deadline = time.monotonic() + self._patience_s

@@ -6,7 +6,7 @@ the table and in the JSON, and changes no exit code: these are measurements, not
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchlib.records import BREAKS, JOURNAL, Match
@@ -22,15 +22,29 @@ CHUNK_MIB = 4  # peersync's own, where a match does not say
 
 @dataclass(frozen=True)
 class Growth:
-    """One run at one size. Seconds; ratios are None at the smallest size."""
+    """One run at one size. Seconds; ratios are None at the smallest size.
+
+    A ratio is the cost per row against that of the cheapest smaller size. The cost per further
+    row (than at the next smaller size) leaves out what a command costs at any size.
+    """
 
     name: str
     rows: int
     mark: str
-    wall_s_per_row: float
-    cpu_s_per_row: float
-    wall_ratio: float | None
-    cpu_ratio: float | None
+    wall_s: float
+    cpu_s: float
+    wall_ratio: float | None = None
+    cpu_ratio: float | None = None
+    wall_s_per_further_row: float | None = None
+    cpu_s_per_further_row: float | None = None
+
+    @property
+    def wall_s_per_row(self) -> float:
+        return self.wall_s / self.rows
+
+    @property
+    def cpu_s_per_row(self) -> float:
+        return self.cpu_s / self.rows
 
     @property
     def within(self) -> bool:
@@ -103,20 +117,29 @@ def _pairs(summaries: list[Summary], names: tuple[str, ...]) -> list[tuple[Summa
 
 def _growth(summaries: list[Summary]) -> list[Growth]:
     found: list[Growth] = []
-    for one in sorted(summaries, key=lambda s: s.match.dataset.rows):
-        rows = one.match.dataset.rows
-        wall, cpu = one.wall_median_s / rows, one.cpu_median_s / rows
-        smaller = [g for g in found if g.name == one.name]
-        least_wall = min((g.wall_s_per_row for g in smaller), default=None)
-        least_cpu = min((g.cpu_s_per_row for g in smaller), default=None)
-        ratios = _over(wall, least_wall), _over(cpu, least_cpu)
-        found.append(Growth(one.name, rows, one.mark, wall, cpu, *ratios))
-    names = dict.fromkeys(one.name for one in summaries)
-    return [g for name in names for g in found if g.name == name]
+    for name in dict.fromkeys(one.name for one in summaries):
+        sizes: list[Growth] = []
+        for one in sorted(summaries, key=lambda s: s.match.dataset.rows):
+            if one.name == name:
+                figures = one.match.dataset.rows, one.mark, one.wall_median_s, one.cpu_median_s
+                sizes.append(_beside(Growth(name, *figures), sizes))
+        found += sizes
+    return found
 
 
-def _over(figure: float, least: float | None) -> float | None:
-    return figure / max(least, 1e-12) if least is not None else None
+def _beside(one: Growth, smaller: list[Growth]) -> Growth:
+    """With its ratios to the smaller sizes."""
+    if not smaller:
+        return one
+    last = smaller[-1]
+    further = one.rows - last.rows
+    return replace(
+        one,
+        wall_ratio=one.wall_s_per_row / max(min(s.wall_s_per_row for s in smaller), 1e-12),
+        cpu_ratio=one.cpu_s_per_row / max(min(s.cpu_s_per_row for s in smaller), 1e-12),
+        wall_s_per_further_row=(one.wall_s - last.wall_s) / further,
+        cpu_s_per_further_row=(one.cpu_s - last.cpu_s) / further,
+    )
 
 
 def _breaks(whole: Summary, broken: Summary) -> list[Extra]:
@@ -155,17 +178,17 @@ def render(found: Findings) -> str:
 
 def _growth_text(growth: list[Growth]) -> str:
     head = ["run", "rows", "wall µs/row", "CPU µs/row", "wall ratio", "CPU ratio"]
+    head += [f"within {GROWTH_GOAL}x", "wall µs/further row", "CPU µs/further row"]
     rows = [
         [
-            *(g.name, f"{g.rows:,}"),
-            *(f"{g.mark}{1e6 * cost:.2f}" for cost in (g.wall_s_per_row, g.cpu_s_per_row)),
+            *(g.name, f"{g.rows:,}", g.mark + _us(g.wall_s_per_row), g.mark + _us(g.cpu_s_per_row)),
             *("–" if r is None else f"{g.mark}{r:.2f}" for r in (g.wall_ratio, g.cpu_ratio)),
-            _yes(g.within),
+            *(_yes(g.within), _us(g.wall_s_per_further_row), _us(g.cpu_s_per_further_row)),
         ]
         for g in growth
     ]
     title = "## Cost per row, against the cheapest smaller size\n\n"
-    return title + table([*head, f"within {GROWTH_GOAL}x"], rows) if rows else ""
+    return title + table(head, rows) if rows else ""
 
 
 def _breaks_text(found: Findings) -> str:
@@ -203,6 +226,10 @@ def _extra_table(extras: list[Extra], without: str, with_it: str) -> str:
         for e in extras
     ]
     return table(["figure", without, with_it, "more", f"within {extras[0].goal:.0%}"], rows)
+
+
+def _us(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{1e6 * seconds:.2f}"
 
 
 def _yes(within: bool) -> str:

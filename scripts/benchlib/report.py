@@ -189,6 +189,10 @@ def _match_text(source: Source, summaries: list[Summary]) -> str:
         f" {mb(source.database_bytes)} MB; dump {mb(source.dump_bytes)} MB,"
         f" zstd -1 {mb(source.dump_zstd_bytes)} MB"
     )
+    if match.shape is not None and match.shape.bytes_s:
+        title += (
+            f"; {match.shape.bytes_s * 8 / MB:.0f} Mbit/s, {2e3 * match.shape.one_way_s:.0f} ms"
+        )
     head = ["run", "n", "wall s", "min s", "CPU s", "WAL MB", "wire MB", "RSS A/B MB"]
     marks = {one.name: one.mark for one in summaries if one.match == match}
     beside = [yardstick for yardstick in YARDSTICKS if yardstick in marks]
@@ -247,7 +251,7 @@ def document(results: Results, about: dict[str, Any]) -> dict[str, Any]:
     """Every figure, as docs/benchmarks.md describes it; `about` comes first."""
     summaries = summarize(results)
     return {
-        "format": 1,
+        "format": 2,
         **about,
         "sources": [_named(s.match) | _figures(s) for s in results.sources],
         "runs": [
