@@ -1,7 +1,8 @@
 """Sweeps what ended sessions and vanished peers left: spools, open records, old undo journals.
 
 Runs at the start and every hour. What belongs to a session that runs, rests or will be
-taken up again is not touched before `keep_spool_h` have passed since it was last used.
+taken up again is not touched before `keep_spool_h` have passed since it was last used. A source
+that was away when a session ended, and its target restarted meanwhile, is told of it here.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from peersync.wire.spool import Spool, sessions
 log = logging.getLogger("peersync.janitor")
 
 EVERY_S = 3600.0
-LOOK_EVERY_S = 60.0  # for backups that nobody has asked about
+LOOK_EVERY_S = 60.0  # for backups that nobody has asked about, and sources that were away
+_ENDED = 50  # so many of the newest sessions of a database
+_TELL_S = 10.0
 
 
 class Janitor:
@@ -54,10 +57,17 @@ class Janitor:
         self._undo = undo
         self._workers = workers
         self._given, self._taken = given, taken
+        self._untold: dict[str, Entry] = {}
+        self._told: set[str] = set()
 
     @property
     def _keep_s(self) -> float:
         return self._config.full_sync.keep_spool_h * 3600
+
+    @property
+    def _open_s(self) -> float:
+        """How long a target may be silent that did not say how its session ended."""
+        return max(self._keep_s, self._config.network.retry_for_s)
 
     async def run(self) -> None:
         swept: float | None = None
@@ -71,6 +81,7 @@ class Janitor:
                     await self.sweep()
                 except PeersyncError as exc:
                     log.warning("%s; trying again later", exc)
+            await self._tell_ends()
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def sweep(self) -> None:
@@ -81,12 +92,13 @@ class Janitor:
             ):
                 await self._close_source(History(database), entry)
         await self._undo.expire()
+        await self._find_ended()
         await self._sweep_spools(self._given, self._is_given)
         await self._sweep_spools(self._taken, self._is_taken)
 
     async def _close_source(self, history: History, entry: Entry) -> None:
         """A record whose target never came back, or whose end could not be recorded."""
-        if entry.session in self._backups or _age_s(entry.updated_at) < self._keep_s:
+        if entry.session in self._backups or _age_s(entry.updated_at) < self._open_s:
             return
         progress = entry.progress or Progress(
             session=entry.session,
@@ -99,6 +111,33 @@ class Janitor:
         error = PeersyncError(f"{entry.peer} never came back for it")
         await history.finish(msgspec.structs.replace(progress, state="failed"), error=error)
         log.warning("backup %s: %s", entry.session, error)
+
+    async def _find_ended(self) -> None:
+        """The sessions of this node that ended for good, and whose source may not know it."""
+        name = self._config.node.name
+        self._untold = {
+            entry.session: entry
+            for database in self._databases
+            for entry in await History(database).newest(_ENDED)
+            if entry.role == "target" and entry.completed_at and not entry.resumable
+            if entry.plan is not None and entry.plan.get("target") == name
+            if entry.session not in self._told and _age_s(entry.completed_at) < self._open_s
+        }
+
+    async def _tell_ends(self) -> None:
+        away: set[str] = set()
+        for session, entry in list(self._untold.items()):
+            if entry.peer_id in away:
+                continue
+            try:
+                async with asyncio.timeout(_TELL_S):
+                    await self._jobs.tell_end(entry)
+            except (PeersyncError, TimeoutError) as exc:
+                if not isinstance(exc, PeersyncError) or exc.retryable:
+                    away.add(entry.peer_id)
+                    continue
+            del self._untold[session]
+            self._told.add(session)
 
     async def _sweep_spools(
         self, root: Path, wanted: Callable[[str, bool], Awaitable[bool]]
@@ -115,6 +154,8 @@ class Janitor:
         if session in self._backups:
             return True
         entry = await self._find(session)
+        if entry is not None and entry.completed_at is None:
+            return True  # its target will come: `_close_source` has closed the others
         ended = entry is not None and entry.state in ("done", "partly", "cancelled")
         return not ended and not old
 

@@ -44,7 +44,7 @@ from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.sse import EventRing
-from peersync.wire.messages import Options
+from peersync.wire.messages import FinishRequest, Ok, Options
 from peersync.wire.spool import Budget, Spool
 
 __all__ = ["JobView", "Jobs", "Started", "view_entry"]
@@ -312,6 +312,21 @@ class Jobs:
 
     async def recover(self, database_name: str) -> None:
         await self._recovery.run(database_name)
+
+    async def tell_end(self, entry: Entry) -> None:
+        """Tells the source how a session ended that it gave rows to. Harmless to repeat."""
+        peer = self._book.find(entry.peer_id)
+        if peer is None or entry.progress is None:
+            return
+        end = FinishRequest(
+            state=entry.state,  # type: ignore[arg-type]
+            progress=entry.progress,
+            error=entry.error.message if entry.error else None,
+            failure=entry.error,
+            tables=tuple(entry.tables),
+        )
+        path = f"/api/sync/backups/{entry.session}/finish"
+        await self._client_for(peer).call("POST", path, end, Ok)
 
     def runs(self, session: str) -> bool:
         """Whether it runs here, or has ended here as its record says."""

@@ -197,7 +197,8 @@ def report(ctx: Context, view: JobView | None, mode: str) -> int:
         if not ctx.quiet:
             print_result(ctx, view)
         if view.state == "cancelled":
-            print_err("Cancelled. Nothing was changed.")
+            said = view.error.message if view.error else "cancelled"
+            print_err(f"{said[:1].upper()}{said[1:]}.")
     if error is not None:
         click.echo(as_text(error), err=True, color=None if ctx.color else False)
     return exit_code(view)
