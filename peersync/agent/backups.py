@@ -138,6 +138,7 @@ class Backups:
         given.asked_at = time.monotonic()
         if given.resting:
             given.resting = False
+            await self._workers.run(given.spool.wake)
             given.backup.progress = None  # that was how the last attempt ended
             given.ring = EventRing(f"{given.session[:8]}{secrets.token_hex(2)}")
             await self._record_begin(given)
@@ -156,6 +157,7 @@ class Backups:
         spool = Spool(self._root, request.session, self._budget)
         backup = SourceBackup(request, peer.node_id, database, spool, self._config, self._node_id)
         given = _Given(backup, peer, spool)
+        await self._workers.run(spool.wake)
         await self._workers.run(backup.reload)
         await self._record_begin(given)
         return self._given.setdefault(request.session, given)  # asked twice at once: the first
@@ -223,7 +225,7 @@ class Backups:
         if progress.state == State.FAILED:
             given.resting = True
             await self._stop(given)
-            await self._workers.run(given.spool.touch)
+            await self._workers.run(given.spool.rest)
             words = f"it failed on {peer.name}, and may go on from there"
             error = checked_error(report.failure, words)
             await _quietly(

@@ -20,7 +20,7 @@ from peersync.agent.plan import Plan
 from peersync.agent.stream import PartStream
 from peersync.agent.workers import Workers
 from peersync.config.model import FullSync
-from peersync.core.errors import SchemaMismatch
+from peersync.core.errors import ProtocolError, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.progress import Step
 from peersync.core.results import TableResult
@@ -63,7 +63,8 @@ class Loader:
         self._stop = Stop()
         self._loading: Loading | None = None
         self._definitions = schema.Definitions(
-            partial=any(t.action != "create" for t in plan.tables)
+            partial=any(t.action != "create" for t in plan.tables),
+            left_out=frozenset(t.table for t in plan.blocked),
         )
         self._post = schema.PostData({}, [])
         self._indexes: deque[Statement] = deque()
@@ -135,7 +136,17 @@ class Loader:
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.parallel):
                 group.create_task(work(), name=f"load-{number}")
+        self._refuse_what_nobody_asked_for()
         self._record.end(Step.CONVERT, self._now())
+
+    def _refuse_what_nobody_asked_for(self) -> None:
+        assert self._loading is not None
+        if self._loading.ignored:
+            names = ", ".join(sorted(map(str, self._loading.ignored)))
+            raise ProtocolError(
+                f"the source sent rows of tables that nobody asked for: {names}",
+                hint="Nothing was changed. Both agents should have the same version.",
+            )
 
     def _loading_of(self, stream: PartStream) -> _Job:
         return lambda: self._interrupt(stream), lambda: self._load_part(stream)
@@ -278,7 +289,9 @@ class Loader:
             with self._connect("restore", "restoring") as connection:
                 return commit_session(connection, loading, final)
 
-        return await self._workers.pump(self._stop.set, work)
+        results = await self._workers.pump(self._stop.set, work)
+        self._record.notes = tuple(self._definitions.notes)
+        return results
 
     def _table_restored(self, load: TableLoad) -> None:
         if not load.created:

@@ -7,10 +7,12 @@ the reason and what would help.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 
+from peersync.agent.fit import compare_column, compare_place, compare_types, missing_sequences
 from peersync.agent.methods import BY_COPY, NO_DEFINITIONS, choose_method
 from peersync.core.errors import Denied, PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName, quote_ident
@@ -77,11 +79,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     mirror: bool = False
+    large_objects_here: int = 0
 
     @property
     def overwrites(self) -> bool:
-        """Whether rows that are here now may get other values."""
-        return any(t.action in ("upsert", "insert") and t.rows_here != 0 for t in self.tables)
+        """Whether rows or large objects that are here now may get other values."""
+        rows = any(t.action in ("upsert", "insert") and t.rows_here != 0 for t in self.tables)
+        return rows or bool(self.large_objects and self.large_objects_here)
 
     @property
     def blocked(self) -> tuple[TablePlan, ...]:
@@ -104,8 +108,12 @@ def make_plan(
     expected_s: float | None = None,
     method: str = "auto",
     mirror: bool = False,
+    taken: Mapping[TableName, str] | None = None,
 ) -> Plan:
-    """Raises Denied, SchemaMismatch or ToolMissing where nothing at all could be synced."""
+    """`taken`: what is here under a name and is no table that rows can be brought into, in words.
+
+    Raises Denied, SchemaMismatch or ToolMissing where nothing at all could be synced.
+    """
     if source.encoding != target.server.encoding and "SQL_ASCII" in (
         source.encoding,
         target.server.encoding,
@@ -125,9 +133,13 @@ def make_plan(
     scope: SchemaScope = "none"
     if missing and may_bring_schema and how == "backup":
         scope = "all"  # also when some are here: those that miss may need types, parents …
+    fitting = _Fitting(source, target, taken or {})
     tables = tuple(
-        _plan_table(
-            t, here.get(_name(t)), source_name, may_bring_schema, replica_role, no_definitions
+        fitting.fitted(
+            t,
+            _plan_table(
+                t, here.get(_name(t)), source_name, may_bring_schema, replica_role, no_definitions
+            ),
         )
         for t in source.tables
     )
@@ -150,7 +162,7 @@ def make_plan(
         schema_scope=scope,
         tables=tables,
         only_here=tuple(str(n) for n in sorted(set(here) - {_name(t) for t in source.tables})),
-        not_copied=source.skipped,
+        not_copied=(*source.skipped, *_sequences_left(source, target, scope, tables)),
         size_bytes=size,
         rows=sum(r for r in rows if r is not None) if None not in rows else None,
         large_objects=source.large_objects,
@@ -158,9 +170,68 @@ def make_plan(
         needed_bytes=size // 3 + staged,
         expected_s=expected_s,
         warnings=_warnings(source, target, replica_role, tables),
-        notes=_notes(tables, mirror=mirror),
+        notes=_notes(tables, source.large_objects, target.server.large_objects, mirror=mirror),
         mirror=mirror,
+        large_objects_here=target.server.large_objects,
     )
+
+
+def _sequences_left(
+    source: Catalogue, target: DatabaseCatalog, scope: SchemaScope, tables: tuple[TablePlan, ...]
+) -> list[tuple[str, str]]:
+    if scope == "all":
+        return []  # they come
+    filled = (t.table for t in tables if t.action in ("upsert", "insert"))
+    return missing_sequences(source, target, filled)
+
+
+class _Fitting:
+    """Blocks or warns where names mean something else here."""
+
+    def __init__(
+        self, source: Catalogue, target: DatabaseCatalog, taken: Mapping[TableName, str]
+    ) -> None:
+        self._there = {t.name: t for t in source.types}
+        self._target = target
+        self._taken = taken
+
+    def fitted(self, source: TableInfo, plan: TablePlan) -> TablePlan:
+        if plan.action == "blocked":
+            return plan
+        here = self._target.tables.get(plan.table)
+        own = {c.name: c.type for c in here.columns} if here else {}
+        brought = [
+            c
+            for c in source.columns
+            if not c.generated and (here is None or own.get(c.name) == c.type)
+        ]
+        reason, warnings = compare_types(
+            brought, self._there, self._target.types, created=here is None
+        )
+        if here is None:
+            reason = self._name_taken(source) or reason
+        elif source.bound is not None or here.bound:
+            place = compare_place(source, here)
+            warnings += [place] if place else []
+        if reason:
+            return msgspec.structs.replace(plan, action="blocked", reason=reason, warnings=())
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, *warnings))
+
+    def _name_taken(self, source: TableInfo) -> str | None:
+        """Why a table that is not here can't be created under its name, or at its place."""
+        name = _name(source)
+        if name in self._taken:
+            return (
+                f"{name} is {self._taken[name]} here and a table with rows there: rename or drop "
+                "what is here"
+            )
+        parent = source.parent and TableName(source.parent.schema, source.parent.name)
+        if parent and parent in self._target.tables:
+            return (
+                f"it is a partition of {parent} there, which is an ordinary table here: rename or "
+                "drop what is here"
+            )
+        return None
 
 
 def _name(table: TableInfo) -> TableName:
@@ -249,8 +320,9 @@ def _blocked_by(source: TableInfo, here: Table) -> str | None:
                 f"column {own.name} here is NOT NULL, has no default, and the source does not "
                 f"have it: ALTER TABLE {table} ALTER COLUMN {quote_ident(own.name)} SET DEFAULT …;"
             )
-    if not (here.may_select and here.may_insert and here.may_update):
-        return f"{_RIGHTS_MISSING}: GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO …;"
+    held = {"SELECT": here.may_select, "INSERT": here.may_insert, "UPDATE": here.may_update}
+    if missing := [right for right, may in held.items() if not may]:
+        return f"{_RIGHTS_MISSING}: GRANT {', '.join(missing)} ON {table} TO …;"
     return None
 
 
@@ -269,10 +341,7 @@ def _table_warnings(
     found = []
     if not keyed:
         found.append("no key: whole rows are compared, and rows that are only here stay")
-    for column in source.columns:
-        own = here.column(column.name)
-        if own is not None and own.type != column.type:
-            found.append(f"column {column.name} is {column.type} there and {own.type} here")
+    found += filter(None, (compare_column(c, here.column(c.name)) for c in source.columns))
     if not replica_role and here.has_triggers:
         found.append("its triggers will fire")
     if not replica_role and here.has_rules:
@@ -305,12 +374,18 @@ def _warnings(
     return tuple(found)
 
 
-def _notes(tables: tuple[TablePlan, ...], *, mirror: bool) -> tuple[str, ...]:
-    """What happens to rows that are here, in words."""
+def _notes(
+    tables: tuple[TablePlan, ...], objects: int, objects_here: int, *, mirror: bool
+) -> tuple[str, ...]:
+    """What happens to rows and large objects that are here, in words."""
+    large = []
+    if objects and objects_here:
+        large.append("large objects here that have the oid of one of the source's are overwritten")
     if not any(t.action in ("upsert", "insert") for t in tables):
-        return ("tables are created and filled; nothing that is here is touched",)
+        nothing = "no row" if large else "nothing"
+        return (f"tables are created and filled; {nothing} that is here is touched", *large)
     only_here = "are DELETED" if mirror else "are kept, nothing is deleted"
-    notes = [f"rows here that differ are overwritten, rows only here {only_here}"]
+    notes = [f"rows here that differ are overwritten, rows only here {only_here}", *large]
     if mirror and any(t.filtered for t in tables):
         notes.append("of tables that the source filters, rows only here are kept all the same")
     if any(t.action == "create" for t in tables):

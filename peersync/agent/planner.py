@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,7 +16,7 @@ from peersync.agent.workers import Workers
 from peersync.core.errors import BadRequest, PeersyncError, ToolMissing
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
-from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catalog
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
 from peersync.postgres.pool import Database
@@ -25,7 +25,16 @@ from peersync.postgres.schema import RELATIONS
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer
-from peersync.wire.messages import Catalogue, ColumnInfo, DescribeRequest, Options, TableInfo
+from peersync.wire.messages import (
+    Catalogue,
+    ColumnInfo,
+    DescribeRequest,
+    Options,
+    SequenceInfo,
+    TableInfo,
+    TableRef,
+    TypeInfo,
+)
 from peersync.wire.spool import free_bytes
 
 _HISTORY_LOOKED_AT = 20
@@ -60,6 +69,7 @@ async def describe(
     described = marked(_table_infos(catalog, shapes), closed)
     infos = [t for t in described if TableName(t.schema, t.name) not in no_place]
     tables = tuple(t for t in infos if patterns.match(TableName(t.schema, t.name)))
+    sequences = tuple(_sequence(s) for s in catalog.sequences if patterns.match(s.name))
     skipped = (
         *((str(name), _HASHED_BY_ENUM) for name in sorted(no_place)),
         *_skipped(infos, tables, name),
@@ -75,7 +85,18 @@ async def describe(
         sequences=catalog.server.sequences,
         large_objects=catalog.server.large_objects,
         size_bytes=catalog.server.size_bytes,
+        types=tuple(
+            TypeInfo(name=name, kind=t.kind, parts=t.parts, uses=t.uses)
+            for name, t in catalog.types.items()
+        ),
+        sequence_list=sequences,
     )
+
+
+def _sequence(sequence: OwnedSequence) -> SequenceInfo:
+    name, table = sequence.name, sequence.table
+    owner = TableRef(schema=table.schema, name=table.name) if table else None
+    return SequenceInfo(schema=name.schema, name=name.name, table=owner, column=sequence.column)
 
 
 def _skipped(
@@ -101,6 +122,7 @@ def _table_infos(catalog: DatabaseCatalog, shapes: Shapes) -> list[TableInfo]:
                     not_null=c.not_null,
                     generated=c.generated,
                     identity=c.identity,  # type: ignore[arg-type]  # the query gives these three
+                    expression=c.expression,
                 )
                 for c in shape.columns
             ),
@@ -110,6 +132,8 @@ def _table_infos(catalog: DatabaseCatalog, shapes: Shapes) -> list[TableInfo]:
             filtered=shape.where is not None,
             columns_filtered=shape.leaves_out_columns,
             must_exist=shape.must_exist,
+            parent=table.parent and TableRef(schema=table.parent.schema, name=table.parent.name),
+            bound=table.bound,
         )
         for table, shape in ((t, shapes.get(t.name) or whole(t)) for t in catalog.tables.values())
     ]
@@ -139,11 +163,20 @@ async def plan_pull(
     kept = tuple(t for t in source.tables if patterns.match(TableName(t.schema, t.name)))
     skipped = (*source.skipped, *_skipped(source.tables, kept, node_name))
     kept = _selected(kept, options, peer.name)
-    source = msgspec.structs.replace(source, tables=kept, skipped=skipped)
+    chosen = bool(options.tables or options.exclude_tables)
+    sequences = tuple(
+        s
+        for s in source.sequence_list
+        if patterns.match(TableName(s.schema, s.name)) and (s.table or not chosen)
+    )
+    source = msgspec.structs.replace(
+        source, tables=kept, skipped=skipped, sequence_list=sequences
+    )
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
         relations = await connection.fetch(queries("created")["relations"])
+    kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
     plan = make_plan(
         source,
         catalog,
@@ -155,9 +188,9 @@ async def plan_pull(
         free_bytes=await workers.run(free_bytes, spool),
         method=options.method,
         mirror=options.mirror,
+        taken={n: RELATIONS.get(k, "something else") for n, k in kinds.items()},
     )
-    kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
-    plan = with_refused(_with_surroundings(plan, catalog, kinds), source, peer.name)
+    plan = with_refused(_with_surroundings(plan, catalog), source, peer.name)
     expected_s = await _expected_seconds(database, peer, plan.size_bytes)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):
         plan = msgspec.structs.replace(plan, schema_scope="tables")  # nothing beside what is asked
@@ -186,14 +219,8 @@ def _selected(
     return tuple(t for t in tables if chosen.match(TableName(t.schema, t.name)))
 
 
-def _with_surroundings(plan: Plan, here: DatabaseCatalog, kinds: Mapping[TableName, str]) -> Plan:
-    """Adds what the tables do not tell: names taken here, stale views, large objects."""
-    taken = tuple(
-        f"{t.table} is {RELATIONS.get(kinds[t.table], 'something else')} here and a table with "
-        "rows there: the sync will be refused, unless it leaves the table out"
-        for t in plan.tables
-        if t.action == "create" and t.table in kinds
-    )
+def _with_surroundings(plan: Plan, here: DatabaseCatalog) -> Plan:
+    """Adds what the tables do not tell: stale views, large objects."""
     own = here.server.large_objects
     objects = (
         f"there are {own} large objects here: one with the oid of one of the source's "
@@ -212,7 +239,7 @@ def _with_surroundings(plan: Plan, here: DatabaseCatalog, kinds: Mapping[TableNa
     ]
     return msgspec.structs.replace(
         plan,
-        warnings=(*plan.warnings, *taken, *(objects if own and plan.large_objects else ())),
+        warnings=(*plan.warnings, *(objects if own and plan.large_objects else ())),
         not_copied=(*theirs, *refresh),
     )
 

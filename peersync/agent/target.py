@@ -372,7 +372,7 @@ class TargetSession:
         if self.recorded:
             await self._record_end(error)
         # what is kept is kept from now on, however long ago the last chunk came
-        await self._workers.run(self._spool.touch if self.resumable else self._spool.remove)
+        await self._workers.run(self._spool.rest if self.resumable else self._spool.remove)
         self._reports.publish()
         self.ring.close()
 

@@ -95,6 +95,7 @@ class SessionRecord:
         self.rows_estimated: int | None = None
         self.waiting_for: str | None = None
         self.message: str | None = None
+        self.notes: tuple[str, ...] = ()
         self.started_at = ""
         self._ended_at: str | None = None
         self._steps = {step: _StepRecord() for step in STEPS}
@@ -203,6 +204,7 @@ class SessionRecord:
             started_at=self.started_at,
             updated_at=updated_at,
             elapsed_s=seconds_between(self.started_at, updated_at),
+            notes=self.notes,
         )
 
     def _total(self, step: Step) -> int | None:

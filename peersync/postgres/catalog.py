@@ -6,7 +6,8 @@ transaction the caller has open, so that a plan and a dump can share one view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from peersync.core.names import TableName
@@ -29,6 +30,28 @@ class Column:
     generated: bool
     identity: str  # "", "always", "by default"
     has_default: bool
+    expression: str | None = None  # a digest of what a generated column is made of
+
+
+@dataclass(frozen=True)
+class UserType:
+    """A composite type, domain, enum or range: fields, labels, or what it is based on.
+
+    `uses` are the types that it is made of, named as a column's type is.
+    """
+
+    kind: str
+    parts: tuple[str, ...]
+    uses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OwnedSequence:
+    """A sequence, and the column that owns it: a serial, an identity."""
+
+    name: TableName
+    table: TableName | None
+    column: str | None
 
 
 @dataclass(frozen=True)
@@ -59,6 +82,8 @@ class Table:
     keys: tuple[Key, ...]
     checked_late: bool = True  # has unique keys or exclusion constraints that are deferrable
     fires_always: tuple[str, ...] = ()  # triggers and rules that the replica role wakes too
+    parent: TableName | None = None  # of a partition
+    bound: str | None = None  # FOR VALUES … OF parent BY …, and so on up to the root
 
     def fires(self, *, replica_role: bool) -> bool:
         """Whether triggers or rules may change what is written into it."""
@@ -89,6 +114,8 @@ class DatabaseCatalog:
     server: Server
     tables: dict[TableName, Table]
     not_copied: tuple[tuple[str, str], ...]  # (object, reason)
+    types: Mapping[str, UserType] = field(default_factory=dict)  # by format_type()
+    sequences: tuple[OwnedSequence, ...] = ()
 
 
 async def read_server(connection: Fetches) -> Server:
@@ -118,6 +145,7 @@ async def read_catalog(connection: Fetches) -> DatabaseCatalog:
                 generated=row["generated"],
                 identity=row["identity"],
                 has_default=row["has_default"],
+                expression=row["expression"],
             )
         )
     keys: dict[int, list[Key]] = {}
@@ -131,7 +159,17 @@ async def read_catalog(connection: Fetches) -> DatabaseCatalog:
         not_copied=tuple(
             (row["object"], row["reason"]) for row in await connection.fetch(sql["not_copied"])
         ),
+        types={
+            row["name"]: UserType(row["kind"], tuple(row["parts"]), tuple(row["uses"]))
+            for row in await connection.fetch(sql["types"])
+        },
+        sequences=tuple(_sequence(row) for row in await connection.fetch(sql["sequences"])),
     )
+
+
+def _sequence(row: Any) -> OwnedSequence:
+    owner = row["owner_name"] and TableName(row["owner_schema"], row["owner_name"])
+    return OwnedSequence(TableName(row["schema"], row["name"]), owner, row["owner_column"])
 
 
 def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]]) -> Table:
@@ -151,4 +189,6 @@ def _table(row: Any, columns: dict[int, list[Column]], keys: dict[int, list[Key]
         keys=tuple(keys.get(row["oid"], ())),
         checked_late=row["checked_late"],
         fires_always=tuple(row["fires_always"]),
+        parent=row["parent_name"] and TableName(row["parent_schema"], row["parent_name"]),
+        bound=row["bound"],
     )

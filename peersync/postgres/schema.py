@@ -119,11 +119,14 @@ class Definitions:
 
     What is about a relation that was here before is passed over: it stays as it is. When
     some of the peer's tables were here (`partial`), the others must come, and everything
-    else comes where it can: a view of a column that only the peer has is no reason to fail.
+    else comes where it can: a view of a column that only the peer has is no reason to fail, and
+    is told in `notes`. What is about a table that is `left_out` is passed over, too.
     """
 
-    def __init__(self, *, partial: bool) -> None:
+    def __init__(self, *, partial: bool, left_out: Container[TableName] = ()) -> None:
         self._partial = partial
+        self._left_out = left_out
+        self.notes: list[str] = []  # what was not taken over, and why
         self._before: dict[TableName, str] = {}  # every relation that was here, with its kind
         self._tables: frozenset[TableName] = frozenset()
         self._incomplete: dict[TableName, SchemaMismatch] = {}  # a part of it was refused
@@ -209,7 +212,7 @@ class Definitions:
     def _is_kept(self, statement: Statement, about: TableName | None) -> bool:
         """Further statements of an entry of the dump, and its comments, come right behind it."""
         if about is not None:
-            return about in self._before
+            return about in self._before or about in self._left_out
         toc = statement.toc
         if toc is not self._kept and (toc is None or toc.type != "COMMENT"):
             self._kept = None
@@ -226,14 +229,21 @@ class Definitions:
             else about in self._joined and (_INDEX_CONSTRAINT.match(text) or _INDEX.match(text))
         ):
             return
+        if isinstance(exc, pg.InsufficientPrivilege) and text.startswith("COMMENT ON SCHEMA "):
+            self._note(statement, exc)  # only its owner may, and no row depends on it
+            return
         table = text.startswith(("CREATE TABLE ", "CREATE UNLOGGED TABLE "))
         if self._partial and not table and about not in self._tables:
-            refused = _refused(statement, exc)
             if about is not None:
-                self._incomplete.setdefault(about, refused)
-            log.warning("not taken over: %s: %s", refused.message, refused.detail)
+                self._incomplete.setdefault(about, _refused(statement, exc))
+            self._note(statement, exc)
             return
         raise _refused(statement, exc) from exc
+
+    def _note(self, statement: Statement, exc: psycopg.Error) -> None:
+        note = f"not taken over: {_what(statement)}: {exc.diag.message_primary or exc}"
+        self.notes.append(note)
+        log.warning("%s\n%s", note, _excerpt(statement.text))
 
 
 def _execute(connection: psycopg.Connection, text: str) -> None:
@@ -269,13 +279,16 @@ def _wanted(sql: bytes) -> Iterable[Statement]:
 
 def _refused(statement: Statement, exc: psycopg.Error) -> SchemaMismatch:
     said = translate(exc, what="restoring the peer's schema")
-    what = f"{statement.toc.type} {statement.toc.name}" if statement.toc else "a definition"
     return SchemaMismatch(
-        f"this server refuses the peer's {what}",
+        f"this server refuses the peer's {_what(statement)}",
         detail=f"{said.detail or said.message}\n{_excerpt(statement.text)}",
         hint="Create here what it needs (an extension, a role, a newer PostgreSQL), or create "
         "the tables yourself; then start again. Nothing of this sync is left.",
     )
+
+
+def _what(statement: Statement) -> str:
+    return f"{statement.toc.type} {statement.toc.name}" if statement.toc else "a definition"
 
 
 def _excerpt(text: str) -> str:

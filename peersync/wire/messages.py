@@ -42,12 +42,40 @@ class Hello(Message, frozen=True, kw_only=True):
     databases: tuple[Name, ...]
 
 
+class TableRef(Message, frozen=True, kw_only=True):
+    schema: Name
+    name: Name
+
+
 class ColumnInfo(Message, frozen=True, kw_only=True):
     name: Name
     type: str  # format_type(), for people and for comparison
     not_null: bool = False
     generated: bool = False
     identity: Literal["", "always", "by default"] = ""
+    expression: str | None = None  # a digest, of a generated column
+
+
+class TypeInfo(Message, frozen=True, kw_only=True):
+    """A type that a user made, by the name that ColumnInfo.type has.
+
+    parts: the fields of a composite, the labels of an enum in order, what a domain or a range is
+    based on. uses: the types that it is made of.
+    """
+
+    name: str
+    kind: str  # composite, domain, enum, range
+    parts: tuple[str, ...]
+    uses: tuple[str, ...] = ()
+
+
+class SequenceInfo(Message, frozen=True, kw_only=True):
+    """A sequence, with the column that owns it, if one does."""
+
+    schema: Name
+    name: Name
+    table: TableRef | None = None
+    column: Name | None = None
 
 
 class TableInfo(Message, frozen=True, kw_only=True):
@@ -57,6 +85,7 @@ class TableInfo(Message, frozen=True, kw_only=True):
     filtered: the source keeps some rows to itself; `rows` is without them.
     columns_filtered: it keeps columns to itself, which are not in `columns`.
     must_exist: one of those needs a value, so the table can't be created and filled.
+    parent, bound: of a partition; the bound as SQL, and so on up to the root.
     """
 
     schema: Name
@@ -69,6 +98,8 @@ class TableInfo(Message, frozen=True, kw_only=True):
     filtered: bool = False
     columns_filtered: bool = False
     must_exist: bool = False
+    parent: TableRef | None = None
+    bound: str | None = None
 
 
 class Catalogue(Message, frozen=True, kw_only=True):
@@ -84,11 +115,8 @@ class Catalogue(Message, frozen=True, kw_only=True):
     sequences: Count
     large_objects: Count
     size_bytes: Bytes
-
-
-class TableRef(Message, frozen=True, kw_only=True):
-    schema: Name
-    name: Name
+    types: tuple[TypeInfo, ...] = ()
+    sequence_list: tuple[SequenceInfo, ...] = ()
 
 
 class DescribeRequest(Message, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -24,15 +25,19 @@ from peersync.core.errors import BadRequest, ConfigError, DiskFull
 from peersync.wire.messages import DIGEST_PATTERN, SESSION_PATTERN, Chunk
 
 _JOURNAL = "journal"
+_RESTING = "resting"  # beside the chunks of a session that failed and may be taken up again
 _PART = ".part"
 _numbers = itertools.count(1)
+
+log = logging.getLogger("peersync.spool")
 
 
 class Budget:
     """The most that all spools under one directory may take together; 0 bytes is no limit.
 
     It counts what is written and looks at the disk again before it refuses, so nobody has
-    to tell it what was removed. Used from several threads.
+    to tell it what was removed. What only rests makes room for what runs, the oldest first: a
+    session that is taken up without its chunks fetches them again. Used from several threads.
     """
 
     def __init__(self, root: Path, limit_bytes: int) -> None:
@@ -48,6 +53,7 @@ class Budget:
         with self._guard:
             if self._used_bytes is None or self._used_bytes + size > self._limit_bytes:
                 self._used_bytes = _bytes_under(self._root)
+                self._make_room(size)
             if self._used_bytes + size > self._limit_bytes:
                 raise DiskFull(
                     f"the spool {self._root} has {mib(self._used_bytes)} of the "
@@ -57,6 +63,18 @@ class Budget:
                     "what has arrived is kept and is not sent again.",
                 )
             self._used_bytes += size
+
+    def _make_room(self, size: int) -> None:
+        for spool in sorted(_resting(self._root), key=Spool.used_at):
+            if _bytes_under(self._root) + size <= self._limit_bytes:
+                break
+            log.warning(
+                "the chunks of session %s, which failed and may be resumed, are removed: a sync "
+                "needs the space, and full_sync.spool_max_gib allows no more",
+                spool.session,
+            )
+            spool.remove()
+        self._used_bytes = _bytes_under(self._root)
 
 
 class Spool:
@@ -75,6 +93,7 @@ class Spool:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             for left in self.directory.glob(f"*{_PART}"):
                 left.unlink(missing_ok=True)
+            self.wake()
 
     def exists(self) -> bool:
         return self.directory.is_dir()
@@ -150,6 +169,16 @@ class Spool:
             if path.name != _JOURNAL:
                 path.unlink(missing_ok=True)
 
+    def rest(self) -> None:
+        """Its session has failed and may be taken up again: kept, as long as there is room."""
+        with suppress(FileNotFoundError):
+            (self.directory / _RESTING).touch(mode=0o600)
+            self.touch()
+
+    def wake(self) -> None:
+        """Its session goes on."""
+        (self.directory / _RESTING).unlink(missing_ok=True)
+
     def touch(self) -> None:
         """Says that it is in use, or was until now, though nothing was written."""
         with suppress(FileNotFoundError):
@@ -190,6 +219,13 @@ def sessions(root: Path) -> list[str]:
     if not root.is_dir():
         return []
     return sorted(p.name for p in root.iterdir() if re.fullmatch(SESSION_PATTERN, p.name))
+
+
+def _resting(root: Path) -> list[Spool]:
+    """The spools below, given and taken, whose sessions nobody works on."""
+    marks = root.glob(f"*/*/{_RESTING}")
+    places = (mark.parent for mark in marks if re.fullmatch(SESSION_PATTERN, mark.parent.name))
+    return [Spool(place.parent, place.name) for place in places]
 
 
 def mib(size: int) -> str:

@@ -65,7 +65,7 @@ CREATE TABLE {name} (
     id int PRIMARY KEY, name text NOT NULL, amount numeric(10,2), at timestamptz NOT NULL,
     parent int {reference});
 CREATE INDEX ON {name} (at);
-INSERT INTO {name} SELECT i, 'Name ' || i, i % 997 / 100.0,
+INSERT INTO {name} SELECT i, 'Name ' || md5('{name} ' || i), i % 997 / 100.0,
        timestamptz '2025-01-01 00:00:00+00' + i * interval '1 hour', 1 + i % {rows}
 FROM generate_series(1, {rows}) i;
 """

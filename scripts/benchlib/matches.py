@@ -81,7 +81,7 @@ def plan(
 
 def play(match: Match, work: Path, results: Results) -> None:
     """Run a whole match on two new servers."""
-    with _servers(match.major, work) as (source, target):
+    with _servers(match, work) as (source, target):
         table = Table(match, source, target, work, results)
         try:
             table.prepare()
@@ -108,8 +108,9 @@ def _turns(table: Table) -> list[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
-def _servers(major: int, work: Path) -> Iterator[tuple[Cluster, Cluster]]:
-    roots = work / f"{major}-a", work / f"{major}-b"
+def _servers(match: Match, work: Path) -> Iterator[tuple[Cluster, Cluster]]:
+    major = match.major
+    roots = [work / f"{major}-{match.dataset.name}-{end}" for end in "ab"]
     try:
         with (
             Cluster(major, durable=True, settings=SETTINGS, root=roots[0]) as source,

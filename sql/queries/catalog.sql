@@ -13,6 +13,7 @@ SELECT pg_catalog.current_setting('server_version_num')::int AS server_version_n
 -- name: tables
 -- Every table that holds rows of the user's: ordinary ones, partitions and inheritance children,
 -- without peersync's own, the system's, and those that an extension brought.
+-- parent_schema, parent_name, bound: of a partition; the bound goes on to the root's.
 -- fires_always: what ENABLE ALWAYS or ENABLE REPLICA keeps awake under the replica role.
 -- reltuples is -1 where the table was never analyzed; it is then estimated from its pages.
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
@@ -35,11 +36,26 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
        EXISTS (SELECT FROM pg_catalog.pg_constraint k
                 WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')
                   AND k.condeferrable) AS checked_late,
+       up.parent_schema, up.parent_name, up.bound,
        pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_select,
        pg_catalog.has_table_privilege(c.oid, 'INSERT') AS may_insert,
        pg_catalog.has_table_privilege(c.oid, 'UPDATE') AS may_update
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (
+       SELECT (array_agg(pn.nspname ORDER BY a.depth))[2] AS parent_schema,
+              (array_agg(p.relname ORDER BY a.depth))[2] AS parent_name,
+              pg_catalog.string_agg(
+                  pg_catalog.pg_get_expr(p.relpartbound, p.oid)
+                  || pg_catalog.format(' OF %I.%I BY ', un.nspname, u.relname)
+                  || pg_catalog.pg_get_partkeydef(u.oid), ', ' ORDER BY a.depth) AS bound
+         FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (relid, depth)
+         JOIN pg_catalog.pg_class p ON p.oid = a.relid
+         JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+         LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = p.oid AND p.relispartition
+         LEFT JOIN pg_catalog.pg_class u ON u.oid = i.inhparent
+         LEFT JOIN pg_catalog.pg_namespace un ON un.oid = u.relnamespace) AS up
+    ON c.relispartition
  WHERE c.relkind = 'r' AND c.relpersistence <> 't'
    AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync')
    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
@@ -48,14 +64,18 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
  ORDER BY n.nspname, c.relname;
 
 -- name: columns
--- The columns of these tables in order.
+-- The columns of these tables in order. expression: a digest of what a generated one is made of.
 -- $1 oids of tables
 SELECT a.attrelid::bigint AS oid, a.attname AS name,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
        a.attgenerated <> '' AS generated,
        CASE a.attidentity WHEN 'a' THEN 'always' WHEN 'd' THEN 'by default' ELSE '' END AS identity,
-       a.atthasdef AS has_default
+       a.atthasdef AS has_default,
+       CASE WHEN a.attgenerated <> '' THEN pg_catalog.encode(pg_catalog.sha256(
+                 pg_catalog.convert_to(pg_catalog.pg_get_expr(d.adbin, d.adrelid), 'UTF8')), 'hex')
+       END AS expression
   FROM pg_catalog.pg_attribute a
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
  WHERE a.attrelid = ANY ($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attrelid, a.attnum;
 
@@ -147,10 +167,10 @@ SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS object,
  ORDER BY 1;
 
 -- name: sequences
--- The sequences of the user's, for raising them to what the source has, with the tables that
+-- The sequences of the user's, for raising them to what the source has, with the columns that
 -- own them.
 SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment,
-       tn.nspname AS owner_schema, t.relname AS owner_name
+       tn.nspname AS owner_schema, t.relname AS owner_name, oa.attname AS owner_column
   FROM pg_catalog.pg_sequence s
   JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -159,7 +179,64 @@ SELECT n.nspname AS schema, c.relname AS name, s.seqincrement AS increment,
                                   AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
   LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid
   LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.relnamespace
- WHERE n.nspname !~ '^pg_' AND n.nspname <> 'peersync';
+  LEFT JOIN pg_catalog.pg_attribute oa ON oa.attrelid = t.oid AND oa.attnum = d.refobjsubid
+ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'peersync'
+ ORDER BY 1, 2;
+
+-- name: types
+-- What the user's composite types, domains, enums and ranges are made of, by the name that a
+-- column's type has; without those of extensions, and without the row types of tables that no
+-- column has. uses: the types that it is made of, those of arrays for the arrays.
+WITH used AS (
+    SELECT a.atttypid AS oid FROM pg_catalog.pg_attribute a
+     WHERE a.atttypid >= 16384 AND a.attnum > 0 AND NOT a.attisdropped
+), shown AS (
+    SELECT t.* FROM pg_catalog.pg_type t
+      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+     WHERE t.typtype IN ('c', 'd', 'e', 'r') AND n.nspname !~ '^pg_'
+       AND n.nspname NOT IN ('information_schema', 'peersync')
+       AND (t.oid IN (SELECT oid FROM used) OR t.typarray IN (SELECT oid FROM used)
+            OR t.typtype <> 'c')
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                        WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = t.oid
+                          AND d.deptype = 'e')
+), parts AS (
+    SELECT t.oid, a.attnum::int AS n, a.atttypid AS of,
+           pg_catalog.quote_ident(a.attname) || ' '
+           || pg_catalog.format_type(a.atttypid, a.atttypmod) AS words
+      FROM shown t
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid
+     WHERE t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT t.oid, 0, t.typbasetype,
+           pg_catalog.format_type(t.typbasetype, t.typtypmod)
+           || CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END
+      FROM shown t WHERE t.typtype = 'd'
+    UNION ALL
+    SELECT t.oid, 1, NULL, pg_catalog.pg_get_constraintdef(k.oid)
+      FROM shown t JOIN pg_catalog.pg_constraint k ON k.contypid = t.oid AND k.contype = 'c'
+    UNION ALL
+    SELECT e.enumtypid, pg_catalog.row_number() OVER (PARTITION BY e.enumtypid
+                                                      ORDER BY e.enumsortorder)::int,
+           NULL, e.enumlabel
+      FROM pg_catalog.pg_enum e WHERE e.enumtypid IN (SELECT oid FROM shown)
+    UNION ALL
+    SELECT t.oid, 0, r.rngsubtype, pg_catalog.format_type(r.rngsubtype, NULL)
+      FROM shown t JOIN pg_catalog.pg_range r ON r.rngtypid = t.oid
+)
+SELECT pg_catalog.format_type(t.oid, NULL) AS name,
+       CASE t.typtype WHEN 'c' THEN 'composite' WHEN 'd' THEN 'domain' WHEN 'e' THEN 'enum'
+                      ELSE 'range' END AS kind,
+       coalesce(array_agg(p.words ORDER BY p.n, p.words) FILTER (WHERE p.oid IS NOT NULL), '{}')
+           AS parts,
+       coalesce(array_agg(DISTINCT pg_catalog.format_type(
+                    CASE WHEN b.typlen = -1 AND b.typelem <> 0 THEN b.typelem ELSE b.oid END, NULL))
+                    FILTER (WHERE b.oid IS NOT NULL), '{}') AS uses
+  FROM shown t
+  LEFT JOIN parts p ON p.oid = t.oid
+  LEFT JOIN pg_catalog.pg_type b ON b.oid = p.of
+ GROUP BY t.oid, t.typtype
+ ORDER BY 1;
 
 -- name: may_use_replica_role
 -- Whether this role may keep triggers and rules quiet while it writes.

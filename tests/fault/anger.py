@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tests.fault.rig import Rig, ask, chunk_files, eventually
+from tests.fault.rig import Rig, ask, eventually
+from tests.plugins.nodes import Node
 
 Way = Literal["pull", "push"]
 Death = Callable[[Rig], None]
@@ -36,6 +37,22 @@ def begin(rig: Rig, way: Way) -> str:
     request = {"action": "push", "peer": rig.target.name, "database": "shop"}
     job: str = ask(rig.source, "POST", "/api/admin/sync/full-sync", request)["job"]
     return job
+
+
+class Pushing(Rig):
+    """The rig, its sessions being pushes of the source."""
+
+    def begin(self, node: Node | None = None) -> str:
+        return begin(self, "push")
+
+
+def pushing(rig: Rig) -> Pushing:
+    return Pushing(rig.source, rig.target, rig.proxy, rig.extra, rig.books)
+
+
+def fail(rig: Rig) -> None:
+    """What runs finds that somebody else has taken over, and fails; it may be resumed."""
+    rig.target.database.psql("UPDATE peersync.leases SET fence = fence + 1")
 
 
 def given(rig: Rig, job: str) -> dict[str, Any]:
@@ -82,6 +99,7 @@ def source_server_dies(rig: Rig) -> None:
 
 # --- the boundary of a chunk ----------------------------------------------------------------
 def narrow(rig: Rig) -> None:
+    """Everything passes (again), at the speed of a narrow link."""
     rig.proxy.heal()
     rig.proxy.bytes_s = NARROW_BYTES_S
 
@@ -105,10 +123,6 @@ def stop_after(rig: Rig, job: str, chunks: int) -> bool:
     raise AssertionError(f"waited in vain for {chunks} chunks: {rig.view(job)}")
 
 
-def go_on(rig: Rig) -> None:
-    narrow(rig)
-
-
 def transfer_bytes(view: dict[str, Any]) -> int:
     steps = view["progress"]["steps"]
     total: int = next(step["total"] for step in steps if step["name"] == "transfer")
@@ -119,5 +133,3 @@ def sent_again(rig: Rig, down_before: int, view: dict[str, Any]) -> int:
     """What the proxy has seen beyond one copy of every chunk."""
     return rig.proxy.down_bytes - down_before - transfer_bytes(view)
 
-
-__all__ = ["chunk_files"]

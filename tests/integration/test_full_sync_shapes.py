@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
-from tests.plugins.clusters import MakeDatabase
 from tests.plugins.compare import assert_same_rows, extra_rows, stored
-from tests.plugins.nodes import MakeNode, Node, TwoNodes
+from tests.plugins.nodes import Node, TwoNodes
 
 SQL = Path(__file__).with_name("sql")
 COLUMNS_THERE = (SQL / "columns_there.sql").read_text()
@@ -26,15 +24,6 @@ def _tables(done: Any) -> dict[str, Any]:
 def _planned(target: Node) -> dict[str, Any]:
     plan = target.run("pull", "server-a", "--dry-run", "--json").json["plan"]
     return {t["name"]: t for t in plan["tables"]}
-
-
-@pytest.fixture
-def pair_18(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
-    """What does not depend on the pair of versions is tried with one."""
-    source = make_node("server-a", make_database(18))
-    target = make_node("server-b", make_database(18, nth=1))
-    target.pair_with(source)
-    return TwoNodes(source, target)
 
 
 def test_columns_that_are_not_alike_are_synced_as_far_as_they_can(two_nodes: TwoNodes) -> None:

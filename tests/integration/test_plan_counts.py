@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.clusters import MakeDatabase
-from tests.plugins.nodes import MakeNode, TwoNodes
+from tests.plugins.nodes import TwoNodes
 
 
 def _counts(plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -50,16 +49,8 @@ def test_the_plan_counts_what_the_sync_then_does(two_nodes: TwoNodes) -> None:
     assert "~" not in words
 
 
-@pytest.fixture
-def pair(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
-    source = make_node("server-a", make_database(18))
-    target = make_node("server-b", make_database(18, nth=1))
-    target.pair_with(source)
-    return TwoNodes(source, target)
-
-
-def test_a_large_table_is_estimated_and_marked_so(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_large_table_is_estimated_and_marked_so(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     table = "CREATE TABLE big (id int PRIMARY KEY); INSERT INTO big SELECT generate_series(1, {});"
     source.database.psql(table.format(250_000) + "ANALYZE")
     target.database.psql(table.format(210_000) + "ANALYZE")
@@ -72,8 +63,10 @@ def test_a_large_table_is_estimated_and_marked_so(pair: TwoNodes) -> None:
     assert _counts(mirror)["big"]["exact"] is True  # what would be deleted is counted
 
 
-def test_counting_changes_nothing_and_a_table_that_is_locked_is_estimated(pair: TwoNodes) -> None:
-    source, target = pair
+def test_counting_changes_nothing_and_a_table_that_is_locked_is_estimated(
+    pair_18: TwoNodes,
+) -> None:
+    source, target = pair_18
     table = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x'); ANALYZE"
     source.database.psql(table)
     target.database.psql(table)

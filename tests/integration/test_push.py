@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import psycopg
-import pytest
 
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.compare import assert_same_rows
@@ -22,15 +21,6 @@ def wait_until(what: str, ready: Callable[[], object], seconds: float = 30.0) ->
     while not ready():
         assert time.monotonic() < deadline, f"not in time: {what}"
         time.sleep(0.05)
-
-
-@pytest.fixture
-def pair(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
-    """server-a has the rows and pushes; server-b takes them."""
-    source = make_node("server-a", make_database(18))
-    target = make_node("server-b", make_database(18, nth=1))
-    target.pair_with(source)
-    return TwoNodes(source, target)
 
 
 def test_a_push_makes_the_peer_equal_and_both_sides_tell_the_same(two_nodes: TwoNodes) -> None:
@@ -57,8 +47,8 @@ def test_a_push_makes_the_peer_equal_and_both_sides_tell_the_same(two_nodes: Two
     }
 
 
-def test_a_dry_run_shows_the_plan_of_the_other_side_and_leaves_nothing(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_dry_run_shows_the_plan_of_the_other_side_and_leaves_nothing(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(10))
     plan = source.run("push", "server-b", "--dry-run", "--json").json["plan"]
     assert (plan["action"], plan["source"], plan["target"]) == ("push", "server-a", "server-b")
@@ -68,8 +58,8 @@ def test_a_dry_run_shows_the_plan_of_the_other_side_and_leaves_nothing(pair: Two
     assert target.run("history", "--json").json["sessions"] == []
 
 
-def test_a_push_needs_the_right_to_push_there_and_no_right_to_pull_here(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_push_needs_the_right_to_push_there_and_no_right_to_pull_here(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(10))
     source.run("peer", "deny", "server-b", "--pull")
     target.run("peer", "deny", "server-a", "--push")
@@ -81,8 +71,8 @@ def test_a_push_needs_the_right_to_push_there_and_no_right_to_pull_here(pair: Tw
     assert target.pull("server-a", check=False).code == 8  # what was offered was one session
 
 
-def test_a_session_that_was_pushed_cannot_be_used_to_pull_again(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_session_that_was_pushed_cannot_be_used_to_pull_again(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(10))
     target.database.psql("CREATE TABLE t (id int PRIMARY KEY, v text)")
     source.run("peer", "deny", "server-b", "--pull")
@@ -96,8 +86,8 @@ def test_a_session_that_was_pushed_cannot_be_used_to_pull_again(pair: TwoNodes) 
     assert target.database.psql("SELECT count(*) FROM t") == "10"
 
 
-def test_a_second_push_is_refused_and_names_the_holder(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_second_push_is_refused_and_names_the_holder(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(1000))
     target.database.psql("CREATE TABLE t (id int PRIMARY KEY, v text)")
     with psycopg.connect(target.database.conninfo()) as other:
@@ -113,8 +103,8 @@ def test_a_second_push_is_refused_and_names_the_holder(pair: TwoNodes) -> None:
     assert ended["result"] == "done"
 
 
-def test_a_push_is_cancelled_from_where_it_was_started(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_push_is_cancelled_from_where_it_was_started(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(1000))
     target.database.psql("CREATE TABLE t (id int PRIMARY KEY, v text)")
     with psycopg.connect(target.database.conninfo()) as other:
@@ -129,8 +119,8 @@ def test_a_push_is_cancelled_from_where_it_was_started(pair: TwoNodes) -> None:
     assert target.database.psql("SELECT count(*) FROM t") == "0"
 
 
-def test_a_push_goes_on_after_either_agent_was_killed(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_push_goes_on_after_either_agent_was_killed(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(ROWS.format(200_000))
     target.database.psql("CREATE TABLE t (id int PRIMARY KEY, v text)")
     with psycopg.connect(target.database.conninfo()) as other:
@@ -172,8 +162,8 @@ def test_a_failed_push_is_taken_up_again_from_the_source(
     assert_same_rows(source.database, target.database)
 
 
-def test_only_chosen_tables_are_synced(pair: TwoNodes) -> None:
-    source, target = pair
+def test_only_chosen_tables_are_synced(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     for table in ("orders", "order_lines", "customers", "secrets"):
         source.database.psql(
             f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)"
@@ -190,8 +180,8 @@ def test_only_chosen_tables_are_synced(pair: TwoNodes) -> None:
     assert "nope*" in nothing.err
 
 
-def test_a_limited_bandwidth_is_kept(pair: TwoNodes) -> None:
-    source, target = pair
+def test_a_limited_bandwidth_is_kept(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(
         "CREATE TABLE t (id int PRIMARY KEY, v bytea); INSERT INTO t SELECT g, "
         "decode(md5(g::text) || md5((g + 7)::text), 'hex') FROM generate_series(1, 20000) AS g"

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.plugins import least
-from tests.plugins.clusters import Database, Pair
+from tests.plugins.clusters import Database, MakeDatabase, Pair
 
 PROGRAM = [sys.executable, "-m", "peersync.cli.main"]
 START_S = 30.0
@@ -244,5 +244,14 @@ def two_nodes(source_target: Pair, make_node: MakeNode) -> TwoNodes:
     """Two paired nodes with running agents, once for each pair of `PEERSYNC_PAIRS`."""
     source = make_node("server-a", source_target.source)
     target = make_node("server-b", source_target.target)
+    target.pair_with(source)
+    return TwoNodes(source, target)
+
+
+@pytest.fixture
+def pair_18(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
+    """Two paired nodes for what does not depend on the versions of the servers."""
+    source = make_node("server-a", make_database(18))
+    target = make_node("server-b", make_database(18, nth=1))
     target.pair_with(source)
     return TwoNodes(source, target)
