@@ -23,6 +23,9 @@ SHOWN = (
     ("GET", "/api/sync/history"),
     ("DELETE", "/api/sync/history"),
     ("GET", "/api/sync/statistics"),
+    ("POST", "/api/sync/initiate-backup"),
+    ("POST", "/api/sync/receive-backup"),
+    ("POST", "/api/sync/restore-backup"),
 )
 
 
@@ -30,8 +33,8 @@ def examples() -> list[str]:
     """Each command that begins with curl, its continued lines joined."""
     found = []
     for block in re.findall(r"^```\w*\n(.*?)^```", PAGE.read_text(), re.M | re.S):
-        lines = block.replace("\\\n", " ").splitlines()
-        found += [line for line in lines if line.startswith("curl ")]
+        text = block.replace("\\\n", " ").replace("\n    ", " ")
+        found += [line for line in text.splitlines() if line.startswith("curl ")]
     return found
 
 
@@ -48,11 +51,13 @@ def pair(clusters: GetCluster, tmp_path: Path) -> Iterator[TwoNodes]:
         yield both
 
 
-def typed(example: str, node: Node) -> str:
-    """As a reader types it: with an own socket, port and job."""
+def typed(example: str, node: Node, peer: Node) -> str:
+    """As a reader types it: with own sockets, ports, certificates and jobs."""
     jobs = [view["id"] for view in sessions(node)]
     job = jobs[0] if jobs else JOB
     line = example.replace("/run/peersync/peersync.sock", str(node.home / "s"))
+    line = line.replace("/var/lib/peersync", str(node.home / "state"))
+    line = line.replace("server-a:8791", peer.listen)
     return line.replace("127.0.0.1:8790", node.admin).replace(JOB, job).replace(JOB[:8], job[:8])
 
 
@@ -60,7 +65,7 @@ def test_every_curl_line_of_the_page_works(pair: TwoNodes) -> None:
     node = pair.target
     ran = []
     for example in examples():
-        line = typed(example, node)
+        line = typed(example, node, pair.source)
         command = f"{line} -sS -w '\\n%{{http_code}}'"
         done = subprocess.run(
             ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False
@@ -72,7 +77,7 @@ def test_every_curl_line_of_the_page_works(pair: TwoNodes) -> None:
             assert "event: progress" in body
         else:
             json.loads(body.rpartition("\n\n")[2])
-        ran.append((method(example), re.sub(r"^.*http://[^/]+(/[^?' ]*).*$", r"\1", example)))
+        ran.append((method(example), re.sub(r"^.*https?://[^/]+(/[^?' ]*).*$", r"\1", example)))
         wait_until(lambda: all(view["completed_at"] for view in sessions(node)))
     assert set(SHOWN) <= set(ran)
     assert len(ran) >= 9
