@@ -249,6 +249,8 @@ class Backups:
             self._check_owner(given, peer)
             progress = self._checked(given, end.progress)
             ended = msgspec.structs.replace(progress, state=end.state)
+            if given.resting:  # it was taken up, and ended before it came here for rows
+                await _quietly(self._record_begin(given), session)
             await self._close(given, ended, error, tables)
             return
         spool = Spool(self._root, session)  # BadRequest for what is no session
@@ -266,6 +268,8 @@ class Backups:
                 target=peer.name,
             )
             ended = msgspec.structs.replace(progress, state=end.state)
+            if end.state != "failed":  # what was recorded as failed has gone on without us
+                await history.reopen_given(session, entry.completed_at)
             await history.finish(ended, error=error, tables=tables)
             await self._workers.run(spool.remove)
 

@@ -17,7 +17,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.config.places import trouble_with
-from peersync.core.errors import ConfigError, PeersyncError
+from peersync.core.errors import ConfigError, PeersyncError, ToolMissing
 from peersync.core.words import counted
 from peersync.postgres.binaries import choose_pg_dump
 from peersync.postgres.catalog import read_catalog, read_server
@@ -156,9 +156,13 @@ class Checks:
         name = f"pg_dump for {database.name}"
         async with database.acquire(f"checking {database.name}") as connection:
             server = await read_server(connection)
-        tool = await self._workers.run(
-            choose_pg_dump, server.version_num, bindirs=self._config.tools.bindirs
-        )
+        try:
+            tool = await self._workers.run(
+                choose_pg_dump, server.version_num, bindirs=self._config.tools.bindirs
+            )
+        except ToolMissing as exc:  # rows come by COPY then
+            text = f"{exc.message}: peers can take rows from here, but no definitions"
+            return CheckResult(name=name, state="warning", text=text, fix=exc.hint)
         state: Literal["ok", "warning"] = "warning" if tool.note else "ok"
         return CheckResult(name=name, state=state, text=tool.note or f"{tool.version}, {tool.path}")
 

@@ -17,6 +17,7 @@ from peersync.transport.problems import clean
 _MAX_COUNT = 1 << 60
 _MAX_WORDS = 1000
 _MAX_TABLES = 50_000
+_MAX_NOTES = 100
 _COUNTS = ("raw_bytes", "wire_bytes", "saved_bytes", "rows", "resumed")
 _RESULTS = frozenset({"done", "partly", "failed", "blocked"})
 
@@ -38,6 +39,7 @@ def checked_progress(
         started_at=clean(progress.started_at)[:40],
         updated_at=clean(progress.updated_at)[:40],
         steps=progress.steps[:10],
+        notes=tuple(filter(None, map(_words, progress.notes[:_MAX_NOTES]))),
         rate_bytes_s=None if progress.rate_bytes_s is None else min(progress.rate_bytes_s, 1e15),
         eta_s=None if progress.eta_s is None else min(max(progress.eta_s, 0.0), 1e9),
         **{name: min(max(getattr(progress, name), 0), _MAX_COUNT) for name in _COUNTS},

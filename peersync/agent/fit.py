@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from peersync.core.names import TableName, quote_literal
+from peersync.core.names import TableName, quote_ident, quote_literal
 from peersync.postgres.catalog import Column, DatabaseCatalog, Table, UserType
 from peersync.wire.messages import Catalogue, ColumnInfo, SequenceInfo, TableInfo, TypeInfo
 
@@ -141,9 +141,7 @@ def compare_place(there: TableInfo, here: Table) -> str | None:
         return f"it is a partition there ({there.bound}), and a table of its own here"
     if there.bound is None:
         return f"it is a partition here ({own}), and none there: rows that do not fit are refused"
-    return (
-        f"it is a partition {there.bound} there and {own} here: rows that do not fit are refused"
-    )
+    return f"it is a partition {there.bound} there and {own} here: rows that do not fit are refused"
 
 
 # --- sequences ------------------------------------------------------------------------------
@@ -160,12 +158,15 @@ def missing_sequences(
     found = []
     for theirs in source.sequence_list:
         owner = _owner(theirs)
-        counterpart = owner is not None and (owner not in tables or (owner, theirs.column) in owners)
+        counterpart = owner is not None and (
+            owner not in tables or (owner, theirs.column) in owners
+        )
         if TableName(theirs.schema, theirs.name) not in names and not counterpart:
-            of = f" of {owner}.{theirs.column}" if owner else ""
-            found.append(
-                (f"{theirs.schema}.{theirs.name}", f"sequence{of}: it is not here; create it here")
-            )
+            name = TableName(theirs.schema, theirs.name)
+            mend = f"CREATE SEQUENCE {name.sql};"
+            if owner:
+                mend = f"{mend[:-1]} OWNED BY {owner.sql}.{quote_ident(theirs.column or '')};"
+            found.append((str(name), f"sequence that is not here: {mend}"))
     return found
 
 

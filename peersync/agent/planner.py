@@ -169,9 +169,7 @@ async def plan_pull(
         for s in source.sequence_list
         if patterns.match(TableName(s.schema, s.name)) and (s.table or not chosen)
     )
-    source = msgspec.structs.replace(
-        source, tables=kept, skipped=skipped, sequence_list=sequences
-    )
+    source = msgspec.structs.replace(source, tables=kept, skipped=skipped, sequence_list=sequences)
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])

@@ -193,6 +193,7 @@ def result(view: JobView) -> dict[str, Any]:
         "peer": view.peer,
         "rows": totals,
         "tables": view.tables,
+        "notes": progress.notes if progress else (),
         "raw_bytes": progress.raw_bytes if progress else None,
         "wire_bytes": progress.wire_bytes if progress else None,
         "saved_bytes": progress.saved_bytes if progress else None,
@@ -243,6 +244,8 @@ def print_result(ctx: Context, view: JobView) -> None:
             for words in (table.error, table.note):
                 if words:
                     print_err(f"{clean(table.schema)}.{clean(table.name)}: {indented(words)}")
+    for note in view.progress.notes if view.progress is not None else ():
+        print_err(indented(note))
     if view.progress is not None and view.state in ("done", "partly"):
         print_out(_cost(view, view.progress))
     if view.undo == "kept":

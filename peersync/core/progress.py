@@ -86,7 +86,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     `raw_bytes` counts the uncompressed dump, `wire_bytes` what crossed the network,
     `saved_bytes` what a resume found already here. `rate` is in raw bytes a second over
     the last 20 seconds; `eta_s` in seconds. `elapsed_s` counts from the session's beginning,
-    through every resume; the seconds of the steps, since it was last taken up.
+    through every resume; the seconds of the steps, since it was last taken up. `notes` say what
+    was passed over beside the tables.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -113,6 +114,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str = ""
     updated_at: str = ""
     elapsed_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 class RateMeter:

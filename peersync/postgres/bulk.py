@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from peersync.core.errors import Cancelled
@@ -108,3 +109,8 @@ def _pin(connection: psycopg.Connection, settings: dict[str, str]) -> None:
         for name, value in wanted.items()
     )
     connection.execute(statement)
+    with suppress(pg.InsufficientPrivilege):  # then rows are counted in another way
+        connection.execute(
+            "SELECT pg_catalog.set_config('track_counts', 'on', false)"
+            " WHERE pg_catalog.current_setting('track_counts') <> 'on'"
+        )

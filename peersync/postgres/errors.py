@@ -95,7 +95,7 @@ def translate(exc: BaseException, *, what: str) -> PeersyncError:
         return _without_sqlstate(exc, what)
     message, detail, hint = _words(exc)
     data = _object_of(exc)
-    kind, own_hint = _meaning(sqlstate, message, data)
+    kind, own_hint = _meaning(sqlstate, message, data, what)
     words = "\n".join(line for line in (f"{sqlstate}: {message}", detail, hint) if line)
     return kind(
         f"{what}: {message}", detail=words, hint=own_hint or hint, sqlstate=sqlstate, **data
@@ -135,24 +135,30 @@ def _object_of(exc: BaseException) -> dict[str, str]:
 
 
 def _meaning(
-    sqlstate: str, message: str, data: dict[str, str]
+    sqlstate: str, message: str, data: dict[str, str], what: str
 ) -> tuple[type[PeersyncError], str | None]:
     for prefix in (sqlstate, sqlstate[:2]):
         if prefix in _MEANINGS:
             kind, hint = _MEANINGS[prefix]
-            return kind, _grant_hint(message, data) if prefix == "42501" else hint
+            return kind, _grant_hint(message, data, what) if prefix == "42501" else hint
     return DatabaseError, None
 
 
-def _grant_hint(message: str, data: dict[str, str]) -> str:
-    """The GRANT that would help, as far as the message names the object."""
+_READS: Final = ("reading", "comparing", "dumping", "counting")
+
+
+def _grant_hint(message: str, data: dict[str, str], what: str) -> str:
+    """The GRANT that would help, as far as the message names the object.
+
+    It does not name the right: of a table that was only read, SELECT is missing.
+    """
     words = message.replace('"', "").split()
     if "for" in words[:-2]:
         kind, name = words[-2].upper(), words[-1]
         if data.get("schema") and kind == "TABLE":
             name = f"{data['schema']}.{data.get('table', name)}"
         right = {
-            "TABLE": "SELECT, INSERT, UPDATE, DELETE",
+            "TABLE": "SELECT" if what.startswith(_READS) else None,
             "SEQUENCE": "SELECT, UPDATE",
             "SCHEMA": "USAGE",
             "DATABASE": "CREATE",
@@ -160,7 +166,7 @@ def _grant_hint(message: str, data: dict[str, str]) -> str:
         }.get(kind)
         if right:
             return f"as its owner: GRANT {right} ON {kind} {name} TO the role of the conninfo"
-    return "grant the missing right to the role of the conninfo; peersync check names each one"
+    return "grant the missing right to the role of the conninfo: peersync grants --missing names it"
 
 
 def _without_sqlstate(exc: BaseException, what: str) -> PeersyncError:

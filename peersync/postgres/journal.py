@@ -56,10 +56,22 @@ class Journal:
                 for n in range(max(numbers, default=-1) + 1)
             ]
 
-    def take_changes(self, load: TableLoad) -> None:
-        """What an upsert of the staged rows will insert and change."""
-        changes = load.merge.changes()
-        self._insert(load, f"c.key, c.before, pg_catalog.md5(c.after) FROM ({changes}) AS c")
+    def take_changes(self, load: TableLoad) -> int | None:
+        """What an upsert of the staged rows will insert and change, and how many rows that is.
+
+        Their places are then in `merge.changed`. None when there is no journal any more.
+        """
+        merge = load.merge
+        self._execute(
+            f"DROP TABLE IF EXISTS {merge.changed.sql};"
+            f"CREATE UNLOGGED TABLE {merge.changed.sql} (place tid)"
+        )
+        return self._insert(
+            load,
+            "c.key, c.before, pg_catalog.md5(c.after) FROM c",
+            given=f"c AS MATERIALIZED ({merge.changes()} LIMIT {{most}})",
+            then=f"INSERT INTO {merge.changed.sql} SELECT place FROM c",
+        )
 
     def take_deletes(self, load: TableLoad, places: TableName) -> None:
         """The rows here whose ctid is in `places` (peersync_at), before they are deleted."""
@@ -68,12 +80,18 @@ class Journal:
         self._insert(
             load,
             f"{key}::text, {merge.row('t')}::text, NULL FROM ONLY {merge.table.name.sql} AS t "
-            f"JOIN {places.sql} AS g ON g.peersync_at = t.ctid",
+            f"JOIN {places.sql} AS g ON g.peersync_at = t.ctid LIMIT {{most}}",
         )
 
-    def _insert(self, load: TableLoad, select: str) -> None:
+    def _insert(
+        self, load: TableLoad, select: str, *, given: str = "", then: str = ""
+    ) -> int | None:
+        """Adds the rows of a query, and does something more with them in the same statement.
+
+        `{most}` in the texts is one row more than there is room for.
+        """
         if self._too_large:
-            return
+            return None
         number, name = len(self._tables), load.table.name
         merge = load.merge
         self._tables.append(
@@ -86,13 +104,14 @@ class Journal:
             )
         )
         most = self._rows_left(load)
-        rows = self._execute(
-            f"INSERT INTO {self._name.sql} (t, key, before, after) "
-            f"SELECT {number}, {select} LIMIT {most + 1}"
-        )
-        if rows > most:
-            self._too_large = True
-            self._execute(f"TRUNCATE {self._name.sql}")
+        insert = f"INSERT INTO {self._name.sql} (t, key, before, after) SELECT {number}, {select}"
+        statement = f"WITH {given}, j AS ({insert}) {then}" if given else insert
+        rows = self._execute(statement.replace("{most}", str(most + 1)))
+        if rows <= most:
+            return rows
+        self._too_large = True
+        self._execute(f"TRUNCATE {self._name.sql}")
+        return None
 
     def _rows_left(self, load: TableLoad) -> int:
         row_bytes = load.raw_bytes // max(load.rows, 1) + _ROW_OVERHEAD_BYTES

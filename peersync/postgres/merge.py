@@ -89,6 +89,21 @@ class Merge:
             f"SELECT {self.listed(self.columns)} FROM ONLY {self.table.name.sql} WITH NO DATA"
         )
 
+    @property
+    def changed(self) -> TableName:
+        """Where the places in the staging table are of rows that will be written."""
+        return TableName(self.stage.schema, f"{self.stage.name}_changed")
+
+    def merge_changed(self) -> list[str] | None:
+        """`merge` of a few staged rows, which are known by their places; None: not this table."""
+        if self.key is None or self._wide or self.deletes or self.table.has_rules:
+            return None
+        few = (
+            f"(SELECT * FROM {self.stage.sql} AS x WHERE x.ctid = ANY "
+            f"(ARRAY(SELECT place FROM {self.changed.sql})))"
+        )
+        return [self._merge_of(few)]
+
     def merge(self) -> list[str]:
         """The statements of the upsert, the usual way first in mind: one guarded MERGE."""
         if self.key is None:
@@ -98,15 +113,17 @@ class Merge:
             return self.replace()
         if self.table.has_rules:  # MERGE refuses such a table
             return [*first, *self._update(), self.insert_missing()]
+        return [*first, self._merge_of(self.stage.sql)]
+
+    def _merge_of(self, rows: str) -> str:
         assign = self._assignments()
         update = f"WHEN MATCHED AND {self._differs()} THEN UPDATE SET {assign} " if assign else ""
-        return [
-            *first,
-            f"MERGE INTO ONLY {self.table.name.sql} AS t USING {self.stage.sql} AS s "
+        return (
+            f"MERGE INTO ONLY {self.table.name.sql} AS t USING {rows} AS s "
             f"ON {self.on()} {update}"
             f"WHEN NOT MATCHED THEN INSERT ({self.listed(self.written)}) "
-            f"OVERRIDING SYSTEM VALUE VALUES ({self.listed(self.written, 's')})",
-        ]
+            f"OVERRIDING SYSTEM VALUE VALUES ({self.listed(self.written, 's')})"
+        )
 
     def _assignments(self) -> str:
         return ", ".join(f"{quote_ident(c)} = s.{quote_ident(c)}" for c in self.updated)
@@ -224,13 +241,20 @@ class Merge:
         """The staged rows `s` that are too few here."""
         if not self.written:
             return f"{self.stage.sql} AS s OFFSET (SELECT count(*) FROM ONLY {self.table.name.sql})"
+        text, copy = self._unused("peersync_text"), self._unused("peersync_copy")
         return (
-            f"(SELECT x.*, {self.text} AS peersync_text, "
-            f"row_number() OVER (PARTITION BY {self.text}) AS peersync_copy "
+            f"(SELECT x.*, {self.text} AS {text}, "
+            f"row_number() OVER (PARTITION BY {self.text}) AS {copy} "
             f"FROM {self.stage.sql} AS x) AS s "
-            f"LEFT JOIN {self.copies(self.table.name)} AS t ON t.r = s.peersync_text "
-            f"WHERE s.peersync_copy > coalesce(t.n, 0)"
+            f"LEFT JOIN {self.copies(self.table.name)} AS t ON t.r = s.{text} "
+            f"WHERE s.{copy} > coalesce(t.n, 0)"
         )
+
+    def _unused(self, name: str) -> str:
+        """The name, made longer until no column of the table has it."""
+        while name in self.columns:
+            name += "_"
+        return name
 
     @property
     def text(self) -> str:
@@ -245,14 +269,13 @@ class Merge:
         """One pass: rows of the source that are missing or differ, and rows only here."""
         if self.key is None:
             return self._verify_copies()
-        first = quote_ident(self.key.columns[0])
         stage, table = self._sides(self.key)
         differs = f"{self._whole('t')} OPERATOR(pg_catalog.*<>) {self._whole('s')}"
         return (
-            f"SELECT count(*) FILTER (WHERE t.{first} IS NULL) AS missing, "
-            f"count(*) FILTER (WHERE s.{first} IS NOT NULL AND t.{first} IS NOT NULL "
+            f"SELECT count(*) FILTER (WHERE {self._absent('t')}) AS missing, "
+            f"count(*) FILTER (WHERE NOT ({self._absent('s')} OR {self._absent('t')}) "
             f"AND {differs}) AS differing, "
-            f"count(*) FILTER (WHERE s.{first} IS NULL) AS target_only "
+            f"count(*) FILTER (WHERE {self._absent('s')}) AS target_only "
             f"FROM {stage} AS s FULL JOIN {table} AS t ON {self.on()}"
         )
 
@@ -263,31 +286,41 @@ class Merge:
             return stage, table
         # OFFSET 0 keeps the planner from taking the record apart again
         wide = (
-            f"(SELECT {self.listed(key.columns, x)}, {self.row(x)} AS peersync_row "
+            f"(SELECT {self.listed(key.columns, x)}, {x}.ctid AS peersync_at, "
+            f"{self.row(x)} AS peersync_row "
             f"FROM {source} AS {x} OFFSET 0)"
             for source, x in ((stage, "s"), (table, "t"))
         )
         return next(wide), next(wide)
+
+    def _absent(self, alias: str) -> str:
+        """An outer join found no row of this side. A key can't say it: (NULL, NULL) is a value,
+        and yet IS NULL.
+        """
+        return f"{alias}.{'peersync_at' if self._wide else 'ctid'} IS NULL"
 
     def _whole(self, alias: str) -> str:
         """The written columns of a row of `_sides`."""
         return f"{alias}.peersync_row" if self._wide else self.row(alias)
 
     def changes(self) -> str:
-        """What an upsert will insert or change: (key, before, after), as records in text.
+        """What an upsert will insert or change: (place, key, before, after).
 
-        `before` is NULL for a row that is not here. Without a key all of them are new.
+        The place is that of the staged row, the others are records as text. `before` is NULL
+        for a row that is not here. Without a key all of them are new, and have no place.
         """
         if self.key is None:
             row = f"{self.row('s')}::text"
             return (
-                f"SELECT {row} AS key, NULL AS before, {row} AS after FROM {self._missing_copies()}"
+                f"SELECT NULL::tid AS place, {row} AS key, NULL AS before, {row} AS after "
+                f"FROM {self._missing_copies()}"
             )
         stage, table = self._sides(self.key)
-        absent = f"t.{quote_ident(self.key.columns[0])} IS NULL"
+        absent = self._absent("t")
         before, after = self._whole("t"), self._whole("s")
         return (
-            f"SELECT {self.row('s', self.key.columns)}::text AS key, "
+            f"SELECT s.{'peersync_at' if self._wide else 'ctid'} AS place, "
+            f"{self.row('s', self.key.columns)}::text AS key, "
             f"CASE WHEN {absent} THEN NULL ELSE {before}::text END AS before, "
             f"{after}::text AS after FROM {stage} AS s LEFT JOIN {table} AS t ON {self.on()} "
             f"WHERE {absent} OR {before} OPERATOR(pg_catalog.*<>) {after}"

@@ -35,6 +35,8 @@ _MOVED = (pg.UniqueViolation, pg.ExclusionViolation)
 # ON CONFLICT does not go with rules or deferrable keys: then the first refusal is what is said.
 _NO_ON_CONFLICT = (psycopg.NotSupportedError, pg.ObjectNotInPrerequisiteState)
 _ROUNDS = 20
+_FEW_ROWS = 50_000  # that are found one by one faster than by reading the whole table …
+_FEW_OF = 10  # … of which they are a tenth at most
 _COLLIDE = "{} rows collide with rows here on another unique key and were left out"
 _AMBIGUOUS = "{} rows of the source share their key with another row there and were left out"
 _HINTS = {
@@ -85,7 +87,7 @@ def upsert(
     if merge.deletes and not may_delete:
         raise _would_cascade(load)
     try:
-        return _counted(connection, load, merge.merge())
+        return _counted(connection, load, merge.merge(), narrow=True)
     except (*_MOVED, pg.CardinalityViolation) as exc:
         refusal: psycopg.Error = exc
     if merge.key is None:
@@ -187,22 +189,72 @@ def column(connection: psycopg.Connection, query: str) -> list[Any]:
     return [row[0] for row in connection.execute(query.encode()).fetchall()]
 
 
-def _counted(connection: psycopg.Connection, load: TableLoad, statements: Sequence[str]) -> Outcome:
+def _counted(
+    connection: psycopg.Connection,
+    load: TableLoad,
+    statements: Sequence[str],
+    *,
+    narrow: bool = False,
+) -> Outcome:
     """Runs the statements in a savepoint, and counts by the server's own statistics.
 
-    A row that was deleted and inserted anew counts as updated.
+    A row that was deleted and inserted anew counts as updated. `narrow`: where a journal has
+    found that few rows or none will change, only those are looked at again.
     """
     with connection.transaction():
-        before = _tuple_counts(connection, load.table.oid)
-        if load.journal is not None:
-            load.journal.take_changes(load)
+        counter = _Counter(connection, load)
+        changed = load.journal.take_changes(load) if load.journal is not None else None
+        if narrow and changed is not None:
+            statements = _narrowed(load, changed) or statements
         for statement in statements:
-            connection.execute(statement.encode())
-        after = _tuple_counts(connection, load.table.oid)
-        if load.table.checked_late and after != before:
+            counter.run(statement)
+        inserted, updated = counter.written()
+        if load.table.checked_late and (inserted or updated):
             _check_deferrable(connection, load)
-    inserted, updated, deleted = (b - a for a, b in zip(before, after, strict=True))
-    return Outcome(inserted=inserted - deleted, updated=updated + deleted)
+    return Outcome(inserted=inserted, updated=updated)
+
+
+def _narrowed(load: TableLoad, changed: int) -> list[str] | None:
+    """The statements of an upsert of so few rows; None: it is better to go through all."""
+    if changed > min(_FEW_ROWS, load.rows // _FEW_OF):
+        return None
+    statements = load.merge.merge_changed()
+    if statements is None:
+        return None
+    return ["SET LOCAL enable_nestloop = on", *statements, "SET LOCAL enable_nestloop = off"]
+
+
+class _Counter:
+    """How many rows statements insert and update; one that was deleted and inserted is updated.
+
+    The server counts them. Where it does not (track_counts is off, and this role may not set it),
+    the rows that a table has are counted before and after.
+    """
+
+    def __init__(self, connection: psycopg.Connection, load: TableLoad) -> None:
+        self._connection = connection
+        self._load = load
+        self._changed = 0  # rows of statements, without what was deleted to be inserted anew
+        tracked = column(connection, "SELECT pg_catalog.current_setting('track_counts')")[0]
+        self._tracked = tracked == "on"
+        self._before = self._now()
+
+    def run(self, statement: str) -> None:
+        number = self._connection.execute(statement.encode()).rowcount
+        if not statement.startswith("DELETE "):
+            self._changed += max(0, number)
+
+    def written(self) -> tuple[int, int]:
+        """(inserted, updated)"""
+        inserted, updated, deleted = (b - a for a, b in zip(self._before, self._now(), strict=True))
+        if not self._tracked:
+            return inserted, self._changed - inserted
+        return inserted - deleted, updated + deleted
+
+    def _now(self) -> tuple[int, int, int]:
+        if self._tracked:
+            return _tuple_counts(self._connection, self._load.table.oid)
+        return int(column(self._connection, self._load.merge.count_target())[0]), 0, 0
 
 
 def _tuple_counts(connection: psycopg.Connection, oid: int) -> tuple[int, int, int]:
@@ -260,7 +312,11 @@ def refusal_words(exc: psycopg.Error, load: TableLoad, *, replica_role: bool) ->
     error = translate(exc, what=f"writing {load.table.name}")
     sqlstate = str(error.data.get("sqlstate"))
     hint = None
-    if sqlstate in _NOT_FOUND and load.table.fires(replica_role=replica_role):
+    name = load.table.name
+    if sqlstate == "42501" and error.message.endswith(f"permission denied for table {name.name}"):
+        # what else is needed, the plan has looked at
+        hint = f"as its owner: GRANT DELETE ON TABLE {name.sql} TO the role of the conninfo"
+    elif sqlstate in _NOT_FOUND and load.table.fires(replica_role=replica_role):
         hint = (
             f"{fires_words(load, replica_role=replica_role)} here, with an empty search_path: "
             "qualify every name in its function, or ALTER FUNCTION … SET search_path = …"

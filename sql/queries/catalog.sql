@@ -47,7 +47,8 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name,
               (array_agg(p.relname ORDER BY a.depth))[2] AS parent_name,
               pg_catalog.string_agg(
                   pg_catalog.pg_get_expr(p.relpartbound, p.oid)
-                  || pg_catalog.format(' OF %I.%I BY ', un.nspname, u.relname)
+                  || ' OF ' || pg_catalog.quote_ident(un.nspname) || '.'
+                  || pg_catalog.quote_ident(u.relname) || ' BY '
                   || pg_catalog.pg_get_partkeydef(u.oid), ', ' ORDER BY a.depth) AS bound
          FROM pg_catalog.pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (relid, depth)
          JOIN pg_catalog.pg_class p ON p.oid = a.relid

@@ -30,12 +30,11 @@ TARGET_BULK = "CREATE TABLE IF NOT EXISTS bulk (id int PRIMARY KEY, body bytea);
 _BULK = "SELECT md5(string_agg(b::text, ',' ORDER BY id)) FROM bulk b"
 
 
-def begin(rig: Rig, way: Way) -> str:
+def begin(rig: Rig, way: Way, **options: object) -> str:
     """Starts the same sync from either end."""
-    if way == "pull":
-        return rig.begin()
-    request = {"action": "push", "peer": rig.target.name, "database": "shop"}
-    job: str = ask(rig.source, "POST", "/api/admin/sync/full-sync", request)["job"]
+    node, peer = (rig.target, rig.source) if way == "pull" else (rig.source, rig.target)
+    request = {"action": way, "peer": peer.name, "database": "shop", **options}
+    job: str = ask(node, "POST", "/api/admin/sync/full-sync", request)["job"]
     return job
 
 
@@ -123,6 +122,12 @@ def stop_after(rig: Rig, job: str, chunks: int) -> bool:
     raise AssertionError(f"waited in vain for {chunks} chunks: {rig.view(job)}")
 
 
+def dumped(rig: Rig, job: str) -> None:
+    """Waits until the source has all of it in its spool, and needs its database no more."""
+    journal = rig.source.spool / "given" / job / "journal"
+    eventually("the dump is spooled", lambda: b'"complete"' in journal.read_bytes())
+
+
 def transfer_bytes(view: dict[str, Any]) -> int:
     steps = view["progress"]["steps"]
     total: int = next(step["total"] for step in steps if step["name"] == "transfer")
@@ -132,4 +137,3 @@ def transfer_bytes(view: dict[str, Any]) -> int:
 def sent_again(rig: Rig, down_before: int, view: dict[str, Any]) -> int:
     """What the proxy has seen beyond one copy of every chunk."""
     return rig.proxy.down_bytes - down_before - transfer_bytes(view)
-
