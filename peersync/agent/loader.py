@@ -20,7 +20,7 @@ from peersync.agent.plan import Plan
 from peersync.agent.stream import PartStream
 from peersync.agent.workers import Workers
 from peersync.config.model import FullSync
-from peersync.core.errors import ProtocolError, SchemaMismatch
+from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.progress import Step
 from peersync.core.results import TableResult
@@ -29,7 +29,7 @@ from peersync.dump.pieces import Statement
 from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
-from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
+from peersync.postgres.load import Loading, TableLoad, create_stages, load_part, refuse_unasked
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import Final, commit_session
 from peersync.wire.messages import Baseline, Options
@@ -136,17 +136,9 @@ class Loader:
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.parallel):
                 group.create_task(work(), name=f"load-{number}")
-        self._refuse_what_nobody_asked_for()
-        self._record.end(Step.CONVERT, self._now())
-
-    def _refuse_what_nobody_asked_for(self) -> None:
         assert self._loading is not None
-        if self._loading.ignored:
-            names = ", ".join(sorted(map(str, self._loading.ignored)))
-            raise ProtocolError(
-                f"the source sent rows of tables that nobody asked for: {names}",
-                hint="Nothing was changed. Both agents should have the same version.",
-            )
+        refuse_unasked(self._loading, (name for name, _ in self._plan.not_copied))
+        self._record.end(Step.CONVERT, self._now())
 
     def _loading_of(self, stream: PartStream) -> _Job:
         return lambda: self._interrupt(stream), lambda: self._load_part(stream)

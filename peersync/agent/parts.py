@@ -20,6 +20,7 @@ from peersync.postgres.backup import (
     Dump,
     View,
     data_arguments,
+    key_arguments,
     leave_alone,
     schema_arguments,
 )
@@ -81,7 +82,8 @@ class PartJob:
         if self.tables is None:
             if means.tool is None:
                 raise ToolMissing("this part of the backup needs pg_dump")
-            return Dump(means.tool.path, self.arguments, means.env, means.view)
+            arguments = [*self.arguments, *key_arguments(means.tool.version_num)]
+            return Dump(means.tool.path, arguments, means.env, means.view)
         out = CopyOut(
             means.resolved,
             means.view,

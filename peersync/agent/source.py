@@ -296,6 +296,7 @@ class SourceBackup:
 
     def _begin_generation(self) -> None:
         self._spool.create()
+        self._spool.remove_chunks()  # of a view that is gone: the target has what it has
         with self._guard:
             # Not counted up: a journal that was lost must not give an old number again.
             self._generation = secrets.randbits(_GENERATION_BITS)

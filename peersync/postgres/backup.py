@@ -36,6 +36,7 @@ _TEXT_FORM = "-c lc_monetary=C -c bytea_output=hex -c TimeZone=UTC"
 _STDERR_BYTES = 16 * 1024
 
 # Objects that belong to a server or to a person, not to the rows: never part of a backup.
+_RESTRICT_KEY_SINCE = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}  # minor release, by major
 _COMMON_OPTIONS = (
     "--format=plain",
     "--encoding=UTF8",
@@ -116,6 +117,15 @@ def data_arguments(
     arguments = ["--data-only", "--no-comments"]
     arguments += [f"--exclude-table-data={pattern(name)}" for name in left_out]
     return arguments if large_objects else [*arguments, "--no-blobs"]
+
+
+def key_arguments(version_num: int) -> list[str]:
+    """Keeps pg_dump from a new random \\restrict key each time: same rows, same chunks.
+
+    The key protects psql, which reads nothing of ours. `version_num` is pg_dump's.
+    """
+    since = _RESTRICT_KEY_SINCE.get(version_num // 10_000, 0)
+    return ["--restrict-key=peersync"] if version_num % 10_000 >= since else []
 
 
 def schema_arguments(section: str, tables: Sequence[TableName]) -> list[str]:

@@ -8,14 +8,14 @@ the database had, so all of it can be thrown away and done again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import psycopg
 
-from peersync.core.errors import CorruptData, PeersyncError, RefusedInput
+from peersync.core.errors import CorruptData, PeersyncError, ProtocolError, RefusedInput
 from peersync.core.names import TableName
 from peersync.dump.pieces import (
     CopyBegin,
@@ -105,6 +105,20 @@ def load_part(connection: psycopg.Connection, pieces: Iterator[bytes], loading: 
             sink.take(piece)
     if not scanner.complete:
         raise CorruptData("a part of the backup does not have pg_dump's last line")
+
+
+def refuse_unasked(loading: Loading, not_copied: Iterable[str]) -> None:
+    """Raises ProtocolError if rows came of a table that is no part of the sync.
+
+    Not for those that the plan names as not copied: pg_dump writes the settings of extensions.
+    """
+    known = {name.replace('"', "") for name in not_copied}
+    unasked = [str(n) for n in sorted(loading.ignored) if f"{n.schema}.{n.name}" not in known]
+    if unasked:
+        raise ProtocolError(
+            f"the source sent rows of tables that nobody asked for: {', '.join(unasked)}",
+            hint="Nothing was changed. Both agents should have the same version.",
+        )
 
 
 class _Sink:

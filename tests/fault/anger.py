@@ -18,7 +18,7 @@ Death = Callable[[Rig], None]
 
 CHUNK_BYTES = 1_150_000  # chunks aim at 1 MiB, after compression
 CALLS_BYTES = 40_000  # handshakes, manifests, reports: after each death, and at the beginning
-NARROW_BYTES_S = 12_000_000.0
+NARROW_BYTES_S = 8_000_000.0
 BULK_ROWS = 5_000
 SOURCE_BULK = f"""
     CREATE TABLE IF NOT EXISTS bulk (id int PRIMARY KEY, body bytea NOT NULL);

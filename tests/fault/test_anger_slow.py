@@ -68,9 +68,9 @@ def test_a_slow_link_far_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_bandwidth_is_kept_and_breaks_nothing(rig: Rig) -> None:
     with with_settings(rig, network_read_timeout_s=READ_TIMEOUT_S):
-        job = anger.begin(rig, "pull", bandwidth=400_000)
+        job = anger.begin(rig, "pull", bandwidth=600_000)
         before = rig.proxy.down_bytes
         views = watch(rig, job)
     assert views[-1][1]["state"] == "done", views[-1][1]["error"]
-    assert_true_numbers(views, 400_000)
+    assert_true_numbers(views, 600_000)
     assert anger.sent_again(rig, before, views[-1][1]) <= 3 * anger.CALLS_BYTES

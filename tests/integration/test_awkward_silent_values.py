@@ -51,7 +51,7 @@ def test_types_that_are_made_otherwise_here_are_said_before_values_change(
         " PRIMARY KEY, v few_e); CREATE TABLE sorted (id int PRIMARY KEY, v sorted_e);"
         " CREATE TABLE more (id int PRIMARY KEY, v more_e);"
     )
-    source, target = _prepare(
+    _, target = _prepare(
         two_nodes,
         "",
         "CREATE TYPE c AS (x int, y int); CREATE TYPE outer_c AS (a c); CREATE DOMAIN d AS numeric;"

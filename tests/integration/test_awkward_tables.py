@@ -44,7 +44,10 @@ def test_tables_that_do_not_fit_say_so_and_the_others_come(two_nodes: TwoNodes) 
         ("case_twice", "column id is text there and public.citext here"),
         ("too_long", "column v is text there and character varying(3) here"),
         ("cast_loses", "column n is numeric there and numeric(5,2) here: values may be rounded"),
-        ("cast_loses", "column t is timestamp with time zone there and date here: values may be rounded"),
+        (
+            "cast_loses",
+            "column t is timestamp with time zone there and date here: values may be rounded",
+        ),
         ("cast_loses", "column f is double precision there and real here: values may be rounded"),
         ("cast_loses", "column i is interval there and interval year here: values may be rounded"),
     ):

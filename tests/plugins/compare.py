@@ -41,7 +41,8 @@ BEGIN
            AND relnamespace::regnamespace::text !~ '^(pg_|information_schema|peersync)' ORDER BY 1
   LOOP
     FOR c IN SELECT attname, atttypid, EXISTS (SELECT FROM pg_constraint k WHERE k.conrelid = t.oid
-               AND k.contype = 'f' AND attnum = ANY (k.conkey)) AS refers FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0
+               AND k.contype = 'f' AND attnum = ANY (k.conkey)) AS refers
+             FROM pg_attribute WHERE attrelid = t.oid AND attnum > 0
              AND NOT attisdropped AND attgenerated = '' AND attnum <> ALL (coalesce(
                (SELECT conkey FROM pg_constraint WHERE conrelid = t.oid AND contype = 'p'), '{}'))
     LOOP
