@@ -139,7 +139,7 @@ class Jobs:
             database = await self._databases.ready(database_name)
             await self._take_over(database, session)
             plan, replica_role = await self.plan(
-                peer_name, database_name, options, offered=offered, count=False
+                peer_name, database_name, options, offered=offered, count=options.mirror
             )
             self._refuse_too_large(plan)
             await refuse_if_held(database, LEASE)

@@ -41,10 +41,11 @@ class Undo:
 
     async def run(self, session: str, *, dry_run: bool) -> UndoReport:
         """Raises NotFound or BadRequest where there is nothing to undo, Locked while busy."""
-        database, entry = await self._find(session)
-        record = _record(entry)
+        database, _ = await self._find(session)
         holder = Holder(self._config.node.name, os.getpid(), session, "undoing a full sync")
         async with lease(database, LEASE, holder):
+            _, entry = await self._find(session)
+            record = _record(entry)
             async with database.acquire("reading the catalog") as connection:
                 catalog = await read_catalog(connection)
                 replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])

@@ -33,7 +33,7 @@ def plan_lines(plan: Plan) -> list[str]:
         names = ", ".join(str(t.table) for t in keyless[:3]) + ("…" if len(keyless) > 3 else "")
         lines.append(
             f"  {len(keyless)} tables have no key ({names}): whole rows are compared, "
-            "extra rows here stay"
+            + ("extra rows here are deleted" if plan.mirror else "extra rows here stay")
         )
     if plan.only_here:
         lines.append(f"  {len(plan.only_here)} tables are only here and are not touched")

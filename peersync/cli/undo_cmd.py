@@ -11,7 +11,7 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import job_path
-from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
+from peersync.cli.output import clean, emit_json, indented, print_err, print_out, print_table
 from peersync.core.errors import BadRequest, Cancelled
 from peersync.core.undo import UndoReport
 
@@ -77,11 +77,16 @@ def _print(ctx: Context, report: UndoReport) -> None:
     for table in report.tables:
         name = f"{table.schema}.{table.name}"
         if table.error:
-            print_err(f"{name}: left as it is: {clean(table.error)}")
+            print_err(f"{name}: left as it is: {indented(table.error)}")
         if table.newer:
             keys = ", ".join(clean(key) for key in table.newer_keys)
             more = "…" if table.newer > len(table.newer_keys) else ""
             print_err(f"{name}: changed since the sync, kept: {keys}{more}")
     for created in report.created:
         print_err(f"stays: {clean(created)}, which the sync created")
-    print_out("Nothing was changed: this was a dry run." if report.dry_run else "Undone.")
+    if report.dry_run:
+        print_out("Nothing was changed: this was a dry run.")
+    elif any(table.error for table in report.tables):
+        print_out("Undone in part: mend what is said above, and undo it again.")
+    else:
+        print_out("Undone.")

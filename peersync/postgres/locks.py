@@ -156,7 +156,9 @@ async def _refusal(connection: Any, database: str, name: str) -> Locked:
     since = f"{row['since']:%Y-%m-%d %H:%M:%S} UTC"
     return Locked(
         f"{database} is busy: {holder.words(since)}",
-        hint=f"Watch it: peersync jobs watch {holder.job}\n"
+        hint="It takes moments: try again."
+        if holder.what.startswith("undoing")
+        else f"Watch it: peersync jobs watch {holder.job}\n"
         f"or stop it: peersync jobs cancel {holder.job}",
         holder=msgspec.to_builtins(holder) | {"since": since},
     )

@@ -19,7 +19,7 @@ from peersync.postgres.aside import is_aside
 from peersync.postgres.foreign_keys import ForeignKey, Unit
 from peersync.postgres.merge import Merge
 from peersync.postgres.tables import TableWork
-from peersync.postgres.write import REFUSALS, refusal_words
+from peersync.postgres.write import REFUSALS, column, refusal_words
 
 _RETAINED = "{} rows that the source does not have stay, because rows of {} refer to them"
 
@@ -44,12 +44,13 @@ def delete_only_here(
                 _note_gone(connection, unit, current)
             current = None
             retained = _spare(connection, unit, mine)
-            for oid, current in mine.items():
+            for oid, current in mine.items():  # all of them first: a delete may take others along
                 load = current.load
                 if load.journal is not None:
                     load.journal.take_deletes(load, _gone(load.merge))
-                query = _delete(load.merge)
-                deleted[oid] = connection.execute(query.encode()).rowcount
+                deleted[oid] = int(column(connection, _count(load.merge))[0])
+            for current in reversed(list(mine.values())):  # children first
+                connection.execute(_delete(current.load.merge).encode())
     except REFUSALS as exc:
         for work in mine.values():
             blamed = current or work
@@ -148,6 +149,10 @@ def _create(merge: Merge, columns: Sequence[str], *, spare_aside: bool) -> str:
         f"WHERE NOT EXISTS (SELECT FROM {merge.stage.sql} AS s WHERE {merge.on()})"
         + (f" AND NOT {is_aside(merge, 't')}" if spare_aside else "")
     )
+
+
+def _count(merge: Merge) -> str:
+    return f"SELECT count(*) FROM {_gone(merge).sql}"
 
 
 def _delete(merge: Merge) -> str:

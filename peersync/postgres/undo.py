@@ -9,6 +9,7 @@ or whose rows can't be written, is left as it is, with the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import psycopg
@@ -16,14 +17,15 @@ from psycopg import errors as pg
 
 from peersync.core.errors import NotFound, SchemaMismatch, VerifyFailed
 from peersync.core.names import TableName, quote_ident
-from peersync.core.undo import UndoneTable, UndoRecord, UndoTable
+from peersync.core.undo import UndoneTable, UndoRecord, UndoState, UndoTable
+from peersync.postgres.cascades import read_cascades, refuse_cascade
 from peersync.postgres.catalog import Key, Table
 from peersync.postgres.errors import translate
 from peersync.postgres.journal import journal_name
 from peersync.postgres.load import TableLoad
 from peersync.postgres.merge import Merge
 from peersync.postgres.sqlfiles import queries
-from peersync.postgres.write import REFUSALS, differences, upsert, words
+from peersync.postgres.write import REFUSALS, column, differences, upsert, words
 
 SHOWN_KEYS = 20
 _STAGE = TableName("peersync", "undo_stage")
@@ -41,7 +43,9 @@ def undo_session(
     lock_timeout_s: int,
 ) -> list[UndoneTable]:
     """Raises what ends all of it; then, and in a dry run, nothing is changed."""
-    done: list[UndoneTable] = []
+    groups: dict[TableName, list[UndoTable]] = {}
+    for entry in reversed(record.tables):  # children were written last
+        groups.setdefault(TableName(entry.schema, entry.name), []).append(entry)
     with connection.transaction(force_rollback=dry_run):
         connection.execute(
             f"SET LOCAL synchronous_commit = on; SET LOCAL enable_nestloop = off;"
@@ -49,36 +53,21 @@ def undo_session(
         )
         role = "SET LOCAL session_replication_role = replica"
         connection.execute(role if replica_role else "SET CONSTRAINTS ALL DEFERRED")
+        broken = _broken_keys(connection, [tables[name].oid for name in groups if name in tables])
         undone = _Undo(connection, session, replica_role=replica_role)
-        for entry in reversed(record.tables):  # children were written last
-            done.append(undone.table(entry, tables))
-        if replica_role:
-            _prove_foreign_keys(connection, [t for t in tables.values() if _touched(t, done)])
+        done = [undone.table(name, parts, tables) for name, parts in groups.items()]
+        _refuse_newly_broken(connection, broken)
         if not dry_run:
-            _record(connection, session, msgspec.structs.replace(record, state="undone"))
-    return _by_table(done)
+            _record(connection, session, _what_is_left(record, done))
+    return done
 
 
-def _by_table(parts: Sequence[UndoneTable]) -> list[UndoneTable]:
-    """A table has one part of the journal for its upsert and one for its mirror."""
-    found: dict[tuple[str, str], UndoneTable] = {}
-    for part in parts:
-        name = (part.schema, part.name)
-        sofar = found.setdefault(name, UndoneTable(schema=part.schema, name=part.name))
-        found[name] = msgspec.structs.replace(
-            sofar,
-            restored=sofar.restored + part.restored,
-            reinserted=sofar.reinserted + part.reinserted,
-            deleted=sofar.deleted + part.deleted,
-            newer=sofar.newer + part.newer,
-            newer_keys=(*sofar.newer_keys, *part.newer_keys)[:SHOWN_KEYS],
-            error=sofar.error or part.error,
-        )
-    return list(found.values())
-
-
-def _touched(table: Table, done: Sequence[UndoneTable]) -> bool:
-    return any((t.schema, t.name) == tuple(table.name) and not t.error for t in done)
+def _what_is_left(record: UndoRecord, done: Sequence[UndoneTable]) -> UndoRecord:
+    """Tables that could not be put back can be tried again."""
+    failed = {(t.schema, t.name) for t in done if t.error}
+    left = tuple(t for t in record.tables if (t.schema, t.name) in failed)
+    state: UndoState = "kept" if left else "undone"
+    return msgspec.structs.replace(record, state=state, tables=left)
 
 
 def _record(connection: psycopg.Connection, session: str, record: UndoRecord) -> None:
@@ -104,49 +93,71 @@ class _Undo:
         self._journal = journal_name(session)
         self._replica_role = replica_role
 
-    def table(self, entry: UndoTable, tables: dict[TableName, Table]) -> UndoneTable:
-        result = UndoneTable(schema=entry.schema, name=entry.name)
+    def table(
+        self, name: TableName, parts: Sequence[UndoTable], tables: dict[TableName, Table]
+    ) -> UndoneTable:
+        """All parts of the journal of one table, or none of them."""
+        result = UndoneTable(schema=name.schema, name=name.name)
         try:
-            table = _as_it_was(entry, tables)
             with self._connection.transaction():
-                return self._put_back(entry, table, result)
+                for entry in parts:
+                    result = self._put_back(entry, _as_it_was(entry, tables), result)
         except (SchemaMismatch, NotFound) as exc:
-            return msgspec.structs.replace(result, error=words(exc))
+            error = words(exc)
         except REFUSALS as exc:
-            error = translate(exc, what=f"putting back {entry.schema}.{entry.name}")
-            return msgspec.structs.replace(result, error=words(error))
+            error = words(translate(exc, what=f"putting back {name}"))
+        else:
+            return result
+        return UndoneTable(schema=name.schema, name=name.name, error=error)
 
     def _put_back(self, entry: UndoTable, table: Table, result: UndoneTable) -> UndoneTable:
         key = _key_of(entry, table)
         merge = Merge(table, _STAGE, entry.columns, key)
         self._execute(f"LOCK TABLE ONLY {table.name.sql} IN SHARE ROW EXCLUSIVE MODE")
+        self._execute(f"DROP TABLE IF EXISTS {_ROWS}; DROP TABLE IF EXISTS {_STAGE.sql}")
         self._execute(merge.create_stage())
+        self._find_rows(entry, merge)
+        counts = self._counts()
+        if not self._replica_role:
+            self._refuse_cascades(merge)
+        self._execute(
+            f"INSERT INTO {_STAGE.sql} SELECT (u.before::{_STAGE.sql}).* FROM {_ROWS} AS u "
+            "WHERE u.deed IN ('restore', 'reinsert')"
+        )
         try:
-            self._find_rows(entry, merge)
-            counts = self._counts()
-            self._execute(
-                f"DELETE FROM ONLY {table.name.sql} AS t USING {_ROWS} AS u "
-                "WHERE t.ctid = u.place AND u.deed = 'delete'"
-            )
-            self._execute(
-                f"INSERT INTO {_STAGE.sql} SELECT (u.before::{_STAGE.sql}).* FROM {_ROWS} AS u "
-                "WHERE u.deed IN ('restore', 'reinsert')"
-            )
+            with self._connection.transaction():
+                self._delete(table)
+                self._write(merge, table)
+        except pg.ForeignKeyViolation:  # of the table to itself: what refers goes first
             self._write(merge, table)
-            newer = self._execute_rows(
-                f"SELECT key FROM {_ROWS} WHERE deed = 'newer' ORDER BY key LIMIT {SHOWN_KEYS}"
-            )
-        finally:
-            if self._connection.info.transaction_status != psycopg.pq.TransactionStatus.INERROR:
-                self._execute(f"DROP TABLE IF EXISTS {_ROWS}; DROP TABLE IF EXISTS {_STAGE.sql}")
+            self._delete(table)
+        newer = self._execute_rows(
+            f"SELECT key FROM {_ROWS} WHERE deed = 'newer' ORDER BY key LIMIT {SHOWN_KEYS}"
+        )
+        self._execute(f"DROP TABLE {_ROWS}; DROP TABLE {_STAGE.sql}")
         return msgspec.structs.replace(
             result,
-            restored=counts.get("restore", 0),
-            reinserted=counts.get("reinsert", 0),
-            deleted=counts.get("delete", 0),
-            newer=counts.get("newer", 0),
-            newer_keys=tuple(row[0] for row in newer),
+            restored=result.restored + counts.get("restore", 0),
+            reinserted=result.reinserted + counts.get("reinsert", 0),
+            deleted=result.deleted + counts.get("delete", 0),
+            newer=result.newer + counts.get("newer", 0),
+            newer_keys=(*result.newer_keys, *(row[0] for row in newer))[:SHOWN_KEYS],
         )
+
+    def _delete(self, table: Table) -> None:
+        self._execute(
+            f"DELETE FROM ONLY {table.name.sql} AS t USING {_ROWS} AS u "
+            "WHERE t.ctid = u.place AND u.deed = 'delete'"
+        )
+
+    def _refuse_cascades(self, merge: Merge) -> None:
+        name, key = merge.table.name, set(merge.key.columns if merge.key else ())
+        rows = f"JOIN {_ROWS} AS u ON u.place = t.ctid AND u.deed = "
+        for cascade in read_cascades(self._connection, merge.table.oid):
+            if cascade.on_delete:
+                refuse_cascade(self._connection, name, cascade, f"{rows}'delete'", "taken away")
+            if cascade.on_update and not set(cascade.columns) <= key:
+                refuse_cascade(self._connection, name, cascade, f"{rows}'restore'", "changed")
 
     def _find_rows(self, entry: UndoTable, merge: Merge) -> None:
         """What is to be done with each row of the journal: its deed, and its place here."""
@@ -209,8 +220,7 @@ def _as_it_was(entry: UndoTable, tables: dict[TableName, Table]) -> Table:
         if column is None or column.generated:
             raise SchemaMismatch(
                 f"column {name} was dropped or is generated now",
-                hint="Its old values are in the journal, as text: "
-                f'SELECT key, before FROM peersync."undo_…" WHERE t = {entry.number}',
+                hint="Bring it back (ALTER TABLE … ADD COLUMN), and undo again.",
             )
     return table
 
@@ -224,18 +234,34 @@ def _key_of(entry: UndoTable, table: Table) -> Key | None:
     raise SchemaMismatch(f"the key ({', '.join(entry.key)}) is not there any more")
 
 
-def _prove_foreign_keys(connection: psycopg.Connection, tables: Sequence[Table]) -> None:
-    """Raises VerifyFailed when a row refers to one that the undo has taken away."""
-    oids = [table.oid for table in tables]
+class _Key(NamedTuple):
+    """A foreign key, how to count the rows that break it, and how many did before."""
+
+    child: str
+    parent: str
+    name: str
+    query: str
+    before: int
+
+
+def _broken_keys(connection: psycopg.Connection, oids: Sequence[int]) -> list[_Key]:
+    """The foreign keys from and to these tables."""
     cursor = psycopg.RawCursor(connection)
-    for child, parent, name, query in cursor.execute(
-        queries("undo")["foreign_keys"], (oids,)
-    ).fetchall():
-        found = connection.execute(query.encode()).fetchone()
-        if found is not None and found[0]:
+    found = cursor.execute(queries("undo")["foreign_keys"], (list(oids),)).fetchall()
+    return [
+        _Key(child, parent, name, query, int(column(connection, query)[0]))
+        for child, parent, name, query in found
+    ]
+
+
+def _refuse_newly_broken(connection: psycopg.Connection, keys: Sequence[_Key]) -> None:
+    """Raises VerifyFailed when a row refers to one that the undo has taken away."""
+    for key in keys:
+        number = int(column(connection, key.query)[0]) - key.before
+        if number > 0:
             raise VerifyFailed(
-                f"{found[0]} rows of {child} refer to rows of {parent} that the undo would take "
-                f"away (foreign key {name}); nothing was changed",
+                f"{number} rows of {key.child} refer to rows of {key.parent} that the undo would "
+                f"take away (foreign key {key.name}); nothing was changed",
                 hint="They came after the sync. Change or delete them first, or keep what the "
                 "sync brought.",
             )

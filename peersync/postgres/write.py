@@ -17,6 +17,7 @@ from psycopg import errors as pg
 
 from peersync.core.errors import PeersyncError
 from peersync.postgres.aside import Aside
+from peersync.postgres.cascades import read_cascades, refuse_cascade
 from peersync.postgres.errors import translate
 from peersync.postgres.load import TableLoad
 from peersync.postgres.merge import Merge
@@ -86,6 +87,8 @@ def upsert(
     may_delete = replica_role or not load.table.delete_cascades
     if merge.deletes and not may_delete:
         raise _would_cascade(load)
+    if not replica_role:
+        _refuse_update_cascades(connection, load)
     try:
         return _counted(connection, load, merge.merge(), narrow=True)
     except (*_MOVED, pg.CardinalityViolation) as exc:
@@ -102,6 +105,21 @@ def upsert(
     if outcome.skipped:
         outcome.error = refusal_words(refusal, load, replica_role=replica_role)
     return outcome
+
+
+def _refuse_update_cascades(connection: psycopg.Connection, load: TableLoad) -> None:
+    """ON UPDATE of a foreign key to columns outside the key, which the upsert may change."""
+    merge = load.merge
+    if merge.key is None:
+        return
+    for cascade in read_cascades(connection, load.table.oid):
+        changed = tuple(c for c in cascade.columns if c in merge.written)
+        if cascade.on_update and changed and not set(cascade.columns) <= set(merge.key.columns):
+            rows = (
+                f"JOIN {merge.stage.sql} AS s ON {merge.on()} WHERE {merge.row('t', changed)} "
+                f"OPERATOR(pg_catalog.*<>) {merge.row('s', changed)}"
+            )
+            refuse_cascade(connection, load.table.name, cascade, rows, "changed")
 
 
 def _copies_that_fit(

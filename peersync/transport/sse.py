@@ -87,7 +87,7 @@ class EventRing:
             self._waiters.discard(woken)
 
     def _first_after(self, position: int) -> tuple[int, Event] | None:
-        if position >= self._last:
+        if not self._events or position >= self._last:
             return None
         oldest = self._events[0][0]
         return self._events[max(position + 1 - oldest, 0)]

@@ -27,13 +27,17 @@ WITH touched AS (
 )
 SELECT k.conrelid::regclass::text AS child, k.confrelid::regclass::text AS parent, k.conname AS name,
        pg_catalog.format(
-           'SELECT count(*) FROM %s AS c WHERE %s AND NOT EXISTS (SELECT FROM %s AS p WHERE %s)',
+           'SELECT count(*) FROM %s %s AS c WHERE %s AND NOT EXISTS (SELECT FROM %s %s AS p WHERE %s)',
+           CASE rc.relkind WHEN 'p' THEN '' ELSE 'ONLY' END,
            k.conrelid::regclass, pg_catalog.string_agg(
                pg_catalog.format('c.%I IS NOT NULL', a.attname), ' AND '),
+           CASE rp.relkind WHEN 'p' THEN '' ELSE 'ONLY' END,
            k.confrelid::regclass, pg_catalog.string_agg(
                pg_catalog.format('p.%I OPERATOR(%I.%s) c.%I', b.attname, n.nspname, o.oprname,
                                  a.attname), ' AND ')) AS query
   FROM pg_catalog.pg_constraint AS k
+  JOIN pg_catalog.pg_class AS rc ON rc.oid = k.conrelid
+  JOIN pg_catalog.pg_class AS rp ON rp.oid = k.confrelid
  CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(k.conkey), pg_catalog.unnest(k.confkey),
                                pg_catalog.unnest(k.conpfeqop)) AS u (own, theirs, op)
   JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = u.own
@@ -43,7 +47,7 @@ SELECT k.conrelid::regclass::text AS child, k.confrelid::regclass::text AS paren
  WHERE k.contype = 'f' AND k.conparentid = 0 AND k.convalidated
    AND (k.conrelid::bigint IN (SELECT oid FROM touched)
         OR k.confrelid::bigint IN (SELECT oid FROM touched))
- GROUP BY k.oid, k.conrelid, k.confrelid, k.conname;
+ GROUP BY k.oid, k.conrelid, k.confrelid, k.conname, rc.relkind, rp.relkind;
 
 -- name: get
 -- What is kept of a session so far.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -187,22 +186,7 @@ def test_the_settings_of_an_extension_are_no_reason_to_refuse(two_nodes: TwoNode
     assert target.database.psql("SELECT count(*) FROM settings") == "0"
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_missing_pg_dump_is_a_warning_for_rows_come_without_it(
-    there: bool, make_database: MakeDatabase, make_node: MakeNode, tmp_path: Path
-) -> None:
-    node = make_node("server-a", make_database(18), start=False)
-    if not there:
-        text = node.config.read_text()
-        tools = f'[tools]\nbindirs = ["{tmp_path}"]\n'
-        node.config.write_text(text.replace("[tools]\n", tools))
-    done = node.run("check", "--json", check=False)
-    (found,) = [c for c in done.json["checks"] if c["name"] == "pg_dump for shop"]
-    assert found["state"] == ("ok" if there else "warning")
-    assert there or "no definitions" in found["text"]
-
-
-def test_a_role_that_may_not_delete_hears_of_that_right_alone(make_database: MakeDatabase) -> None:
+def test_a_role_that_may_not_read_hears_of_that_right_alone(make_database: MakeDatabase) -> None:
     database = make_database(18)
     database.cluster.createrole("plain")
     database.psql("CREATE TABLE t (id int PRIMARY KEY); GRANT USAGE ON SCHEMA public TO plain")

@@ -130,5 +130,8 @@ def test_without_pg_dump_the_rows_come_all_the_same_and_the_plan_says_why(
     assert "server-a has no pg_dump that fits" in plan["method_reason"]
     assert target.pull("server-a").json["result"] == "done"
     assert target_db.psql("SELECT id FROM a") == "1"
+    checks = source.run("check", "--json", check=False).json["checks"]
+    (found,) = [c for c in checks if c["name"] == "pg_dump for shop"]
+    assert (found["state"], "no definitions" in found["text"]) == ("warning", True)
     asked = target.pull("server-a", "--method", "backup", check=False)
     assert asked.json["error"]["code"] == "tool-missing"

@@ -154,4 +154,5 @@ def test_a_right_that_is_missing_leaves_the_table_and_says_so(
         "partly", 0, 3,
     )  # fmt: skip
     assert "permission denied for table loose" in (done["loose"].error or "")
+    assert 'GRANT DELETE ON TABLE "public"."loose" TO' in (done["loose"].error or "")
     assert (done["shops"].result, done["shops"].deleted) == ("done", 2)

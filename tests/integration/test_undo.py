@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 
@@ -208,3 +210,127 @@ def test_an_undo_waits_for_nobody_for_ever(pair: TwoNodes) -> None:
         other.execute("SELECT pg_advisory_lock_shared(1)")
         assert content(target) == after
     undo(target, session, "--dry-run")
+
+
+WEAK_TABLES = """
+CREATE TABLE p (id int PRIMARY KEY, code text UNIQUE);
+CREATE TABLE refc (id int PRIMARY KEY,
+    pc text REFERENCES p (code) ON UPDATE CASCADE ON DELETE CASCADE);
+CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree);
+"""
+
+
+@pytest.fixture
+def weak(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
+    """The target's role may not set session_replication_role, so foreign keys act."""
+    source = make_node("server-a", make_database(18))
+    database = make_database(18, nth=1)
+    database.cluster.createrole("weak")
+    database.psql(
+        "GRANT pg_read_all_data, pg_write_all_data TO weak;"
+        f'GRANT CREATE ON DATABASE "{database.name}" TO weak; GRANT CREATE ON SCHEMA public TO weak'
+    )
+    target = make_node("server-b", database, conninfo=database.conninfo(user="weak"))
+    target.pair_with(source)
+    for node in (source, target):
+        node.database.psql(WEAK_TABLES)
+    return TwoNodes(source, target)
+
+
+def test_a_sync_changes_no_other_table_by_on_update(weak: TwoNodes) -> None:
+    weak.source.database.psql("INSERT INTO p VALUES (1, 'x')")
+    weak.target.database.psql("INSERT INTO p VALUES (1, 'a'); INSERT INTO refc VALUES (10, 'a')")
+    done = weak.target.pull("server-a", check=False)
+    assert done.code == 3
+    tables = {t["name"]: t for t in done.json["tables"]}
+    assert tables["p"]["result"] == "failed"
+    assert "refc" in tables["p"]["error"]
+    assert weak.target.database.psql("SELECT pc FROM refc") == "a"
+
+
+def test_what_a_mirror_takes_along_is_counted_and_comes_back(weak: TwoNodes) -> None:
+    weak.source.database.psql("INSERT INTO p VALUES (1, 'a')")
+    weak.target.database.psql(
+        "INSERT INTO p VALUES (1, 'a'), (2, 'b'); INSERT INTO refc VALUES (10, 'b');"
+        "INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2)"
+    )
+    done = weak.target.pull("server-a", "--mirror").json
+    assert {t["name"]: t["deleted"] for t in done["tables"]} == {"p": 1, "refc": 1, "tree": 3}
+    undo(weak.target, done["session"])
+    assert weak.target.database.psql("SELECT * FROM refc") == "10|b"
+    assert weak.target.database.psql("SELECT count(*) FROM p, tree") == "6"
+
+
+def test_an_undo_takes_no_newer_row_along(weak: TwoNodes) -> None:
+    weak.source.database.psql("INSERT INTO p VALUES (1, 'a')")
+    session = weak.target.pull("server-a").json["session"]
+    weak.target.database.psql("INSERT INTO refc VALUES (6, 'a')")
+    done = undo(weak.target, session, code=3)
+    assert "refc" in done["p"]["error"]
+    assert weak.target.database.psql("SELECT count(*) FROM refc") == "1"
+    weak.target.database.psql("DELETE FROM refc")
+    assert undo(weak.target, session)["p"]["deleted"] == 1  # mended, it can be tried again
+    assert weak.target.database.psql("SELECT count(*) FROM p") == "0"
+
+
+def test_a_tree_goes_back_row_by_row(weak: TwoNodes) -> None:
+    weak.source.database.psql("INSERT INTO tree VALUES (1, NULL), (2, 1), (3, 2)")
+    weak.target.database.psql("INSERT INTO tree VALUES (3, NULL)")
+    session = weak.target.pull("server-a").json["session"]
+    undo(weak.target, session)
+    assert weak.target.database.psql("SELECT id, up FROM tree") == "3|"
+
+
+def test_rows_of_heirs_are_not_those_of_the_table(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    for node in (source, target):
+        node.database.psql(
+            "CREATE TABLE p (id int PRIMARY KEY, v text); CREATE TABLE p1 () INHERITS (p);"
+            "CREATE TABLE c (id int PRIMARY KEY, p int REFERENCES p)"
+        )
+    source.database.psql("INSERT INTO p VALUES (1, 'x')")
+    session = target.pull("server-a").json["session"]
+    target.database.psql("INSERT INTO p1 VALUES (1, 'fake'); INSERT INTO c VALUES (5, 1)")
+    refused = target.run("undo", session, "--yes", check=False)
+    assert refused.code != 0
+    assert target.database.psql("SELECT count(*) FROM ONLY p") == "1"
+
+
+def test_a_table_is_put_back_whole_or_not_at_all(pair: TwoNodes) -> None:
+    target = pair.target
+    target.database.psql("INSERT INTO customers VALUES (300, 'gone', NULL, NULL)")
+    session = target.pull("server-a", "--mirror").json["session"]
+    target.database.psql("ALTER TABLE customers ADD CONSTRAINT no CHECK (email <> 'gone')")
+    after = content(target)
+    done = undo(target, session, code=3)
+    assert done["customers"]["error"]
+    assert "'new1'" not in after
+    assert target.database.psql("SELECT email FROM customers WHERE id = 1") == "new1"
+    target.database.psql("ALTER TABLE customers DROP CONSTRAINT no")
+    assert undo(target, session)["customers"]["reinserted"] == 1
+    assert target.database.psql("SELECT email FROM customers WHERE id = 1") == "c1@x"
+
+
+def test_what_a_cancelled_sync_table_by_table_has_done_can_be_undone(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    for node in (source, target):
+        node.database.psql("CREATE TABLE a1 (id int PRIMARY KEY); CREATE TABLE z9 (LIKE a1)")
+    source.database.psql("INSERT INTO a1 VALUES (1); INSERT INTO z9 VALUES (1)")
+    with psycopg.connect(target.database.conninfo()) as other:
+        other.execute("LOCK TABLE z9 IN ROW EXCLUSIVE MODE")
+        job = target.run("pull", "server-a", "--per-table", "--yes", "--no-wait", "--json").json[
+            "session"
+        ]
+        deadline = time.monotonic() + 30
+        while target.database.psql("SELECT count(*) FROM a1") == "0":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        target.run("jobs", "cancel", job)
+        ended = target.run("jobs", "watch", job, check=False)
+        other.rollback()
+    assert ended.code == 130
+    assert "nothing was changed" not in ended.err.lower()
+    shown = target.run("jobs", "show", job, "--json").json
+    assert [t["name"] for t in shown["tables"]] == ["a1"]
+    assert undo(target, job)["a1"]["deleted"] == 1
+    assert target.database.psql("SELECT count(*) FROM a1") == "0"
