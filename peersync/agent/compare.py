@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -38,6 +39,10 @@ CHEAP_BYTES = 128 << 20
 _MIRROR_TIMES = 10  # rows that will be deleted are worth a longer look
 _ALL_ROWS = 4_000_000
 _BATCH = 250
+_TEXT_KEYS = re.compile(
+    r"smallint|integer|bigint|uuid|text|boolean|date|bytea|oid|character varying.*"
+    r"|timestamp.*with(out)? time zone"
+)
 _PATIENCE_S = 20.0
 _LOCK_S = 5.0
 
@@ -142,6 +147,12 @@ class Comparison:
             return None
         return Hashed(table.table, tuple(c.name for c in common), table.key)
 
+    def _keys_are_texts(self, one: Hashed) -> bool:
+        """Whether keys are equal exactly if their texts are: 1.0 and 1.00 are not."""
+        table = self._here.tables[one.table]
+        types = [c.type for c in table.columns if c.name in one.key]
+        return all(_TEXT_KEYS.fullmatch(t) is not None for t in types)
+
     async def _counted(self, tables: list[Hashed], patience_s: float) -> dict[TableName, RowCounts]:
         try:
             async with (
@@ -158,7 +169,7 @@ class Comparison:
                 update=difference.update,
                 unchanged=difference.unchanged,
                 target_only=difference.target_only,
-                exact=True,
+                exact=self._keys_are_texts(one),
             )
             for one, difference in zip(tables, found, strict=True)
         }

@@ -30,6 +30,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorRecord | None
     resumable: bool = False
     undo: str | None = None
+    chosen_tables: bool = False
     requested_by: str
     started_at: str
     completed_at: str | None
@@ -59,6 +60,7 @@ def view_entry(entry: Entry) -> JobView:
         error=entry.error,
         resumable=entry.resumable,
         undo=entry.undo.state if entry.undo else None,
+        chosen_tables=bool(entry.options.get("tables") or entry.options.get("exclude_tables")),
         requested_by=entry.requested_by,
         started_at=entry.started_at,
         completed_at=entry.completed_at,

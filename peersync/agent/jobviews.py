@@ -118,6 +118,7 @@ class JobViews:
             error=ErrorRecord.of(session.error) if session.error else None,
             resumable=session.resumable,
             undo=session.undo,
+            chosen_tables=bool(session.options.tables or session.options.exclude_tables),
             requested_by=running.requested_by,
             started_at=progress.started_at,
             completed_at=progress.updated_at if session.state.final else None,

@@ -180,9 +180,7 @@ class Node:
         registry = make_registry(self._totals, jobs.views.running, self._state_dir)
         health = health_routes(_ready(checks), registry)
         shown = health_routes(_ready(checks), registry, show_checks=True)
-        peer_api = PeerApi(
-            self.identity, node.name, self._databases, backups, jobs, self._workers
-        )
+        peer_api = PeerApi(self.identity, node.name, self._databases, backups, jobs, self._workers)
         listen, admin = parse_address(node.listen), parse_address(node.admin)
         await stack.enter_async_context(
             listen_unix(

@@ -7,6 +7,7 @@ import msgspec
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
 from peersync.core.errors import BadRequest
+from peersync.transport.problems import clean
 from peersync.wire.messages import Method, Options, Patterns, SyncType
 
 MAX_BY = 150
@@ -70,7 +71,7 @@ async def start(jobs: Jobs, wanted: FullSyncRequest) -> Started:
     if wanted.action not in ("pull", "push"):
         raise BadRequest(f"action {wanted.action!r} is not known", hint='Use "pull" or "push".')
     peer, database, options = wanted.peer, wanted.database, wanted.options
-    by, sync_type = wanted.requested_by[:MAX_BY], wanted.sync_type
+    by, sync_type = clean(wanted.requested_by)[:MAX_BY], wanted.sync_type
     if wanted.action == "push":
         if wanted.dry_run:
             return Started(plan=await jobs.pushes.plan(peer, database, options))

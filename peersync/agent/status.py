@@ -25,7 +25,7 @@ from peersync.transport.peers import Peer, PeerBook
 
 _LOOKED_AT = 200
 _ORDER = (
-    "failed", "partly", "unreachable", "unknown", "never synced",
+    "failed", "partly", "undone", "unreachable", "unknown", "never synced",
     "syncing", "giving", "synced", "given",
 )  # fmt: skip
 _FINE = frozenset({"syncing", "giving", "synced", "given"})
@@ -168,7 +168,11 @@ class _Way:
 
     @property
     def last(self) -> JobView | None:
-        return next((e for e in self.ended if e.state != "cancelled"), None)
+        """A sync of some tables that went well says nothing of what a whole one has left out."""
+        found = [e for e in self.ended if e.state != "cancelled"]
+        if found and found[0].chosen_tables and found[0].state == "done":
+            return next((e for e in found if not e.chosen_tables), found[0])
+        return found[0] if found else None
 
     @property
     def good(self) -> str | None:
@@ -183,6 +187,8 @@ class _Way:
     def state(self, well: str) -> str | None:
         if self.last is None:
             return None
+        if self.last.undo == "undone":
+            return "undone"
         return well if self.last.state == "done" else self.last.state
 
     @property
@@ -216,6 +222,9 @@ def _link(
         problem, hint = taken.problem, f"peersync jobs show {taken.last.id[:8]}"
     elif state in ("failed", "partly") and given.last:
         problem, hint = given.problem, f"on {peer.name}: peersync jobs show {given.last.id[:8]}"
+    elif state == "undone" and taken.last:
+        problem = "what the last sync had changed here was undone"
+        hint = f"to have it again: peersync pull {peer.name} --database {database}"
     elif state in ("syncing", "giving"):
         hint = "peersync jobs list"
     elif unreachable is not None and (peer.address is not None or took):
@@ -248,7 +257,11 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
         return "No database is configured."
     if not links:
         return "No peer is known yet."
-    for state, words in (("failed", "failed"), ("partly", "left tables out")):
+    for state, words in (
+        ("failed", "failed"),
+        ("partly", "left tables out"),
+        ("undone", "was undone"),
+    ):
         found = [link for link in links if link.state == state]
         if found:
             what = f"{found[0].database} {_side(found[0])} {found[0].peer}"

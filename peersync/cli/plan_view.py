@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from peersync.cli.output import count, duration
 from peersync.cli.output import size as human
+from peersync.core.words import counted
 
 if TYPE_CHECKING:
     from peersync.agent.plan import Plan, TablePlan
@@ -21,22 +22,25 @@ def plan_lines(plan: Plan) -> list[str]:
     rows = f"about {count(plan.rows)} rows" if plan.rows is not None else "rows not counted"
     lines = [
         _direction(plan),
-        f"  {len(wanted)} tables, {rows}, {human(plan.size_bytes)} on disk there",
+        f"  {counted(len(wanted), 'table')}, {rows}, {human(plan.size_bytes)} on disk there",
     ]
     created = sum(t.action == "create" for t in wanted)
     if created:
-        lines.append(f"  {created} tables are created here, with the schema of {plan.source}")
+        lines.append(
+            f"  created here: {counted(created, 'table')}, with the schema of {plan.source}"
+        )
     lines += [f"  {note}" for note in plan.notes]
     lines += _count_lines(wanted)
     keyless = [t for t in wanted if t.action == "insert"]
     if keyless:
         names = ", ".join(str(t.table) for t in keyless[:3]) + ("…" if len(keyless) > 3 else "")
         lines.append(
-            f"  {len(keyless)} tables have no key ({names}): whole rows are compared, "
+            f"  without a key: {counted(len(keyless), 'table')} ({names}); "
+            "whole rows are compared, "
             + ("extra rows here are deleted" if plan.mirror else "extra rows here stay")
         )
     if plan.only_here:
-        lines.append(f"  {len(plan.only_here)} tables are only here and are not touched")
+        lines.append(f"  only here, and not touched: {counted(len(plan.only_here), 'table')}")
     lines += [f"  left out: {t.table}: {t.reason}" for t in blocked]
     lines += [f"  not copied: {name}: {reason}" for name, reason in plan.not_copied]
     lines += [f"  warning: {t.table}: {w}" for t in wanted for w in t.warnings if "no key" not in w]

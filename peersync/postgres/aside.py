@@ -106,6 +106,14 @@ class Aside:
             _leave_out_kept(merge).encode()
         ).rowcount
 
+    def some_keys(self, limit: int) -> list[str]:
+        """The keys of some rows that are left out, as people read them."""
+        row = self._merge.row("s", _columns(self._merge))
+        query = (
+            f"SELECT DISTINCT {row}::text FROM {aside_table(self._merge).sql} AS s LIMIT {limit}"
+        )
+        return [key for (key,) in self._connection.execute(query.encode()).fetchall()]
+
     def here(self) -> int:
         """How many rows of the table have the key of a row that was left out."""
         if not self.any or self._merge.key is None:

@@ -249,9 +249,15 @@ class _TableFails:
     def __exit__(self, _kind: object, exc: BaseException | None, _tb: object) -> bool:
         if not isinstance(exc, TRANSLATED):
             return False
-        error = translate(exc, what=f"loading {self._load.table.name}")
-        if error.retryable or self._load.created or self._sink._loading.stop.is_set():
+        if self._sink._loading.stop.is_set():
             return False
+        name = self._load.table.name
+        error = translate(exc, what=f"loading {name}")
+        if error.retryable or self._load.created:
+            error.hint = error.hint or (
+                f"Mend it, or leave the table out: -T '{name}'. Nothing of this sync is left."
+            )
+            raise error from exc
         self._load.error = error
         self._load.loaded = False
         self._sink.drop_copy()

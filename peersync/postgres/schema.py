@@ -175,6 +175,12 @@ class Definitions:
 
     def _refuse_incomplete(self, loaded: Container[TableName]) -> None:
         for name, kind in self._before.items():
+            if name in loaded and kind == "r":
+                raise SchemaMismatch(
+                    f"{name} is here now, and the plan was to create it",
+                    hint="It came after the plan was made, or is an extension's. Start a new sync: "
+                    "the plan is then made anew. Nothing of this one is left.",
+                )
             if name in loaded:
                 raise SchemaMismatch(
                     f"{name} is {RELATIONS.get(kind, 'something else')} here, and an ordinary "

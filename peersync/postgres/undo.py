@@ -55,11 +55,27 @@ def undo_session(
         connection.execute(role if replica_role else "SET CONSTRAINTS ALL DEFERRED")
         broken = _broken_keys(connection, [tables[name].oid for name in groups if name in tables])
         undone = _Undo(connection, session, replica_role=replica_role)
-        done = [undone.table(name, parts, tables) for name, parts in groups.items()]
+        done = _all(undone, groups, tables)
         _refuse_newly_broken(connection, broken)
         if not dry_run:
             _record(connection, session, _what_is_left(record, done))
     return done
+
+
+def _all(
+    undone: _Undo, groups: dict[TableName, list[UndoTable]], tables: dict[TableName, Table]
+) -> list[UndoneTable]:
+    """What is refused because of another table is tried again when that one has been put back."""
+    done: dict[TableName, UndoneTable] = {}
+    waiting = dict(groups)
+    while waiting:
+        for name, parts in waiting.items():
+            done[name] = undone.table(name, parts, tables)
+        again = {name: parts for name, parts in waiting.items() if done[name].error}
+        if len(again) == len(waiting):
+            break
+        waiting = again
+    return list(done.values())
 
 
 def _what_is_left(record: UndoRecord, done: Sequence[UndoneTable]) -> UndoRecord:

@@ -36,6 +36,7 @@ _MOVED = (pg.UniqueViolation, pg.ExclusionViolation)
 # ON CONFLICT does not go with rules or deferrable keys: then the first refusal is what is said.
 _NO_ON_CONFLICT = (psycopg.NotSupportedError, pg.ObjectNotInPrerequisiteState)
 _ROUNDS = 20
+_SHOWN_KEYS = 5
 _FEW_ROWS = 50_000  # that are found one by one faster than by reading the whole table …
 _FEW_OF = 10  # … of which they are a tenth at most
 _COLLIDE = "{} rows collide with rows here on another unique key and were left out"
@@ -103,8 +104,21 @@ def upsert(
     )
     outcome.skipped = aside.rows - before
     if outcome.skipped:
-        outcome.error = refusal_words(refusal, load, replica_role=replica_role)
+        outcome.error = _left_out_words(aside, load, refusal)
     return outcome
+
+
+def _left_out_words(aside: Aside, load: TableLoad, refusal: psycopg.Error) -> str:
+    """The first refusal may name rows that found their place in the end: these did not."""
+    keys = aside.some_keys(_SHOWN_KEYS)
+    constraint = refusal.diag.constraint_name
+    among = f" ({constraint} was the first that refused)" if constraint else ""
+    return (
+        f"writing {load.table.name}: left out are the rows with the keys {', '.join(keys)}"
+        f"{'' if len(keys) < _SHOWN_KEYS else ' …'}{among}\n"
+        "hint: another row here has the same value in a unique key, or they share their key "
+        "with each other: change or delete one of the two, then start again"
+    )
 
 
 def _refuse_update_cascades(connection: psycopg.Connection, load: TableLoad) -> None:

@@ -142,7 +142,7 @@ def test_a_column_only_here_blocks_when_it_must_have_a_value_and_has_none(
 def test_tables_only_here_are_named_and_not_touched() -> None:
     made = plan(there(table("a")), here(table("a"), table("mine")))
     assert made.only_here == ("public.mine",)
-    assert "1 tables are only here and are not touched" in "\n".join(plan_lines(made))
+    assert "only here, and not touched: 1 table" in "\n".join(plan_lines(made))
 
 
 # --- nothing is possible ----------------------------------------------------------------------
