@@ -167,13 +167,20 @@ class Refusal:
     code: int
     says: tuple[str, ...]
     fix: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 REFUSALS = [
-    Refusal(no_new_pg_dump, 1, ("no pg_dump 18 or newer", "server-a"), ("postgresql-client-18",)),
+    Refusal(
+        no_new_pg_dump,
+        1,
+        ("no pg_dump 18 or newer", "server-a"),
+        ("postgresql-client-18",),
+        ("--method", "backup"),
+    ),
     Refusal(wrong_password, 8, ("password authentication failed",), ("password_file",)),
     Refusal(missing_database, 1, ("no_such_database", "does not exist"), ("createdb",)),
-    Refusal(no_select, 1, ("server-a", "permission denied", "items"), ("GRANT",)),
+    Refusal(no_select, 3, ("items",), ("GRANT SELECT",)),
     Refusal(no_insert, 8, ("items", "rights are missing here"), ("GRANT",)),
     Refusal(no_create, 1, ("permission denied", "TABLE items"), ("create the tables yourself",)),
     Refusal(no_pull_right, 8, ("may not pull",), ("peer allow server-b --pull",)),
@@ -190,8 +197,8 @@ REFUSALS = [
 def test_p14_a_refusal_says_why_and_what_helps(rig: Rig, tmp_path: Path, refusal: Refusal) -> None:
     with ExitStack() as stack:
         stack.enter_context(refusal.begin(rig, tmp_path))  # type: ignore[arg-type]
-        result = rig.target.pull("server-a", check=False)
-        told = result.err
+        result = rig.target.pull("server-a", *refusal.options, check=False)
+        told = result.err or result.out
         assert result.code == refusal.code, told
         said = told.partition("next:")[0]
         for words in refusal.says:

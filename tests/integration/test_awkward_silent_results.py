@@ -26,8 +26,8 @@ def _plan(target: Node) -> Any:
     return target.run("pull", "server-a", "--dry-run", "--json").json["plan"]
 
 
-def test_the_next_row_here_collides_with_none_that_came(two_nodes: TwoNodes) -> None:
-    source, target = two_nodes
+def test_the_next_row_here_collides_with_none_that_came(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(
         "CREATE TABLE renamed (id serial PRIMARY KEY, v text);"
         "INSERT INTO renamed (v) VALUES ('a'), ('b'), ('c');"
@@ -55,8 +55,8 @@ def test_the_next_row_here_collides_with_none_that_came(two_nodes: TwoNodes) -> 
         assert inserted.splitlines()[0] == following, table
 
 
-def test_sequences_that_stay_behind_or_are_not_here_are_said(two_nodes: TwoNodes) -> None:
-    source, target = two_nodes
+def test_sequences_that_stay_behind_or_are_not_here_are_said(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     both = "CREATE TABLE t (id int PRIMARY KEY);"
     source.database.psql(
         both + "CREATE SEQUENCE free; SELECT setval('free', 100000); CREATE SEQUENCE lonely;"
@@ -113,8 +113,8 @@ def test_rows_are_counted_and_verified_where_the_database_does_not_count(
     assert [found["moved"][c] for c in counts] == [1, 2, 0, 0]
 
 
-def test_what_is_not_taken_over_beside_the_tables_is_in_the_result(two_nodes: TwoNodes) -> None:
-    source, target = two_nodes
+def test_what_is_not_taken_over_beside_the_tables_is_in_the_result(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(
         "CREATE TABLE t (id int PRIMARY KEY, x int); CREATE TABLE n (id int PRIMARY KEY);"
         "CREATE TABLE u (id int PRIMARY KEY); CREATE VIEW w AS SELECT x FROM t"
@@ -171,8 +171,8 @@ def test_rows_that_nobody_asked_for_are_refused(make_database: MakeDatabase) -> 
             refuse_unasked(session.loading, [])
 
 
-def test_the_settings_of_an_extension_are_no_reason_to_refuse(two_nodes: TwoNodes) -> None:
-    source, target = two_nodes
+def test_the_settings_of_an_extension_are_no_reason_to_refuse(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     both = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE settings (id int);"
     source.database.cluster.psql(
         both + "ALTER EXTENSION plpgsql ADD TABLE settings; INSERT INTO settings VALUES (1);"

@@ -25,8 +25,8 @@ def _results(done: Result) -> dict[str, Any]:
     return {t["name"]: t for t in done.json["tables"]}
 
 
-def test_a_large_object_here_is_not_overwritten_without_being_asked(two_nodes: TwoNodes) -> None:
-    source, target = two_nodes
+def test_a_large_object_here_is_not_overwritten_without_being_asked(pair_18: TwoNodes) -> None:
+    source, target = pair_18
     source.database.psql(
         "CREATE TABLE t (id int PRIMARY KEY); SELECT lo_from_bytea(7001, 'theirs')"
     )
@@ -43,7 +43,7 @@ def test_a_large_object_here_is_not_overwritten_without_being_asked(two_nodes: T
 
 
 def test_types_that_are_made_otherwise_here_are_said_before_values_change(
-    two_nodes: TwoNodes,
+    pair_18: TwoNodes,
 ) -> None:
     tables = (
         "CREATE TABLE swapped (id int PRIMARY KEY, v c[]); CREATE TABLE nested (id int PRIMARY KEY,"
@@ -52,7 +52,7 @@ def test_types_that_are_made_otherwise_here_are_said_before_values_change(
         " CREATE TABLE more (id int PRIMARY KEY, v more_e);"
     )
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "",
         "CREATE TYPE c AS (x int, y int); CREATE TYPE outer_c AS (a c); CREATE DOMAIN d AS numeric;"
         "CREATE TYPE few_e AS ENUM ('a', 'b'); CREATE TYPE sorted_e AS ENUM ('a', 'b');"
@@ -83,10 +83,10 @@ def test_types_that_are_made_otherwise_here_are_said_before_values_change(
 
 
 def test_a_label_that_misses_here_leaves_out_the_table_and_not_the_sync(
-    two_nodes: TwoNodes,
+    pair_18: TwoNodes,
 ) -> None:
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "",
         "CREATE TYPE e AS ENUM ('a', 'b'); CREATE TABLE t (id int PRIMARY KEY, v e);"
         "INSERT INTO t VALUES (1, 'b'); CREATE TABLE fine (id int PRIMARY KEY);"
@@ -103,9 +103,9 @@ def test_a_label_that_misses_here_leaves_out_the_table_and_not_the_sync(
     assert target.database.psql("SELECT v FROM t") == "b"
 
 
-def test_columns_that_are_computed_otherwise_here_are_said(two_nodes: TwoNodes) -> None:
+def test_columns_that_are_computed_otherwise_here_are_said(pair_18: TwoNodes) -> None:
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "",
         "CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (id * 2) STORED,"
         " h int GENERATED ALWAYS AS (id + 1) STORED, i int GENERATED ALWAYS AS (id + 1) STORED,"
@@ -122,14 +122,14 @@ def test_columns_that_are_computed_otherwise_here_are_said(two_nodes: TwoNodes) 
     ]
 
 
-def test_partitions_whose_place_differs_are_said(two_nodes: TwoNodes) -> None:
+def test_partitions_whose_place_differs_are_said(pair_18: TwoNodes) -> None:
     tree = (
         "CREATE TABLE p (id int, k int, PRIMARY KEY (id, k)) PARTITION BY RANGE (id);"
         "CREATE TABLE q (id int PRIMARY KEY) PARTITION BY HASH (id);"
         "CREATE TABLE same PARTITION OF p FOR VALUES FROM (100) TO (200);"
     )
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         tree,
         "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);"
         "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);"
@@ -151,9 +151,9 @@ def test_partitions_whose_place_differs_are_said(two_nodes: TwoNodes) -> None:
     assert planned["same"]["warnings"] == []
 
 
-def test_rows_that_a_trigger_drops_are_not_counted_as_done(two_nodes: TwoNodes) -> None:
+def test_rows_that_a_trigger_drops_are_not_counted_as_done(pair_18: TwoNodes) -> None:
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "CREATE TABLE t (id int PRIMARY KEY);",
         "INSERT INTO t VALUES (1), (2)",
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
@@ -165,10 +165,10 @@ def test_rows_that_a_trigger_drops_are_not_counted_as_done(two_nodes: TwoNodes) 
     assert "2 rows are missing" in done.json["error"]["message"]
 
 
-def test_a_key_of_a_composite_type_whose_fields_are_all_null_is_a_key(two_nodes: TwoNodes) -> None:
+def test_a_key_of_a_composite_type_whose_fields_are_all_null_is_a_key(pair_18: TwoNodes) -> None:
     wide = ", ".join(f"c{n} int" for n in range(800))
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "CREATE TYPE c AS (x int, y int); CREATE TABLE t (k c PRIMARY KEY, v int);"
         f"CREATE TABLE wide (k c PRIMARY KEY, {wide});",
         "INSERT INTO t VALUES (ROW(NULL, NULL)::c, 1), ((1, 2), 2);"
@@ -182,9 +182,9 @@ def test_a_key_of_a_composite_type_whose_fields_are_all_null_is_a_key(two_nodes:
     assert target.database.psql("SELECT v FROM t ORDER BY v") == "1\n2\n3"
 
 
-def test_columns_named_like_ours_do_not_disturb_a_table_without_a_key(two_nodes: TwoNodes) -> None:
+def test_columns_named_like_ours_do_not_disturb_a_table_without_a_key(pair_18: TwoNodes) -> None:
     _, target = _prepare(
-        two_nodes,
+        pair_18,
         "CREATE TABLE t (peersync_text text, peersync_copy int, peersync_copy_ int, r int, n int);"
         "INSERT INTO t VALUES ('a', 1, 1, 1, 1);",
         "INSERT INTO t VALUES ('a', 1, 1, 1, 1), ('b', 2, 2, 2, 2)",

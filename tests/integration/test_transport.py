@@ -101,7 +101,7 @@ async def test_an_error_of_a_peer_names_the_peer(
     async with served(a, b, web.get("/x", raising(error))) as client:
         with pytest.raises(PeersyncError, match="server-a: what happened") as caught:
             await client.call("GET", "/x", None, Ok)
-    if kind in (Denied, Locked, NotFound, BadRequest, ProtocolError):
+    if issubclass(kind, (Denied, Locked, NotFound, BadRequest, ProtocolError)):
         assert type(caught.value) is kind
     else:
         assert type(caught.value) is PeerFailed

@@ -39,13 +39,13 @@ CONTENT = (
 
 
 @pytest.fixture
-def pair(two_nodes: TwoNodes) -> TwoNodes:
+def pair(pair_18: TwoNodes) -> TwoNodes:
     """Both had the same; then the source went on."""
-    source, target = two_nodes
+    source, target = pair_18
     source.database.psql(TABLES + OLD)
     target.database.psql(TABLES + OLD)
     source.database.psql(NEW)
-    return two_nodes
+    return pair_18
 
 
 def content(node: Node) -> str:
