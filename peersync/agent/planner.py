@@ -14,7 +14,7 @@ from peersync.agent.plan import Plan, make_plan
 from peersync.agent.refused import marked, refuse_what_no_table_stands_for, with_refused
 from peersync.agent.workers import Workers
 from peersync.core.errors import BadRequest, PeersyncError, ToolMissing
-from peersync.core.names import TableName
+from peersync.core.names import TableName, quote_ident
 from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catalog
 from peersync.postgres.filters import Shapes, whole
@@ -174,6 +174,8 @@ async def plan_pull(
         catalog = await read_catalog(connection)
         replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
         relations = await connection.fetch(queries("created")["relations"])
+        named = await connection.fetch("SELECT nspname FROM pg_catalog.pg_namespace")
+        schemas = frozenset(row["nspname"] for row in named)
     kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
     plan = make_plan(
         source,
@@ -191,7 +193,7 @@ async def plan_pull(
     plan = with_refused(_with_surroundings(plan, catalog), source, peer.name)
     expected_s = await _expected_seconds(database, peer, plan.size_bytes)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):
-        plan = msgspec.structs.replace(plan, schema_scope="tables")  # nothing beside what is asked
+        plan = _chosen_only(plan, schemas)
     estimated = tuple(msgspec.structs.replace(t, counts=estimate(t)) for t in plan.tables)
     plan = msgspec.structs.replace(plan, tables=estimated)
     if count:
@@ -199,6 +201,22 @@ async def plan_pull(
         plan = await comparison.fill(plan, mirror=options.mirror)
     action = "push" if offered else "pull"
     return msgspec.structs.replace(plan, action=action, expected_s=expected_s), bool(replica)
+
+
+def _chosen_only(plan: Plan, schemas: frozenset[str]) -> Plan:
+    """Nothing is created beside what was chosen: not even the schema that a table is in."""
+    tables = tuple(
+        msgspec.structs.replace(
+            t,
+            action="blocked",
+            reason=f"schema {t.schema} is not here, and of chosen tables only these are created: "
+            f"CREATE SCHEMA {quote_ident(t.schema)};",
+        )
+        if t.action == "create" and t.schema not in schemas
+        else t
+        for t in plan.tables
+    )
+    return msgspec.structs.replace(plan, schema_scope="tables", tables=tables)
 
 
 def _selected(

@@ -189,3 +189,18 @@ def test_a_limited_bandwidth_is_kept(pair_18: TwoNodes) -> None:
     done = target.pull("server-a", "--bandwidth", "250kB", "--parallel", "1").json
     assert done["wire_bytes"] > 400_000
     assert done["seconds"]["transfer"] > 0.8 * done["wire_bytes"] / 250e3
+
+
+def test_a_chosen_table_whose_schema_is_missing_is_said_beforehand(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(
+        'CREATE SCHEMA "S x"; CREATE TABLE "S x".t (id int PRIMARY KEY);'
+        "CREATE TABLE u (id int PRIMARY KEY)"
+    )
+    plan = target.run("pull", "server-a", "-t", '"S x".*', "-t", "u", "--dry-run", "--json").json
+    tables = {t["name"]: t for t in plan["plan"]["tables"]}
+    assert tables["t"]["action"] == "blocked"
+    assert 'CREATE SCHEMA "S x";' in tables["t"]["reason"]
+    target.database.psql('CREATE SCHEMA "S x"')
+    done = target.pull("server-a", "-t", '"S x".*', "-t", "u").json
+    assert done["result"] == "done"
