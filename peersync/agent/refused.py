@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import msgspec
 
 from peersync.agent.plan import Plan, TablePlan
-from peersync.core.errors import PermissionMissing
+from peersync.core.errors import PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
+from peersync.postgres.catalog import DatabaseCatalog
 from peersync.postgres.rights import Unreadable
-from peersync.wire.messages import Catalogue, TableInfo
+from peersync.wire.messages import BackupRequest, Catalogue, TableInfo
 
 
 def refuse_what_no_table_stands_for(closed: Unreadable, patterns: Patterns, name: str) -> None:
@@ -29,6 +30,30 @@ def refuse_what_no_table_stands_for(closed: Unreadable, patterns: Patterns, name
             f"{name} may not read all large objects",
             hint=f"{closed.large_objects}\npeersync grants --sql prints every statement.",
         )
+
+
+def left_alone(request: BackupRequest, closed: Unreadable) -> tuple[TableName, ...]:
+    """What a dump must not touch. Raises PermissionMissing where a wanted row is behind it."""
+    for ref in request.tables:
+        name = TableName(ref.schema, ref.name)
+        if name in closed.tables:
+            raise PermissionMissing(f"the source may not read {name}", hint=closed.tables[name])
+    if request.large_objects and closed.large_objects:
+        raise PermissionMissing(
+            "the source may not read all large objects", hint=closed.large_objects
+        )
+    return closed.relations
+
+
+def refuse_if_gone(request: BackupRequest, catalog: DatabaseCatalog) -> None:
+    """Raises SchemaMismatch when a wanted table was dropped since the plan was made."""
+    for ref in request.tables:
+        name = TableName(ref.schema, ref.name)
+        if name not in catalog.tables:
+            raise SchemaMismatch(
+                f"the source has no table {name} any more",
+                hint="Start the sync again: the plan is then made anew.",
+            )
 
 
 def marked(tables: Sequence[TableInfo], closed: Unreadable) -> list[TableInfo]:

@@ -8,7 +8,7 @@ from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
 from peersync.core.errors import BadRequest
 from peersync.transport.problems import clean
-from peersync.wire.messages import Method, Options, Patterns, SyncType
+from peersync.wire.messages import Bandwidth, Method, Options, Parallel, Patterns, SyncType
 
 MAX_BY = 150
 
@@ -31,31 +31,15 @@ class FullSyncRequest(
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()
-    bandwidth: int = 0
-    parallel: int | None = None
+    bandwidth_bytes_s: Bandwidth = msgspec.field(default=0, name="bandwidth")
+    parallel: Parallel = None
     sync_type: SyncType = "manual"
     requested_by: str = "api"
 
     @property
     def options(self) -> Options:
-        """Raises BadRequest for a number that can't be."""
-        if not 0 <= self.bandwidth <= 1 << 50:
-            raise BadRequest("bandwidth must be bytes a second, or 0 for no limit")
-        if self.parallel is not None and not 1 <= self.parallel <= 64:
-            raise BadRequest("parallel must be from 1 to 64")
-        return Options(
-            compress=self.compress,
-            verify=self.verify,
-            mirror=self.mirror,
-            source_wins=self.source_wins,
-            per_table=self.per_table,
-            undo=self.undo,
-            method=self.method,
-            tables=self.tables,
-            exclude_tables=self.exclude_tables,
-            bandwidth_bytes_s=self.bandwidth,
-            parallel=self.parallel,
-        )
+        """The fields that are options of the sync itself."""
+        return msgspec.convert(self, Options, from_attributes=True)
 
 
 class UndoRequest(

@@ -53,10 +53,7 @@ class _KeyedRequest(SafeRequest, frozen=True, rename="camel", kw_only=True):
 
     @property
     def options(self) -> Options:
-        plain = msgspec.structs.asdict(SafeRequest.options.fget(self))  # type: ignore[attr-defined]
-        return _KeyedOptions(
-            **plain, idempotency_key=self.idempotency_key, request_digest=self.request_digest
-        )
+        return msgspec.convert(self, _KeyedOptions, from_attributes=True)
 
 
 class RunningSync(msgspec.Struct, frozen=True, kw_only=True):

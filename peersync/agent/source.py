@@ -20,6 +20,7 @@ import msgspec
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.giveway import GiveWay
 from peersync.agent.parts import Means, PartJob, Run, plan_parts, table_name
+from peersync.agent.refused import left_alone, refuse_if_gone
 from peersync.agent.workers import Workers
 from peersync.config.filters import Filters
 from peersync.config.model import Config
@@ -28,18 +29,15 @@ from peersync.core.errors import (
     DiskFull,
     NotFound,
     PeersyncError,
-    PermissionMissing,
-    SchemaMismatch,
     root_error,
 )
-from peersync.core.names import TableName
 from peersync.core.progress import Progress
 from peersync.postgres.backup import View, open_view
 from peersync.postgres.binaries import Tool
-from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.catalog import read_catalog
 from peersync.postgres.locks import end_leftovers
 from peersync.postgres.pool import Database
-from peersync.postgres.rights import Unreadable, read_rights, unreadable
+from peersync.postgres.rights import read_rights, unreadable
 from peersync.wire.chunks import ChunkCutter, manifest_digest
 from peersync.wire.messages import (
     BackupRequest,
@@ -270,10 +268,10 @@ class SourceBackup:
             lock_timeout_s=self._config.full_sync.lock_timeout_s,
         ) as keeper:
             await end_leftovers(keeper, self.request.session)
-            alone = self._check_readable(unreadable(await read_rights(keeper)))
+            alone = left_alone(self.request, unreadable(await read_rights(keeper)))
             view = await open_view(keeper, [table_name(t) for t in self.request.tables])
             catalog = await read_catalog(keeper)
-            self._check_wanted(catalog)
+            refuse_if_gone(self.request, catalog)
             shapes = await shapes_for_peer(keeper, self._filters, catalog)
             jobs = [j.leaving_alone(alone) for j in plan_parts(self.request, catalog, shapes)]
             needs_tool = any(job.needs_tool for job in jobs)
@@ -306,26 +304,6 @@ class SourceBackup:
         self._spool.restart_journal()
         self._spool.append(_Line(request=self.request, peer_id=self.peer_id, filters=self._filters))
         self._spool.append(_Line(generation=self._generation))
-
-    def _check_readable(self, closed: Unreadable) -> tuple[TableName, ...]:
-        """What the dump must leave alone. PermissionMissing where a wanted row is behind it."""
-        for name in map(table_name, self.request.tables):
-            if name in closed.tables:
-                raise PermissionMissing(f"the source may not read {name}", hint=closed.tables[name])
-        if self.request.large_objects and closed.large_objects:
-            raise PermissionMissing(
-                "the source may not read all large objects", hint=closed.large_objects
-            )
-        return closed.relations
-
-    def _check_wanted(self, catalog: DatabaseCatalog) -> None:
-        wanted = [table_name(t) for t in self.request.tables]
-        gone = [str(name) for name in wanted if name not in catalog.tables]
-        if gone:
-            raise SchemaMismatch(
-                f"the source has no table {gone[0]} any more",
-                hint="Start the sync again: the plan is then made anew.",
-            )
 
     async def _dump_parts(
         self, workers: Workers, tool: Tool | None, view: View, jobs: Sequence[PartJob]

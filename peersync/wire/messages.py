@@ -205,6 +205,10 @@ Method = Literal["auto", "backup", "http"]
 SyncType = Literal["manual", "scheduled", "api"]
 
 
+Bandwidth = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+Parallel = Annotated[int, msgspec.Meta(ge=1, le=64)] | None
+
+
 class Options(Message, frozen=True, kw_only=True):
     """What the one who asks for a full sync wants different from the usual.
 
@@ -221,8 +225,8 @@ class Options(Message, frozen=True, kw_only=True):
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()
-    bandwidth_bytes_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 0
-    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    bandwidth_bytes_s: Bandwidth = 0
+    parallel: Parallel = None
 
 
 class HashedTable(Message, frozen=True, kw_only=True):

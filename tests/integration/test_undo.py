@@ -200,16 +200,25 @@ def test_one_transaction_a_table_can_be_undone_too(pair: TwoNodes) -> None:
     assert content(target) == before
 
 
-def test_an_undo_waits_for_nobody_for_ever(pair: TwoNodes) -> None:
-    target = pair.target
+def test_an_undo_does_not_wait_for_a_lock_for_ever(
+    make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    source = make_node("server-a", make_database(18))
+    target = make_node(
+        "server-b", make_database(18, nth=1), env={"PEERSYNC_FULL_SYNC_LOCK_TIMEOUT_S": "1"}
+    )
+    target.pair_with(source)
+    for node in (source, target):
+        node.database.psql("CREATE TABLE t (id int PRIMARY KEY)")
+    source.database.psql("INSERT INTO t VALUES (1)")
     session = target.pull("server-a").json["session"]
-    after = content(target)
-    target.stop()
-    target.start(env=None)
     with psycopg.connect(target.database.conninfo()) as other:
-        other.execute("SELECT pg_advisory_lock_shared(1)")
-        assert content(target) == after
-    undo(target, session, "--dry-run")
+        other.execute("LOCK TABLE t IN SHARE MODE")
+        refused = target.run("undo", session, "--yes", check=False)
+        other.rollback()
+    assert refused.code == 6
+    assert target.database.psql("SELECT count(*) FROM t") == "1"
+    assert undo(target, session)["t"]["deleted"] == 1
 
 
 WEAK_TABLES = """
@@ -301,10 +310,8 @@ def test_a_table_is_put_back_whole_or_not_at_all(pair: TwoNodes) -> None:
     target.database.psql("INSERT INTO customers VALUES (300, 'gone', NULL, NULL)")
     session = target.pull("server-a", "--mirror").json["session"]
     target.database.psql("ALTER TABLE customers ADD CONSTRAINT no CHECK (email <> 'gone')")
-    after = content(target)
     done = undo(target, session, code=3)
     assert done["customers"]["error"]
-    assert "'new1'" not in after
     assert target.database.psql("SELECT email FROM customers WHERE id = 1") == "new1"
     target.database.psql("ALTER TABLE customers DROP CONSTRAINT no")
     assert undo(target, session)["customers"]["reinserted"] == 1
