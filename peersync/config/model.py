@@ -84,6 +84,19 @@ class FullSync(Table, frozen=True):
     spool_max_gib: Annotated[float, msgspec.Meta(ge=0, le=1 << 20)] = 0.0  # up to 1 PiB
 
 
+class Periodic(Table, frozen=True):
+    """How changes travel between databases that are members of one group."""
+
+    enabled: bool = True
+    interval_s: Seconds = 30.0
+    wake_up: bool = True
+    beat_s: Seconds = 10.0
+    lock_timeout_s: Seconds = 5.0
+    max_clock_offset_s: Seconds = 60.0
+    retention_d: Annotated[float, msgspec.Meta(gt=0, le=3650)] = 14.0
+    retention_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 24)] = 0
+
+
 class Network(Table, frozen=True):
     """How long peers are waited for."""
 
@@ -113,6 +126,7 @@ class Config(Table, frozen=True):
     node: Node = msgspec.field(default_factory=Node)
     database: dict[DatabaseName, Database] = msgspec.field(default_factory=dict)
     full_sync: FullSync = msgspec.field(default_factory=FullSync)
+    periodic: Periodic = msgspec.field(default_factory=Periodic)
     network: Network = msgspec.field(default_factory=Network)
     log: Log = msgspec.field(default_factory=Log)
     tools: Tools = msgspec.field(default_factory=Tools)
@@ -121,6 +135,7 @@ class Config(Table, frozen=True):
 SECTIONS: dict[str, type[Table]] = {
     "node": Node,
     "full_sync": FullSync,
+    "periodic": Periodic,
     "network": Network,
     "log": Log,
     "tools": Tools,

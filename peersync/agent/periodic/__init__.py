@@ -1,0 +1,1 @@
+"""Periodic sync: one publisher for each database, one puller for each link."""
