@@ -1,0 +1,139 @@
+"""Who takes part in the periodic sync of a database: its own origin, and every other.
+
+Owns `peersync.replica` and the founding of a group. How far each member is applied is written
+by publish and apply, in their own transactions; here it is only read.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from peersync.postgres.sqlfiles import queries
+
+_SQL: Final = queries("members")
+MAX_ORIGIN: Final = (1 << 53) - 1  # a JSON number keeps every bit of it
+
+Vector = dict[int, int]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """This database as an origin. `hlc` in microseconds since 1970."""
+
+    group_id: str
+    origin: int
+    node_id: str
+    state: str  # joining, active, held, expired
+    reason: str | None
+    position: int
+    hlc: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """An origin of the group, as this database knows it. `seen`: the vector of its last word."""
+
+    origin: int
+    node_id: str
+    node_name: str
+    state: str  # member, joining, left, expired
+    applied: int
+    applied_hlc: int
+    floor: int
+    seen: Vector
+    sponsor: int | None
+    joined_at: int | None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the log waits for it."""
+        return self.state in ("member", "joining")
+
+
+def new_origin() -> int:
+    return secrets.randbelow(MAX_ORIGIN) + 1
+
+
+async def read_replica(conn: asyncpg.Connection) -> Replica | None:
+    """None where this database takes part in no periodic sync."""
+    row = await conn.fetchrow(_SQL["replica"])
+    return None if row is None else Replica(**row)
+
+
+async def read_members(conn: asyncpg.Connection) -> list[Member]:
+    """All origins that were ever known, the own one included."""
+    rows = await conn.fetch(_SQL["members"])
+    return [Member(**{**row, "seen": decode_vector(row["seen"])}) for row in rows]
+
+
+async def read_vector(conn: asyncpg.Connection) -> Vector:
+    """How far each origin is applied here; the own origin with what is published."""
+    return {row["origin"]: row["applied"] for row in await conn.fetch(_SQL["vector"])}
+
+
+async def found(
+    conn: asyncpg.Connection,
+    node_id: str,
+    node_name: str,
+    *,
+    group_id: str | None = None,
+    state: str = "active",
+) -> Replica:
+    """Makes this database an origin, of a new group unless one is named."""
+    origin = new_origin()
+    group = group_id or str(uuid.uuid4())
+    await conn.execute(_SQL["found"], group, origin, node_id, state, time.time_ns() // 1000)
+    await add_member(conn, origin, node_id, node_name)
+    replica = await read_replica(conn)
+    assert replica is not None
+    return replica
+
+
+async def add_member(
+    conn: asyncpg.Connection,
+    origin: int,
+    node_id: str,
+    node_name: str,
+    *,
+    state: str = "member",
+    applied: int = 0,
+    floor: int = 0,
+    seen: Mapping[int, int] | None = None,
+    sponsor: int | None = None,
+    joined_at: int | None = None,
+) -> None:
+    """Makes an origin known here."""
+    await conn.execute(
+        _SQL["add_member"],
+        origin,
+        node_id,
+        node_name,
+        state,
+        applied,
+        floor,
+        encode_vector(seen or {}),
+        sponsor,
+        joined_at,
+    )
+
+
+async def set_state(conn: asyncpg.Connection, state: str, reason: str | None = None) -> None:
+    await conn.execute(_SQL["set_replica_state"], state, reason)
+
+
+def decode_vector(text: str) -> Vector:
+    """{"<origin>": position} as jsonb prints it."""
+    return msgspec.json.decode(text, type=dict[int, int])
+
+
+def encode_vector(vector: Mapping[int, int]) -> str:
+    """A vector as jsonb reads it."""
+    return msgspec.json.encode(dict(vector)).decode()
