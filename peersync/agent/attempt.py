@@ -14,6 +14,7 @@ import msgspec
 
 from peersync.agent.fetch import Fetcher
 from peersync.agent.loader import Loader
+from peersync.agent.periodic.joining import capture_created
 from peersync.agent.plan import Plan
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
@@ -24,7 +25,7 @@ from peersync.core.session import SessionRecord
 from peersync.core.throttle import Throttle
 from peersync.postgres.pool import Database
 from peersync.transport.client import PeerClient
-from peersync.wire.messages import BackupRequest, Options, TableRef
+from peersync.wire.messages import BackupRequest, JoinRequest, Options, TableRef
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.target")
@@ -44,8 +45,12 @@ class Attempt:
         spool: Spool,
         workers: Workers,
         config: Config,
+        join: JoinRequest | None = None,
     ) -> None:
         self._record = record
+        self._database = database
+        self._config = config
+        self._join = join
         self._plan = plan
         self._options = options
         self._fetcher = Fetcher(
@@ -83,6 +88,8 @@ class Attempt:
             await loader.load(fetcher.streams)
         if fetcher.baseline is None:
             raise PeersyncError("the source sent no baseline")
+        if self._join is not None:
+            await capture_created(self._database, self._config)
         self.count()
         results = await loader.commit(fence, fetcher.baseline, replica_role=replica_role)
         self.count()
@@ -114,6 +121,7 @@ class Attempt:
             large_objects=plan.large_objects > 0,
             method="http" if plan.method == "http" else "backup",
             parallel=self._options.parallel,
+            join=self._join,
         )
 
 

@@ -31,7 +31,7 @@ class Clients:
                 self._identity,
                 connect_timeout_s=network.connect_timeout_s,
                 read_timeout_s=network.read_timeout_s,
-                connections=self._config.full_sync.in_flight + 4,
+                connections=self._config.full_sync.in_flight + 4 + 3 * len(self._config.database),
                 ways=self._ways,
             )
         return self._clients[peer.node_id]

@@ -22,6 +22,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobview import JobView, Started, view_entry
 from peersync.agent.jobviews import JobViews, Running
 from peersync.agent.metrics import JobTotals
+from peersync.agent.periodic.joining import refuse_member, refuse_plan
 from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
 from peersync.agent.push import Pushes
@@ -38,6 +39,7 @@ from peersync.core.errors import (
 from peersync.core.session import State
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease, refuse_if_held
+from peersync.postgres.log.members import read_replica
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.postgres.sqlfiles import queries
@@ -69,8 +71,10 @@ class Jobs:
         workers: Workers,
         spawn: Callable[..., asyncio.Task[None]],
         totals: JobTotals,
+        node_id: str,
     ) -> None:
         self._config = config
+        self._node_id = node_id
         self._totals = totals
         self._databases = databases
         self._book = book
@@ -139,8 +143,13 @@ class Jobs:
             database = await self._databases.ready(database_name)
             await self._take_over(database, session)
             plan, replica_role = await self.plan(
-                peer_name, database_name, options, offered=offered, count=options.mirror
+                peer_name,
+                database_name,
+                options,
+                offered=offered,
+                count=options.mirror or options.join,
             )
+            await self._refuse_join(plan, options, database, replica_role=replica_role)
             self._refuse_too_large(plan)
             await refuse_if_held(database, LEASE)
             peer = self._book.get(peer_name)
@@ -168,6 +177,14 @@ class Jobs:
         )
         async with lease(database, LEASE, holder):
             await leftovers.take_over(database, session, self._workers)
+
+    async def _refuse_join(
+        self, plan: Plan, options: Options, database: Database, *, replica_role: bool
+    ) -> None:
+        refuse_plan(plan, options, replica_role=replica_role)
+        if options.join and not options.anew:
+            async with database.acquire("looking whether it is a member") as conn:
+                refuse_member(await read_replica(conn), database.name)
 
     def _refuse_too_large(self, plan: Plan) -> None:
         """For the spool alone: what the staging tables need is on the database's disk."""
@@ -220,6 +237,7 @@ class Jobs:
             config=self._config,
             replica_role=replica_role,
             ring=EventRing(session[:8]),
+            node_id=self._node_id,
             earlier=earlier,
         )
         task = self._spawn(self._run(target), name=f"full-sync-{session[:8]}")

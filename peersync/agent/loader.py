@@ -30,6 +30,7 @@ from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part, refuse_unasked
+from peersync.postgres.log.logcopy import LogStage
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import Final, commit_session
 from peersync.wire.messages import Baseline, Options
@@ -68,6 +69,7 @@ class Loader:
         )
         self._post = schema.PostData({}, [])
         self._indexes: deque[Statement] = deque()
+        self._log: LogStage | None = None
         self._merged_bytes = 0
         self._verified = 0
 
@@ -103,9 +105,9 @@ class Loader:
         """Definitions, then data and indexes. Nothing that was here before is changed."""
         self._record.begin(Step.CONVERT, self._now())
         self._record.begin(Step.RESTORE, self._now())
-        await self._load_definitions([s for s in streams if s.part.kind != "data"])
+        await self._load_definitions([s for s in streams if s.part.kind.endswith("-data")])
         await self._prepare_tables()
-        waiting = [s for s in reversed(streams) if s.part.kind == "data"]
+        waiting = [s for s in reversed(streams) if s.part.kind in ("data", "log")]
         changed = asyncio.Condition()
         busy = 0
 
@@ -141,7 +143,8 @@ class Loader:
         self._record.end(Step.CONVERT, self._now())
 
     def _loading_of(self, stream: PartStream) -> _Job:
-        return lambda: self._interrupt(stream), lambda: self._load_part(stream)
+        work = self._load_log if stream.part.kind == "log" else self._load_part
+        return lambda: self._interrupt(stream), lambda: work(stream)
 
     def _building_of(self, statement: Statement) -> _Job:
         return self._stop.set, lambda: self._build(statement)
@@ -198,6 +201,14 @@ class Loader:
         assert self._loading is not None
         with self._connect("stage", "preparing the restore") as connection:
             create_stages(connection, self._loading)
+
+    def _load_log(self, stream: PartStream) -> None:
+        assert self._loading is not None
+        stage = LogStage(stage_prefix(self._session))
+        with self._connect("load", "taking in the log") as connection:
+            stage.create(connection)
+            self._loading.count(stage.load(connection, stream.pieces()), direct=False)
+        self._log = stage
 
     def _load_part(self, stream: PartStream) -> None:
         assert self._loading is not None
@@ -267,6 +278,9 @@ class Loader:
             rest=self._post.rest,
             verify=self._options.verify,
             mirror=self._options.mirror,
+            source_wins=self._options.source_wins,
+            log=self._log if self._options.join else None,
+            send_only_here=self._options.merge,
             per_table=self._options.per_table,
             undo_bytes=self._settings.undo_max_mib << 20 if self._options.undo else 0,
             replica_role=replica_role,

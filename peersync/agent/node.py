@@ -26,6 +26,11 @@ from peersync.agent.jobs import Jobs
 from peersync.agent.lines import LineKeeper
 from peersync.agent.metrics import JobTotals, make_registry
 from peersync.agent.peer_api import PeerApi
+from peersync.agent.periodic.admin_api import OperatorApi
+from peersync.agent.periodic.look_api import LookApi
+from peersync.agent.periodic.loop import Periodic
+from peersync.agent.periodic.positions import Positions
+from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.reload import Reloader
 from peersync.agent.status import StatusReport
 from peersync.agent.systemd import Notifier
@@ -67,7 +72,8 @@ class Node:
         self._notifier = Notifier(environ, os.getpid())
         self._workers = Workers(pumps=4 * config.full_sync.parallel + 8)
         self._undo = Undo(config, self._databases, self._workers)
-        self._lines = Lines(wanted=lambda: config.full_sync.in_flight + SPARE_LINES)
+        held = 2 * len(config.database)  # by periodic sync: one that waits for news, one ahead
+        self._lines = Lines(wanted=lambda: config.full_sync.in_flight + SPARE_LINES + held)
         self._ways = Ways(self._lines, self._dial)
         self._clients = Clients(config, self.identity, self.book, self._ways)
         self._reloader = Reloader(config, read_config, self._notifier, self._clients.renew)
@@ -77,6 +83,15 @@ class Node:
             state_dir=state_dir,
             name=config.node.name,
             advertise=config.node.advertise or None,
+        )
+        self._periodic = Periodic(
+            config,
+            self._databases,
+            self.book,
+            self._clients.get,
+            self.identity.node_id,
+            state_dir,
+            self._workers,
         )
         self._totals = JobTotals()
         for module in query_modules():
@@ -114,6 +129,7 @@ class Node:
                     keeper = await self._listen(listeners, backups, jobs)
                     spawn(keeper.run(), name="lines")
                     spawn(self._janitor(backups, jobs).run(), name="janitor")
+                    spawn(self._periodic.run(), name="periodic")
                     for name in self._databases.names():
                         spawn(jobs.recover(name), name=f"recover-{name}")
                     spawn(self._notifier.keep(lambda: _status_line(jobs)), name="systemd")
@@ -151,6 +167,7 @@ class Node:
             self._workers,
             spawn,
             self._totals,
+            self.identity.node_id,
         )
         return backups, jobs
 
@@ -176,7 +193,11 @@ class Node:
             self._spool,
             self._workers,
         )
-        report = StatusReport(node.name, self._databases, self.book, jobs, backups, self._probe)
+        periodic = PeriodicApi(self._periodic, self.book, Positions(self._clients.get))
+        report = StatusReport(
+            node.name, self._databases, self.book, jobs, backups, self._probe, periodic.links
+        )
+        look = LookApi(self._config, self._databases, self.book, self._clients.get)
         registry = make_registry(self._totals, jobs.views.running, self._state_dir)
         health = health_routes(_ready(checks), registry)
         shown = health_routes(_ready(checks), registry, show_checks=True)
@@ -187,6 +208,9 @@ class Node:
                 control_app(
                     [
                         *AdminApi(jobs, backups, checks, report, self._undo).routes(),
+                        *periodic.admin_routes(),
+                        *OperatorApi(self._databases, self._periodic.refresh).routes(),
+                        *look.admin_routes(),
                         *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),
                         *shown,
                     ]
@@ -194,7 +218,8 @@ class Node:
                 Path(node.socket),
             )
         )
-        routes = [*pair_routes(self._desk), *peer_api.routes()]
+        routes = [*pair_routes(self._desk), *peer_api.routes(), *periodic.peer_routes()]
+        routes += look.peer_routes()
         await stack.enter_async_context(
             listen_peers(
                 self.book,

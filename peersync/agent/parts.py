@@ -29,6 +29,7 @@ from peersync.postgres.catalog import DatabaseCatalog, Table
 from peersync.postgres.conninfo import Resolved
 from peersync.postgres.copyout import CopyOut, TableCopy
 from peersync.postgres.filters import Shape, Shapes, table_copy
+from peersync.postgres.log.logcopy import log_tables
 from peersync.wire.messages import BackupRequest, Part, TableRef
 
 BIG_TABLE_BYTES = 16 << 20
@@ -52,6 +53,7 @@ class Means:
     view: View
     resolved: Resolved
     kind: str
+    log_view: View | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,11 @@ class PartJob:
                 raise ToolMissing("this part of the backup needs pg_dump")
             arguments = [*self.arguments, *key_arguments(means.tool.version_num)]
             return Dump(means.tool.path, arguments, means.env, means.view)
+        view = means.log_view if self.part.kind == "log" else means.view
+        assert view is not None
         out = CopyOut(
             means.resolved,
-            means.view,
+            view,
             self.tables,
             kind=means.kind,
             sequences=self.sequences,
@@ -117,6 +121,7 @@ def plan_parts(
         *_definitions(request),
         *(_big(catalog.tables[name], request, shapes.get(name)) for name in big),
         *_small(small, request, catalog, shapes),
+        *_log(request),
     ]
     return [
         replace(job, part=msgspec.structs.replace(job.part, id=number))
@@ -151,6 +156,12 @@ def _small(
         left_out = [name for name in catalog.tables if name not in kept]
         arguments = data_arguments(None, left_out, large_objects=request.large_objects)
         yield PartJob(part, arguments)
+
+
+def _log(request: BackupRequest) -> Iterator[PartJob]:
+    """Last: it is read in a view of its own, in which nothing can change."""
+    if request.join is not None:
+        yield PartJob(Part(id=0, kind="log"), [], log_tables())
 
 
 def _definitions(request: BackupRequest) -> list[PartJob]:

@@ -28,6 +28,9 @@ class FullSyncRequest(
     source_wins: bool = False
     per_table: bool = False
     undo: bool = True
+    join: bool = False
+    merge: bool = False
+    anew: bool = False
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()

@@ -13,6 +13,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,7 @@ import msgspec
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.giveway import GiveWay
 from peersync.agent.parts import Means, PartJob, Run, plan_parts, table_name
+from peersync.agent.periodic.joining import found_group
 from peersync.agent.refused import left_alone, refuse_if_gone
 from peersync.agent.workers import Workers
 from peersync.config.filters import Filters
@@ -32,10 +34,10 @@ from peersync.core.errors import (
     root_error,
 )
 from peersync.core.progress import Progress
-from peersync.postgres.backup import View, open_view
 from peersync.postgres.binaries import Tool
 from peersync.postgres.catalog import read_catalog
 from peersync.postgres.locks import end_leftovers
+from peersync.postgres.log.baseline import Taken, baseline
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
 from peersync.wire.chunks import ChunkCutter, manifest_digest
@@ -262,14 +264,31 @@ class SourceBackup:
 
     async def _dump_all(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
         await workers.run(self._begin_generation)
-        async with self._database.connect(
-            self._kind,
-            what="backing up",
-            lock_timeout_s=self._config.full_sync.lock_timeout_s,
-        ) as keeper:
+        if self.request.join is not None:
+            await found_group(
+                self._database, self._config, node_id=self._node_id, name=self._config.node.name
+            )
+        async with AsyncExitStack() as kept:
+            keeper = await kept.enter_async_context(
+                self._database.connect(
+                    self._kind,
+                    what="backing up",
+                    lock_timeout_s=self._config.full_sync.lock_timeout_s,
+                )
+            )
             await end_leftovers(keeper, self.request.session)
             alone = left_alone(self.request, unreadable(await read_rights(keeper)))
-            view = await open_view(keeper, [table_name(t) for t in self.request.tables])
+            taken = await kept.enter_async_context(
+                baseline(
+                    self._database,
+                    keeper,
+                    [table_name(t) for t in self.request.tables],
+                    node_id=self.peer_id,
+                    join=self.request.join,
+                    lock_timeout_s=self._config.full_sync.lock_timeout_s,
+                )
+            )
+            view = taken.view
             catalog = await read_catalog(keeper)
             refuse_if_gone(self.request, catalog)
             shapes = await shapes_for_peer(keeper, self._filters, catalog)
@@ -277,16 +296,20 @@ class SourceBackup:
             needs_tool = any(job.needs_tool for job in jobs)
             version_num = catalog.server.version_num
             tool = await workers.run(choose, version_num) if needs_tool else None
-            baseline = Baseline(
-                node_id=self._node_id, snapshot=view.snapshot, taken_at=view.taken_at
+            made = Baseline(
+                node_id=self._node_id,
+                snapshot=view.snapshot,
+                taken_at=view.taken_at,
+                vector=taken.vector,
+                group=taken.group,
             )
             parts = tuple(job.part for job in jobs)
             self._parts = {part.id: part for part in parts}
-            self._baseline = baseline
-            await workers.run(self._spool.append, _Line(parts=parts, baseline=baseline))
+            self._baseline = made
+            await workers.run(self._spool.append, _Line(parts=parts, baseline=made))
             self._waiting_for = None
             self._changed.set()
-            await self._dump_parts(workers, tool, view, jobs)
+            await self._dump_parts(workers, tool, taken, jobs)
         digest = manifest_digest(self._chunks)
         await workers.run(self._spool.append, _Line(complete=digest))
         self._digest = digest
@@ -306,11 +329,13 @@ class SourceBackup:
         self._spool.append(_Line(generation=self._generation))
 
     async def _dump_parts(
-        self, workers: Workers, tool: Tool | None, view: View, jobs: Sequence[PartJob]
+        self, workers: Workers, tool: Tool | None, taken: Taken, jobs: Sequence[PartJob]
     ) -> None:
         waiting = list(reversed(jobs))
         with self._database.resolved.child_env(application_name=f"peersync/{self._kind}") as env:
-            means = Means(tool, env, view, self._database.resolved, self._kind)
+            means = Means(
+                tool, env, taken.view, self._database.resolved, self._kind, log_view=taken.log
+            )
 
             async def work() -> None:
                 while waiting:

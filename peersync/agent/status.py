@@ -18,6 +18,7 @@ from peersync import __version__
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs, JobView, view_entry
+from peersync.agent.periodic.links import LinkView
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress, seconds_between
 from peersync.postgres.history import History
@@ -25,10 +26,10 @@ from peersync.transport.peers import Peer, PeerBook
 
 _LOOKED_AT = 200
 _ORDER = (
-    "failed", "partly", "undone", "unreachable", "unknown", "never synced",
-    "syncing", "giving", "synced", "given",
+    "failed", "partly", "undone", "unreachable", "conflict", "behind", "paused", "unknown",
+    "never synced", "syncing", "giving", "synced", "given", "in sync",
 )  # fmt: skip
-_FINE = frozenset({"syncing", "giving", "synced", "given"})
+_FINE = frozenset({"syncing", "giving", "synced", "given", "in sync"})
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,8 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     "unknown": the database, which has the history, is down, or the history that was read does
     not go back far enough. `last_sync` is what was taken from the peer, `last_given` what the
-    peer took from here.
+    peer took from here. `periodic`: where both are members of a group; the state is then that of
+    their changes, whatever the last full sync was.
     """
 
     database: str
@@ -49,6 +51,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_given_result: str | None = None
     problem: str | None = None
     hint: str | None = None
+    periodic: LinkView | None = None
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,7 @@ class StatusReport:
     jobs: Jobs
     backups: Backups
     probe: Callable[[Peer], Awaitable[None]]
+    periodic: Callable[[], Awaitable[list[LinkView]]]
 
 
 async def make_status(report: StatusReport) -> Status:
@@ -92,6 +96,8 @@ async def make_status(report: StatusReport) -> Status:
             d.name: group.create_task(_entries(History(d)), name=f"history-{d.name}")
             for d in report.databases
         }
+        periodic = group.create_task(report.periodic(), name="periodic-links")
+    views = {(v.database, v.peer): v for v in periodic.result()}
     databases, links = [], []
     running, giving = report.jobs.views.running(), report.backups.running()
     for name, read in reads.items():
@@ -107,7 +113,8 @@ async def make_status(report: StatusReport) -> Status:
             if problem is not None and now is None:
                 links.append(LinkStatus(database=name, peer=peer.name, state="unknown"))
             else:
-                links.append(_link(report.node, name, peer, unreachable, entries, now))
+                link = _link(report.node, name, peer, unreachable, entries, now)
+                links.append(_with_changes(link, views.get((name, peer.name)), now))
     links.sort(key=lambda link: (_ORDER.index(link.state), link.database, link.peer))
     return Status(
         node=report.node,
@@ -120,6 +127,17 @@ async def make_status(report: StatusReport) -> Status:
         links=links,
         running=running,
         giving=giving,
+    )
+
+
+def _with_changes(link: LinkStatus, view: LinkView | None, now: str | None) -> LinkStatus:
+    """The same where changes travel by themselves; a full sync that runs is shown all the same."""
+    if view is None:
+        return link
+    if now is not None:
+        return msgspec.structs.replace(link, periodic=view)
+    return msgspec.structs.replace(
+        link, state=view.state, problem=view.problem, hint=view.hint, periodic=view
     )
 
 
@@ -263,12 +281,25 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
         ("undone", "was undone"),
     ):
         found = [link for link in links if link.state == state]
+        if found and found[0].periodic and found[0].state == "failed":
+            what = f"{found[0].database} does not sync with {found[0].peer}"
+            return f"{what}: {found[0].problem}" + _more(len(found) - 1) + "."
         if found:
             what = f"{found[0].database} {_side(found[0])} {found[0].peer}"
             return f"The last sync of {what} {words}" + _more(len(found) - 1) + "."
     gone = sorted({link.peer for link in links if link.state == "unreachable"})
     if gone:
         return f"{gone[0]} can't be reached" + _more(len(gone) - 1) + "."
+    for state, words in (
+        ("conflict", "needs a decision with"),
+        ("behind", "is behind with"),
+        ("paused", "is paused with"),
+    ):
+        found = [link for link in links if link.state == state]
+        if found:
+            why = f": {found[0].problem}" if found[0].problem else ""
+            what = f"{found[0].database} {words} {found[0].peer}{why}"
+            return what + _more(len(found) - 1) + "."
     unknown = [link for link in links if link.state == "unknown"]
     if unknown:
         what = f"{unknown[0].database} was ever synced with {unknown[0].peer}"
@@ -282,6 +313,8 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
 
 
 def _fine_sentence(links: list[LinkStatus], now: str) -> str:
+    if all(link.periodic for link in links):
+        return _in_sync_sentence(links)
     running = [link for link in links if link.state in ("syncing", "giving")]
     if len(running) == 1 and running[0].state == "giving":
         return f"{running[0].peer} is taking {running[0].database} from here."
@@ -289,6 +322,8 @@ def _fine_sentence(links: list[LinkStatus], now: str) -> str:
         return f"{len(running)} full sync{'s' if len(running) > 1 else ''} running."
     if len(links) == 1:
         link = links[0]
+        if link.state == "in sync":
+            return f"{link.database} is in sync with {link.peer}."
         if link.state == "given":
             return f"{link.database} was given to {link.peer} {_age(link.last_given, now)}."
         return f"{link.database} was synced from {link.peer} {_age(link.last_sync, now)}."
@@ -301,6 +336,16 @@ def _fine_sentence(links: list[LinkStatus], now: str) -> str:
             f"{given} given to peers; see below when."
         )
     return f"All {len(links)} links were synced; see below when."
+
+
+def _in_sync_sentence(links: list[LinkStatus]) -> str:
+    moving = [link for link in links if link.state != "in sync"]
+    if moving:
+        what = f"{moving[0].database} is syncing with {moving[0].peer}"
+        return what + _more(len(moving) - 1) + "."
+    if len(links) == 1:
+        return f"{links[0].database} is in sync with {links[0].peer}."
+    return f"All {len(links)} links are in sync."
 
 
 def _side(link: LinkStatus) -> str:

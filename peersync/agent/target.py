@@ -19,6 +19,7 @@ from peersync.agent.attempt import Attempt
 from peersync.agent.leftovers import take_over
 from peersync.agent.loader import clean_up
 from peersync.agent.manifest import DumpRestarted
+from peersync.agent.periodic.joining import abandon_join, prepare_join
 from peersync.agent.plan import Plan
 from peersync.agent.reports import Reports
 from peersync.agent.workers import Workers
@@ -46,7 +47,7 @@ from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
-from peersync.wire.messages import Options
+from peersync.wire.messages import JoinRequest, Options
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.target")
@@ -74,6 +75,7 @@ class TargetSession:
         config: Config,
         replica_role: bool,
         ring: EventRing,
+        node_id: str,
         earlier: Entry | None = None,
     ) -> None:
         """`earlier` is the record of a session that is taken up again."""
@@ -90,6 +92,7 @@ class TargetSession:
         self._workers = workers
         self._config = config
         self._replica_role = replica_role
+        self._node_id = node_id
         self._record = SessionRecord(session, plan.action, plan.database, plan.source, plan.target)
         self._record.resumed = earlier.resumed + 1 if earlier else 0
         self._record.wire_bytes = earlier.wire_bytes if earlier else 0
@@ -229,6 +232,7 @@ class TargetSession:
                 await take_over(self._database, self.session, self._workers)
                 await self._clear()
                 self._record.waiting_for = None
+                join = await self._prepare_join()
                 await self._workers.run(self._spool.create)
                 self._current = Attempt(
                     self._record,
@@ -239,6 +243,7 @@ class TargetSession:
                     spool=self._spool,
                     workers=self._workers,
                     config=self._config,
+                    join=join,
                 )
                 try:
                     self.results = await self._current.run(
@@ -248,6 +253,17 @@ class TargetSession:
                     self._stop_reading()
                     raise
             await self._clear()
+
+    async def _prepare_join(self) -> JoinRequest | None:
+        if not self.options.join:
+            return None
+        return await prepare_join(
+            self._database,
+            self._config,
+            node_id=self._node_id,
+            name=self.plan.target,
+            anew=self.options.anew,
+        )
 
     async def _refuse_if_closed(self) -> None:
         entry = await self._history.get(self.session)
@@ -371,6 +387,8 @@ class TargetSession:
         self.resumable = resumable and self._config.full_sync.keep_spool_h > 0
         if self.recorded:
             await self._record_end(error)
+        if self.options.join and state in (State.FAILED, State.CANCELLED) and not self.resumable:
+            await abandon_join(self._database)
         # what is kept is kept from now on, however long ago the last chunk came
         await self._workers.run(self._spool.rest if self.resumable else self._spool.remove)
         self._reports.publish()

@@ -17,6 +17,7 @@ from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease
+from peersync.postgres.log.members import read_replica
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.postgres.sqlfiles import queries
@@ -49,6 +50,8 @@ class Undo:
             async with database.acquire("reading the catalog") as connection:
                 catalog = await read_catalog(connection)
                 replica = await connection.fetchval(queries("catalog")["may_use_replica_role"])
+                # what a member puts back is a change like any other, and must be captured
+                replica = replica and await read_replica(connection) is None
             stop = Stop()
 
             def work() -> list[UndoneTable]:

@@ -27,15 +27,15 @@ def command(ctx: Context) -> None:
     path = ctx.loaded.path
 
     def read() -> Config:
-        return _as_called(ctx, load_config(path, ctx.environ, uid=ctx.uid).config)
+        return as_called(ctx, load_config(path, ctx.environ, uid=ctx.uid).config)
 
-    config = _as_called(ctx, ctx.config)
+    config = as_called(ctx, ctx.config)
     logs.set_up(config.log.level, config.log.format, ctx.environ)
     node = Node(config, ctx.environ, read)
     asyncio.run(node.run())
 
 
-def _as_called(ctx: Context, config: Config) -> Config:
+def as_called(ctx: Context, config: Config) -> Config:
     """`-v` on the command line counts for more than the file."""
     import msgspec
 

@@ -42,16 +42,25 @@ class Run:
 
 def sync_options(function: Callable[..., int]) -> Callable[..., int]:
     """The options that pull and push have in common, in the order of the help."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_WHAT, *_WHICH, *_HOW)):
         function = option(function)
     return function
 
 
-_OPTIONS = (
+def join_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Those of them that make sense where all tables must be taken, or none."""
+    for option in reversed((*_WHAT, *_HOW)):
+        function = option(function)
+    return function
+
+
+_WHAT = (
     click.argument("peer"),
     click.option("--database", metavar="NAME", help="Which; needed when there are several."),
     click.option("-y", "--yes", is_flag=True, help="Do not ask, even if rows are overwritten."),
     click.option("--dry-run", is_flag=True, help="Show the plan and stop there."),
+)
+_WHICH = (
     click.option(
         "--tables",
         "-t",
@@ -69,6 +78,8 @@ _OPTIONS = (
         help="Overwrite also what was changed on the target and never sent.",
     ),
     click.option("--per-table", is_flag=True, help="One transaction for each table."),
+)
+_HOW = (
     click.option(
         "--method",
         type=click.Choice(["auto", "backup", "http"]),
@@ -115,12 +126,15 @@ def full_sync(ctx: Context, action: str, options: dict[str, Any]) -> int:
         "compress": not options["no_compress"],
         "verify": not options["no_verify"],
         "undo": not options["no_undo"],
-        "mirror": options["mirror"],
-        "sourceWins": options["source_wins"],
-        "perTable": options["per_table"],
+        "mirror": options.get("mirror", False),
+        "sourceWins": options.get("source_wins", False),
+        "perTable": options.get("per_table", False),
+        "join": options.get("join", False),
+        "merge": options.get("merge", False),
+        "anew": options.get("anew", False),
         "method": options["method"],
-        "tables": list(options["tables"]),
-        "excludeTables": list(options["exclude_table"]),
+        "tables": list(options.get("tables", ())),
+        "excludeTables": list(options.get("exclude_table", ())),
         "bandwidth": options["bandwidth"],
         "parallel": options["parallel"],
         "syncType": options["sync_type"],

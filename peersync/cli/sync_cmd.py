@@ -1,4 +1,4 @@
-"""`peersync sync`: full syncs as scripts start them."""
+"""`peersync sync`: periodic sync by hand, and full syncs as scripts start them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
-from peersync.cli.output import emit_json, print_err, print_out
-from peersync.core.errors import Locked
+from peersync.cli.output import clean, duration, emit_json, indented, print_err, print_out
+from peersync.core.errors import Locked, NotFound, PeerUnreachable
 
 if TYPE_CHECKING:
+    from peersync.agent.periodic.routes import NowAnswer, PausedLinks
     from peersync.agent.safe import SafeAnswer
 
 PATH = "/api/sync/safe"
@@ -22,7 +23,7 @@ PATH = "/api/sync/safe"
 
 @click.group()
 def command() -> None:
-    """Start full syncs from scripts: nothing is asked, and a busy database is left alone."""
+    """Send and take changes now, pause a link, or start a full sync from a script."""
 
 
 @command.command()
@@ -69,6 +70,114 @@ def safe(
         print_out(answer.job)
         print_err(f"watch it: peersync jobs watch {answer.job[:8]}")
     return 0
+
+
+@command.command()
+@click.argument("peer", required=False)
+@click.option("--database", metavar="NAME", help="Only this one.")
+@click.option("--wait", is_flag=True, help="Until both sides have what was committed before.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="With --wait: seconds for each link.",
+)
+@click.pass_obj
+def now(ctx: Context, peer: str | None, database: str | None, wait: bool, timeout_s: float) -> int:
+    """Send and take changes now, with PEER or with all.
+
+    With --wait exit code 0 is a proof: on every link that is not paused both sides have applied
+    what the other had committed before this began. 3: they have, but some of it could not be
+    written and is in quarantine; or every link is paused. 5: not in time. 1: a link has failed.
+    """
+    request = {
+        "peer": peer,
+        "database": ctx.database_name(database) if database else None,
+        "wait": wait,
+        "timeoutS": timeout_s,
+    }
+    answer = asyncio.run(_now(ctx, request))
+    if not answer.links:
+        raise NotFound(
+            "no database of this node takes part in periodic sync"
+            + (f" with {peer}" if peer else ""),
+            hint="peersync lag shows the links that there are",
+        )
+    if ctx.json:
+        emit_json(msgspec.to_builtins(answer))
+    else:
+        _print_proofs(ctx, answer)
+    return {"done": 0, "partly": 3, "timeout": PeerUnreachable.exit_code}.get(answer.result, 1)
+
+
+@command.command()
+@click.argument("peer", required=False)
+@click.option("--database", metavar="NAME", help="Only this one.")
+@click.pass_obj
+def pause(ctx: Context, peer: str | None, database: str | None) -> None:
+    """Exchange no changes with PEER, or with any, until `sync resume`.
+
+    Both directions stop. What is changed meanwhile is kept on both sides.
+    """
+    _set_paused(ctx, peer, database, paused=True)
+
+
+@command.command()
+@click.argument("peer", required=False)
+@click.option("--database", metavar="NAME", help="Only this one.")
+@click.pass_obj
+def resume(ctx: Context, peer: str | None, database: str | None) -> None:
+    """Go on with what `sync pause` has stopped."""
+    _set_paused(ctx, peer, database, paused=False)
+
+
+def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused: bool) -> None:
+    from peersync.agent.periodic.routes import PausedLinks
+    from peersync.transport.local import AgentClient
+
+    request = {
+        "paused": paused,
+        "peer": peer,
+        "database": ctx.database_name(database) if database else None,
+        "requestedBy": user_name(),
+    }
+
+    async def ask() -> PausedLinks:
+        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+            return await agent.post("/api/admin/sync/pause", request, PausedLinks)
+
+    answer = asyncio.run(ask())
+    if not answer.links:
+        raise NotFound("there is no such link", hint="peersync lag shows those that there are")
+    if ctx.json:
+        emit_json(msgspec.to_builtins(answer))
+    elif not ctx.quiet:
+        for name, other in answer.links:
+            print_err(f"{name}, {other}: {'paused' if paused else 'goes on'}")
+
+
+async def _now(ctx: Context, request: dict[str, Any]) -> NowAnswer:
+    from peersync.agent.periodic.routes import NowAnswer
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.post("/api/admin/sync/now", request, NowAnswer)
+
+
+def _print_proofs(ctx: Context, answer: NowAnswer) -> None:
+    words = {"proved": "both sides have everything", "asked": "asked"}
+    for link in answer.links:
+        said = words.get(link.result, link.result)
+        if link.problem:
+            print_err(f"{link.database}, {link.peer}: {said}: {indented(link.problem)}")
+            if link.hint:
+                print_err(f"    {clean(link.hint)}")
+        elif not ctx.quiet:
+            after = f" after {duration(link.seconds)}" if link.result == "proved" else ""
+            print_out(f"{link.database}, {clean(link.peer)}: {said}{after}")
 
 
 def _skipped(ctx: Context, answer: SafeAnswer) -> int:

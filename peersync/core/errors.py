@@ -120,6 +120,13 @@ class ToolMissing(PeersyncError):
     code = "tool-missing"
 
 
+# --- periodic sync ------------------------------------------------------------------------
+class ResyncRequired(PeersyncError):
+    """A peer lacks what has left the log; `data["floors"]` says up to where: {origin: position}."""
+
+    code, http_status = "resync-required", 409
+
+
 # --- a full sync --------------------------------------------------------------------------
 class RefusedInput(PeersyncError):
     """A dump that holds something other than data, where only data may be."""

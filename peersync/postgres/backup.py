@@ -65,8 +65,18 @@ async def open_view(connection: Any, tables: Sequence[TableName]) -> View:
     The tables are locked before the snapshot is taken (LOCK takes none): between the two, a
     TRUNCATE or a rewriting ALTER TABLE would leave a table that looks empty to the snapshot.
     """
+    await begin_view(connection, tables)
+    return await read_view(connection)
+
+
+async def begin_view(connection: Any, tables: Sequence[TableName]) -> None:
+    """The first half of `open_view`: it has no snapshot yet, and may take over another's."""
     await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     await lock_against_ddl(connection, tables)
+
+
+async def read_view(connection: Any) -> View:
+    """The second half: the snapshot of this transaction, for others to take over."""
     row = await connection.fetchrow(
         "SELECT pg_catalog.pg_export_snapshot() AS exported,"
         " pg_catalog.pg_current_snapshot()::text AS snapshot,"

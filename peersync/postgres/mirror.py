@@ -75,9 +75,18 @@ def _note_gone(connection: psycopg.Connection, unit: Unit, work: TableWork) -> N
     oid = work.load.table.oid
     referred = {c for key in unit.keys if oid in key.parents for c in key.parent_columns}
     spare = work.aside.any and merge.key is not None
-    connection.execute(f"DROP TABLE IF EXISTS {_gone(merge).sql}".encode())
-    connection.execute(_create(merge, sorted(referred), spare_aside=spare).encode())
-    connection.execute(f"ANALYZE {_gone(merge).sql}".encode())
+    note_only_here(connection, merge, sorted(referred), spare_aside=spare)
+
+
+def note_only_here(
+    connection: psycopg.Connection, merge: Merge, columns: Sequence[str] = (), *, spare_aside: bool
+) -> TableName:
+    """Makes a table of the places (peersync_at) of rows that are only here, with these columns."""
+    gone = _gone(merge)
+    connection.execute(f"DROP TABLE IF EXISTS {gone.sql}".encode())
+    connection.execute(_create(merge, columns, spare_aside=spare_aside).encode())
+    connection.execute(f"ANALYZE {gone.sql}".encode())
+    return gone
 
 
 def _spare(

@@ -30,6 +30,17 @@ from peersync.postgres.errors import translate
 from peersync.postgres.foreign_keys import ForeignKey, Unit, neighbours, read_foreign_keys, units
 from peersync.postgres.journal import Journal
 from peersync.postgres.load import Loading, TableLoad
+from peersync.postgres.log.firstjoin import refuse_incomplete, send_only_here
+from peersync.postgres.log.logcopy import LogStage
+from peersync.postgres.log.members import encode_vector
+from peersync.postgres.log.reissue import Reissue
+from peersync.postgres.log.takeover import (
+    join_group,
+    of_relations,
+    refuse_strangers,
+    reissued_keys,
+    unsent_keys,
+)
 from peersync.postgres.mirror import check_mirrored, delete_only_here
 from peersync.postgres.objects import note_sequences, raise_sequences, restore_large_objects
 from peersync.postgres.schema import Definitions
@@ -61,6 +72,9 @@ class Final:
     mirror: bool = False  # rows that only this database has are deleted
     # Rows with unsent changes of ours, by their merge key's values as text: left alone.
     keep: Mapping[TableName, Sequence[tuple[str, ...]]] = field(default_factory=dict)
+    source_wins: bool = False  # not even those
+    log: LogStage | None = None  # the source's log, where this database joins its group
+    send_only_here: bool = False  # rows that only this database has become changes of it
     per_table: bool = False  # a transaction for each table
     # Tables of which the source keeps rows to itself: never complete, and never mirrored.
     partial: Collection[TableName] = ()
@@ -86,6 +100,9 @@ class _Restore:
         self._loading = loading
         self._final = final
         self._works: dict[int, TableWork] = {}
+        group = final.baseline.group
+        joins = final.log is not None and group is not None
+        self._reissue = Reissue(connection, group, final.log) if joins else None  # type: ignore[arg-type]
         self._restored: set[int] = set()
         self._verified: set[int] = set()
         self._journal = Journal(connection, final.session, final.undo_bytes)
@@ -154,7 +171,19 @@ class _Restore:
             lock_tables(connection, locked, beside, final.lock_timeout_s)
             tables = [load.table for load in locked]
             with rows_are_locked(connection, tables, final.lock_timeout_s):
+                self._writer.keep = self._unsent(locked)
                 yield
+
+    def _unsent(self, loads: Sequence[TableLoad]) -> Mapping[TableName, Sequence[tuple[str, ...]]]:
+        """What must stay as it is: asked when nobody can change it any more."""
+        final, connection = self._final, self._connection
+        if not refuse_strangers(connection, final.baseline, final.log) or final.source_wins:
+            return final.keep
+        if self._reissue is not None:
+            keys = reissued_keys(connection, self._reissue, loads)
+        else:
+            keys = unsent_keys(connection, final.baseline.vector)
+        return {**final.keep, **of_relations(connection, keys, loads)}
 
     def _alone(self, unit: Unit, step: Callable[[Unit], None]) -> None:
         """Commits one unit by itself; what refuses it is its own failure."""
@@ -269,8 +298,20 @@ class _Restore:
         results += final.left_out
         if not (final.per_table and failed):
             _store_baseline(connection, final)
+        if self._reissue is not None:
+            self._join(self._reissue)
         _mark_committed(connection, final, results)
         return results
+
+    def _join(self, reissue: Reissue) -> None:
+        final, works = self._final, list(self._works.values())
+        assert final.log is not None
+        assert final.baseline.group is not None
+        refuse_incomplete(works, mirrored=final.mirror, sent=final.send_only_here)
+        reissue.finish()
+        join_group(self._connection, final.baseline.group, final.log)
+        if final.send_only_here:
+            send_only_here(self._connection, works)
 
 
 def _refuse_nothing_written(results: Sequence[TableResult]) -> None:
@@ -299,7 +340,7 @@ def _check_fence(connection: psycopg.Connection, fence: int) -> None:
 
 def _store_baseline(connection: psycopg.Connection, final: Final) -> None:
     base = final.baseline
-    vector = msgspec.json.encode(base.vector).decode()
+    vector = encode_vector(base.vector)
     psycopg.RawCursor(connection).execute(
         queries("sessions")["store_baseline"],
         (final.session, base.node_id, base.snapshot, vector, base.taken_at),

@@ -106,7 +106,7 @@ class TableWriter:
         self._connection = connection
         self._stop = stop
         self._replica_role = replica_role
-        self._keep = keep
+        self.keep = keep
         self._partial = partial
         self._make_room = make_room
 
@@ -165,7 +165,7 @@ class TableWriter:
 
     def _leave_out_before(self, unit: Unit, work: TableWork) -> None:
         """Unsent changes of ours, and what refers to rows of tables outside that are missing."""
-        keep = self._keep.get(work.load.table.name, ())
+        keep = self.keep.get(work.load.table.name, ())
         if keep:
             self._trying(work, lambda: work.aside.keep(keep))
         oid = work.load.table.oid

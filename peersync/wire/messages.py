@@ -128,6 +128,16 @@ class DescribeRequest(Message, frozen=True, kw_only=True):
 
 SchemaScope = Literal["none", "all", "tables"]
 
+Origin = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+Vector = Annotated[dict[Origin, Count], msgspec.Meta(max_length=1000)]
+
+
+class JoinRequest(Message, frozen=True, kw_only=True):
+    """The taker becomes a member of the source's group, under this origin."""
+
+    origin: Origin
+    node_name: Name
+
 
 class BackupRequest(Message, frozen=True, kw_only=True):
     """Asks the source for a backup. Asking again with the same session is harmless."""
@@ -141,9 +151,10 @@ class BackupRequest(Message, frozen=True, kw_only=True):
     large_objects: bool = True
     parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
     method: Literal["backup", "http"] = "backup"  # http: by COPY alone, without definitions
+    join: JoinRequest | None = None
 
 
-PartKind = Literal["pre-data", "data", "post-data"]
+PartKind = Literal["pre-data", "data", "post-data", "log"]
 
 
 class Part(Message, frozen=True, kw_only=True):
@@ -170,13 +181,38 @@ class Chunk(Message, frozen=True, kw_only=True):
     codec: Codec
 
 
+class MemberInfo(Message, frozen=True, kw_only=True):
+    """An origin, as the source of a baseline knows it."""
+
+    origin: Origin
+    node_id: Name
+    node_name: Name
+    state: Literal["member", "joining", "left", "expired"]
+    applied: Count
+    applied_hlc: Count
+    floor: Count
+    seen: Vector
+    sponsor: Origin | None = None
+    joined_at: Count | None = None
+
+
+class GroupBaseline(Message, frozen=True, kw_only=True):
+    """What whoever joins takes over beside the rows; the log itself is a part of the backup."""
+
+    group: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f-]{36}$")]
+    origin: Origin  # the source's
+    hlc: Count
+    members: Annotated[tuple[MemberInfo, ...], msgspec.Meta(max_length=1000)]
+
+
 class Baseline(Message, frozen=True, kw_only=True):
     """What the target may claim to have once the backup is applied."""
 
     node_id: Name
     snapshot: str  # pg_current_snapshot() of the view that was dumped
     taken_at: str
-    vector: dict[str, int] = {}
+    vector: Vector = {}
+    group: GroupBaseline | None = None
 
 
 class ManifestPage(Message, frozen=True, kw_only=True):
@@ -222,6 +258,9 @@ class Options(Message, frozen=True, kw_only=True):
     source_wins: bool = False
     per_table: bool = False
     undo: bool = True
+    join: bool = False  # the taker becomes a member of the source's group
+    merge: bool = False  # and sends it the rows that only the taker has
+    anew: bool = False  # the taker was a member, and comes back under a new origin
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()

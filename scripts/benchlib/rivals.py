@@ -21,12 +21,15 @@ from benchlib.programs import Command, environment, pipe, run
 
 JOBS = "2"
 PGCOPYDB_MAJOR = 15  # Debian's pgcopydb 0.10 knows servers up to 15
-# The other two belong to periodic sync; they are installed here, and measured there.
+# The other two belong to periodic sync (benchlib/periodic.py).
 PACKAGES = {
     "pgcopydb": "pgcopydb",
     "bucardo": "bucardo",
     "pglogical": "postgresql-15-pglogical",
 }
+PLPERL = (
+    "postgresql-plperl-15"  # what Bucardo's own database is written in; not told by its package
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def present() -> dict[str, str | None]:
 
 def install() -> None:
     """Ask apt for the missing ones; without root or apt, or offline, they stay missing."""
-    missing = [PACKAGES[name] for name, version in present().items() if version is None]
+    packages = (*PACKAGES.values(), PLPERL)
+    missing = [package for package in packages if _version(package) is None]
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}

@@ -43,7 +43,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM unnest(lows, highs) AS r (low, high)
                      CROSS JOIN LATERAL (SELECT FROM peersync.change AS c
                                           WHERE c.xid >= r.low AND c.xid <= r.high LIMIT 1) AS c) THEN
-        IF clock_timestamp() - started > interval '5 milliseconds' THEN
+        IF clock_timestamp() - started > interval '1 millisecond' THEN
             -- it went over what was rolled back: not again
             UPDATE peersync.replica SET published = now_seen;
         END IF;
@@ -167,5 +167,5 @@ $$;
 
 -- Microseconds since 1970.
 CREATE OR REPLACE FUNCTION peersync.micros(at timestamptz) RETURNS bigint
-LANGUAGE sql IMMUTABLE
+LANGUAGE sql STABLE
 RETURN (extract(epoch FROM at) * 1000000)::bigint;

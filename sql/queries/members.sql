@@ -30,3 +30,38 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9);
 -- Says how this database takes part, and why so.
 -- $1 state, $2 reason
 UPDATE peersync.replica SET state = $1, reason = $2;
+
+-- name: set_member_state
+-- Says that an origin has left, or was expired.
+-- $1 origin, $2 state
+UPDATE peersync.member SET state = $2 WHERE origin = $1 AND state IN ('member', 'joining');
+
+-- name: dissolve
+-- Forgets the group and its log. What is kept for people (conflicts, quarantine) stays.
+WITH a AS (DELETE FROM peersync.replica),
+     b AS (DELETE FROM peersync.member),
+     c AS (DELETE FROM peersync.change),
+     d AS (DELETE FROM peersync.transaction),
+     e AS (DELETE FROM peersync.relayed),
+     f AS (DELETE FROM peersync.row_base),
+     g AS (DELETE FROM peersync.link)
+SELECT;
+
+-- name: change_origin
+-- Gives this database a new origin: what it published under the earlier one stays in its log.
+-- $1 new origin
+UPDATE peersync.replica
+   SET origin = $1, state = 'joining', reason = 'it is being taken anew', position = 0;
+
+-- name: earlier_origin
+-- The origin that this database had before the one that it joins with; no row at a first join.
+SELECT m.origin, m.applied
+  FROM peersync.member AS m JOIN peersync.replica AS r ON m.node_id = r.node_id AND m.origin <> r.origin
+ WHERE m.applied > 0
+ ORDER BY m.since DESC LIMIT 1;
+
+-- name: back_to_origin
+-- A return that came to nothing: the earlier origin again, held.
+-- $1 origin, $2 position, $3 reason
+WITH gone AS (DELETE FROM peersync.member AS m USING peersync.replica AS r WHERE m.origin = r.origin)
+UPDATE peersync.replica SET origin = $1, position = $2, state = 'held', reason = $3;

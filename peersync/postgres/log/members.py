@@ -97,6 +97,27 @@ async def found(
     return replica
 
 
+async def change_origin(conn: asyncpg.Connection, node_name: str) -> Replica:
+    """A new origin for a database that comes back, which is then joining. Inside a transaction."""
+    replica = await read_replica(conn)
+    assert replica is not None
+    origin = new_origin()
+    await conn.execute(_SQL["change_origin"], origin)
+    await add_member(conn, origin, replica.node_id, node_name)
+    changed = await read_replica(conn)
+    assert changed is not None
+    return changed
+
+
+async def back_to_earlier_origin(conn: asyncpg.Connection, reason: str) -> bool:
+    """Takes a new origin back that was never used; False where there was no earlier one."""
+    row = await conn.fetchrow(_SQL["earlier_origin"])
+    if row is None:
+        return False
+    await conn.execute(_SQL["back_to_origin"], row["origin"], row["applied"], reason)
+    return True
+
+
 async def add_member(
     conn: asyncpg.Connection,
     origin: int,

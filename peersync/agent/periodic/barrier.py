@@ -1,0 +1,158 @@
+"""`sync now --wait`: proves that two sides have what each had when it was asked.
+
+Here everything committed is published, the peer publishes and tells its vector; then both wait
+until each has applied the other's. What both have applied includes what arrived and could not
+be written: quarantine and parked tables make a proof "partly". Nothing here moves changes: the
+pullers do, on both sides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final, Literal
+
+import msgspec
+
+from peersync.agent.periodic.hub import Hub, covers, in_group
+from peersync.agent.periodic.links import Local, linked, read_local
+from peersync.agent.periodic.messages import PositionReply
+from peersync.agent.periodic.positions import Positions
+from peersync.core.errors import PeersyncError
+from peersync.core.words import counted
+from peersync.postgres.log.members import Vector, read_vector
+from peersync.postgres.log.publish import publish
+from peersync.transport.peers import Peer
+
+LOOK_S: Final = 1.0  # at least so often where nothing tells that something came
+WAIT_S: Final = 20.0
+RETRY_S: Final = 1.0
+
+Result = Literal["proved", "partly", "paused", "timeout", "failed", "asked"]
+
+
+class LinkProof(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one link. "asked": nothing was waited for."""
+
+    database: str
+    peer: str
+    result: Result
+    seconds: float = 0.0
+    problem: str | None = None
+    hint: str | None = None
+
+
+class Barrier:
+    """One database. The proofs come in the order of the peers."""
+
+    def __init__(self, hub: Hub, positions: Positions) -> None:
+        self._hub = hub
+        self._positions = positions
+
+    async def run(self, peers: list[Peer], *, wait: bool, timeout_s: float) -> list[LinkProof]:
+        """Publishes, wakes the pullers, and with `wait` proves each link of these peers."""
+        hub = self._hub
+        async with hub.database.acquire(f"publishing the changes of {hub.name}") as conn:
+            await conn.execute("SET synchronous_commit = on")
+            if await publish(conn) is not None:
+                hub.news.tell()
+            local = await read_local(conn)
+        if local is None:
+            return []
+        pairs = [(p, m) for p, m in linked(local, peers) if m.counts]
+        for peer, _ in pairs:
+            if (link := hub.links.get(peer.node_id)) is not None:
+                link.poke.tell()
+        async with asyncio.TaskGroup() as group:
+            proofs = [
+                group.create_task(
+                    self._link(local, peer, wait=wait, timeout_s=timeout_s),
+                    name=f"barrier-{hub.name}-{peer.name}",
+                )
+                for peer, _ in pairs
+            ]
+        return [proof.result() for proof in proofs]
+
+    async def _link(self, local: Local, peer: Peer, *, wait: bool, timeout_s: float) -> LinkProof:
+        began = time.monotonic()
+
+        def proof(result: Result, problem: str | None = None, hint: str | None = None) -> LinkProof:
+            seconds = round(time.monotonic() - began, 3)
+            return LinkProof(
+                database=self._hub.name, peer=peer.name, result=result, seconds=seconds,
+                problem=problem, hint=hint,
+            )  # fmt: skip
+
+        if peer.node_id in local.paused:
+            return proof("paused", hint=f"peersync sync resume {peer.name}")
+        if not wait:
+            return proof("asked")
+        progress = _Progress()
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await self._prove(local, peer, progress)
+        except TimeoutError:
+            error = progress.error
+            words = error.message if error else f"after {timeout_s:g} s {progress.words}"
+            return proof("timeout", words, error.hint if error else None)
+        except PeersyncError as error:
+            return proof("failed", error.message, error.hint)
+        problem = await self._unwritten(peer, reply)
+        return proof("partly" if problem else "proved", problem)
+
+    async def _prove(self, local: Local, peer: Peer, progress: _Progress) -> PositionReply:
+        ours = in_group(local.vector, local.members)
+        goal: Vector | None = None
+        while True:
+            try:
+                want = {} if goal is None else ours
+                wait_s = WAIT_S if goal is not None else 0
+                reply = await self._positions.ask(self._hub, peer, local, want=want, wait_s=wait_s)
+            except PeersyncError as error:
+                if not (error.retryable or error.data.get("peer_retryable")):
+                    raise
+                progress.error = error
+                await asyncio.sleep(RETRY_S)
+                continue
+            progress.error = None
+            goal = in_group(reply.vector, local.members) if goal is None else goal
+            progress.words = f"{peer.name} had not applied everything from here"
+            if covers(reply.vector, ours):
+                break
+        progress.words = f"not everything from {peer.name} was applied here"
+        await self._reach(goal)
+        return reply
+
+    async def _reach(self, goal: Vector) -> None:
+        """Waits until this database has applied all of `goal`."""
+        hub = self._hub
+        while True:
+            seen = hub.news.count
+            async with hub.database.acquire(f"reading how far {hub.name} is") as conn:
+                if covers(await read_vector(conn), goal):
+                    return
+            await hub.news.wait(seen, LOOK_S)
+
+    async def _unwritten(self, peer: Peer, reply: PositionReply) -> str | None:
+        """What has arrived on either side and is not in its tables."""
+        async with self._hub.database.acquire("looking at the quarantine") as conn:
+            local = await read_local(conn)
+        assert local is not None
+        here = sum(q for q, _ in local.waiting.values())
+        words = [
+            f"{where} {counted(rows, 'change')} in quarantine, {counted(tables, 'table')} parked"
+            for where, rows, tables in (
+                ("here", here, local.parked),
+                (f"on {peer.name}", reply.quarantined, reply.parked),
+            )
+            if rows or tables
+        ]
+        return "; ".join(words) or None
+
+
+class _Progress:
+    """Why it is not proved yet, for the sentence of a timeout."""
+
+    def __init__(self) -> None:
+        self.words = "no answer had come"
+        self.error: PeersyncError | None = None

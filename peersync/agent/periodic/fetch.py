@@ -1,0 +1,86 @@
+"""One frame of a peer's log on its way here, read ahead of who applies it.
+
+A task of its own reads it, so the next frame is asked for, and travels, while this one is
+applied. What waits in memory is bounded; beyond that the connection itself holds the peer back.
+Whatever goes wrong on the way is raised where the frame is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+from peersync.core.errors import CorruptData
+from peersync.postgres.log.members import Vector
+from peersync.transport.client import PeerClient
+from peersync.wire.feed import FeedHead, FeedReader, FeedRequest
+
+CHANGES_PATH: Final = "/api/sync/changes"
+PIECES_AHEAD: Final = 64  # of at most 64 KiB, compressed
+
+Item = bytes | Exception | None  # None: the end
+
+
+class Fetch:
+    """`run` in a task; then `head`, then `rows`. `vector` is what was asked from."""
+
+    def __init__(
+        self, client: PeerClient, asked: FeedRequest, *, ahead: bool, read_timeout_s: float
+    ) -> None:
+        self.vector: Vector = asked.vector
+        self.task: asyncio.Task[None] | None = None
+        self.arrived_at = 0.0  # when the head came, by time.time()
+        self._client = client
+        self._asked = asked
+        self._path = f"{CHANGES_PATH}?ahead=1" if ahead else CHANGES_PATH
+        self._timeout_s = asked.wait_s + read_timeout_s
+        self._queue: asyncio.Queue[Item] = asyncio.Queue(PIECES_AHEAD)
+        self._reader = FeedReader()
+        self._rows: Iterator[bytes] = iter(())
+
+    async def run(self) -> None:
+        try:
+            async with self._client.open_stream(
+                self._path, method="POST", body=self._asked, read_timeout_s=self._timeout_s
+            ) as stream:
+                async for piece in stream:
+                    self.arrived_at = self.arrived_at or time.time()
+                    await self._queue.put(piece)
+        except Exception as error:
+            await self._queue.put(error)  # raised by who uses the frame
+        else:
+            await self._queue.put(None)
+
+    async def head(self) -> FeedHead:
+        """What comes. Raises what the peer or the network did instead."""
+        while self._reader.head is None:
+            piece = await self._next()
+            if piece is None:
+                self._reader.end()
+                raise CorruptData("a feed has no head")
+            rows = self._reader.feed(piece)
+            first = next(rows, None)  # a piece may unpack to far more than memory has
+            self._rows = rows if first is None else itertools.chain((first,), rows)
+        return self._reader.head
+
+    async def rows(self) -> AsyncIterator[bytes]:
+        """COPY text. Only when this has ended without an error is the frame whole."""
+        for rows in self._rows:
+            yield rows
+        while (piece := await self._next()) is not None:
+            for rows in self._reader.feed(piece):
+                yield rows
+        self._reader.end()
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    async def _next(self) -> bytes | None:
+        item = await self._queue.get()
+        if isinstance(item, Exception):
+            raise item
+        return item

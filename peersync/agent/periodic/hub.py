@@ -1,0 +1,112 @@
+"""What the parts of one database's periodic sync tell each other, in memory.
+
+Owns nothing that a restart may not forget: the news that wakes long polls, what each link saw
+last, and which vector each member was last heard to have applied. Positions that matter are
+read from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from peersync.agent.periodic.news import News
+from peersync.agent.periodic.restart import Failures
+from peersync.core.errors import PeersyncError
+from peersync.postgres.log.members import Member, Vector, set_state
+from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
+from peersync.wire.feed import FeedHead
+
+_SQL: Final = queries("links")
+
+
+@dataclass
+class Link:
+    """What the puller of one link saw last. Times are of time.time()."""
+
+    peer: str
+    node_id: str
+    origin: int
+    trouble: Failures
+    contact_at: float | None = None
+    offset_s: float | None = None
+    applying: bool = False
+    transactions: int = 0
+    changes: int = 0
+    poke: News = field(default_factory=News)
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a log holds above a vector. `oldest`: seconds since 1970; None for nothing."""
+
+    transactions: int = 0
+    changes: int = 0
+    oldest: float | None = None
+
+
+NOTHING: Final = Backlog()
+
+
+@dataclass
+class Hub:
+    """One database. `database` is for short uses of many, with a pool of its own."""
+
+    name: str
+    database: Database
+    announces: bool = False  # another process of this node serves the peers: it has to be woken
+    news: News = field(default_factory=News)
+    links: dict[str, Link] = field(default_factory=dict)
+    proved: dict[int, Vector] = field(default_factory=dict)  # by origin: what it has applied
+    heard: Vector = field(default_factory=dict)  # by other origin: its last change applied here
+    troubles: list[Failures] = field(default_factory=list)  # of publisher and keeper
+    recheck: News = field(default_factory=News)  # members, pauses or the state have changed
+
+    async def tell(self, conn: asyncpg.Connection) -> None:
+        """Something was published or applied: wakes everybody who waits for that."""
+        self.news.tell()
+        if self.announces:
+            await conn.execute(_SQL["announce"])
+
+    def prove(self, origin: int, vector: Mapping[int, int]) -> None:
+        """A member has told, of its own, what it has applied."""
+        self.proved[origin] = dict(vector)
+
+    def note_heard(self, head: FeedHead, vector: Mapping[int, int]) -> None:
+        """What was applied of a frame; heartbeats need no answer (R5)."""
+        for t in head.transactions:
+            if t.kind != "b" and t.position <= vector.get(t.origin, 0):
+                self.heard[t.origin] = max(t.position, self.heard.get(t.origin, 0))
+
+    @property
+    def failure(self) -> PeersyncError | None:
+        """Why this database's own part does not run, if so."""
+        return next((t.error for t in self.troubles if t.error is not None), None)
+
+
+def covers(vector: Mapping[int, int], wanted: Mapping[int, int]) -> bool:
+    """Whether everything of `wanted` is in `vector`."""
+    return all(vector.get(origin, 0) >= position for origin, position in wanted.items())
+
+
+def in_group(vector: Mapping[int, int], members: list[Member]) -> Vector:
+    """The vector without origins that have left: nobody waits for their last words."""
+    counted = {m.origin for m in members if m.counts}
+    return {o: p for o, p in vector.items() if o in counted}
+
+
+async def read_backlog(conn: asyncpg.Connection, mine: Vector, theirs: Vector) -> Backlog:
+    """What is in the log here and not in `theirs`."""
+    ahead = {o: theirs.get(o, 0) for o, p in mine.items() if p > theirs.get(o, 0)}
+    if not ahead:
+        return Backlog()
+    return Backlog(**await conn.fetchrow(_SQL["backlog"], [*ahead], [*ahead.values()]))
+
+
+async def hold(conn: asyncpg.Connection, reason: str) -> None:
+    """This database neither publishes nor applies from now on (R13)."""
+    await set_state(conn, "held", f"this database is older than its own history: {reason}")

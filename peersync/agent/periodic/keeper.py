@@ -1,0 +1,97 @@
+"""What a database's periodic sync does now and then: capture, heartbeats, parked tables, pruning.
+
+Each has its own pace and none is urgent, so they share one connection and take turns. It knows
+of no peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import asyncpg
+
+from peersync.agent.periodic.hub import Hub
+from peersync.config.model import Periodic
+from peersync.core.order.stability import heartbeat_due
+from peersync.core.patterns import Patterns
+from peersync.postgres.log.apply import Applier
+from peersync.postgres.log.capture import catalog_stamp, enrol
+from peersync.postgres.log.members import Replica, read_members, read_replica
+from peersync.postgres.log.parking import parked_tables
+from peersync.postgres.log.publish import beat
+
+LOOK_S: Final = 1.0
+RETRY_CAPTURE_S: Final = 10.0  # of tables that somebody held
+PRUNE_S: Final = 60.0
+
+
+class Keeper:
+    """`run` for one database, until cancelled."""
+
+    def __init__(self, hub: Hub, config: Periodic, patterns: Patterns) -> None:
+        self._hub = hub
+        self._config = config
+        self._patterns = patterns
+        self._stamp: str | None = None
+        self._enrol_at = self._beat_at = 0.0
+        self._pruned_at = time.monotonic()
+
+    async def run(self, works: Callable[[], None]) -> None:
+        """`works` is called whenever a round has gone well."""
+        what = f"keeping the log of {self._hub.name}"
+        async with self._hub.database.connect("keep", what=what) as conn:
+            while True:
+                replica = await read_replica(conn)
+                if replica is not None and replica.state == "active":
+                    await self._round(conn, replica, time.monotonic())
+                works()
+                await asyncio.sleep(LOOK_S)
+
+    async def _round(self, conn: asyncpg.Connection, replica: Replica, now: float) -> None:
+        await self._capture(conn, now)
+        if now - self._beat_at >= self._config.beat_s and await self._beat_is_due(conn, replica):
+            await beat(conn)
+            self._beat_at = now
+            await self._hub.tell(conn)
+        if any(table.misfit is None for table in await parked_tables(conn)):
+            await self._resume(conn, replica)
+        if now - self._pruned_at >= PRUNE_S:
+            self._pruned_at = now
+            from peersync.postgres.log.prune import prune
+
+            await prune(conn)
+
+    async def _capture(self, conn: asyncpg.Connection, now: float) -> None:
+        """Triggers on tables that are new or have changed since the last look."""
+        stamp = await catalog_stamp(conn)
+        if stamp == self._stamp and now < self._enrol_at:
+            return
+        lock_s = self._config.lock_timeout_s
+        states = await enrol(conn, self._patterns, lock_timeout_s=lock_s)
+        refused = any(state.state == "refused" for state in states)
+        self._stamp = await catalog_stamp(conn)
+        self._enrol_at = now + RETRY_CAPTURE_S if refused else float("inf")
+
+    async def _resume(self, conn: asyncpg.Connection, replica: Replica) -> None:
+        """Changes of tables that fit by now are applied."""
+        lock_s = self._config.lock_timeout_s
+        async with Applier(self._hub.database, replica.origin, lock_timeout_s=lock_s) as applier:
+            if await applier.resume_parked():
+                await self._hub.tell(conn)
+
+    async def _beat_is_due(self, conn: asyncpg.Connection, replica: Replica) -> bool:
+        """Whether somebody's changes were applied since this database last said what it has.
+
+        The log does not keep what nobody else needs, so what was heard is remembered; a new
+        process counts all that is applied as news, which costs one heartbeat.
+        """
+        members = await read_members(conn)
+        heard = self._hub.heard
+        for m in members:
+            if m.counts and m.origin != replica.origin:
+                heard.setdefault(m.origin, m.applied)
+        told = next((m.seen for m in members if m.origin == replica.origin), {})
+        return heartbeat_due(heard, told)

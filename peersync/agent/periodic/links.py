@@ -1,0 +1,309 @@
+"""The state of each link in words, and only what positions prove.
+
+A link is asked, not remembered: this database's vector is read, the peer publishes and tells
+its own, and "in sync" is said when neither side has a change that the other has not applied.
+Owns the order in which reasons count. It decides nothing about what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+import asyncpg
+import msgspec
+
+from peersync.agent.periodic.hub import NOTHING, Backlog, Hub, Link, read_backlog
+from peersync.agent.periodic.messages import PositionReply
+from peersync.core.errors import PeersyncError, PeerUnreachable
+from peersync.core.words import counted
+from peersync.postgres.log.members import (
+    Member,
+    Replica,
+    Vector,
+    read_members,
+    read_replica,
+    read_vector,
+)
+from peersync.postgres.sqlfiles import queries
+from peersync.transport.peers import Peer
+
+_SQL: Final = queries("links")
+ASK_S: Final = 5.0
+STATES: Final = (
+    "failed", "unreachable", "conflict", "behind", "paused", "syncing", "never synced", "in sync",
+)  # fmt: skip
+FINE: Final = frozenset({"in sync", "syncing"})
+
+
+class LinkView(msgspec.Struct, frozen=True, kw_only=True):
+    """One database with one peer. null is not known. Ages and offsets in seconds.
+
+    to_take, to_give: changes that this side, the peer has yet to apply. lag_s, peer_lag_s: the
+    age of the oldest of them. clock_offset_s: how far the peer's clock is ahead.
+    """
+
+    database: str
+    peer: str
+    state: str
+    problem: str | None = None
+    hint: str | None = None
+    to_take: int | None = None
+    to_give: int | None = None
+    lag_s: float | None = None
+    peer_lag_s: float | None = None
+    last_contact: str | None = None
+    last_error: str | None = None
+    failures: int = 0
+    clock_offset_s: float | None = None
+    quarantined: int = 0
+    peer_quarantined: int = 0
+    parked_tables: int = 0
+    conflicts: int = 0
+    paused_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a database says of its own part. `waiting`: (quarantined, open conflicts) by origin."""
+
+    replica: Replica
+    members: list[Member]
+    vector: Vector
+    paused: dict[str, str | None]
+    waiting: dict[int, tuple[int, int]]
+    parked: int
+    running: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one link at one moment; `answer` is the peer's, or why there is none."""
+
+    peer: Peer
+    member: Member
+    local: Local
+    answer: PositionReply | PeersyncError | None
+    backlog: Backlog = NOTHING
+    link: Link | None = None
+    quarantined: int = 0
+    conflicts: int = 0
+    failure: PeersyncError | None = None
+    patience_s: float = 30.0
+    now: float = field(default_factory=time.time)
+
+
+Ask = Callable[[Peer, Local], Awaitable[PositionReply]]
+
+
+async def read_local(conn: asyncpg.Connection) -> Local | None:
+    """None where the database takes part in no periodic sync."""
+    replica = await read_replica(conn)
+    if replica is None:
+        return None
+    row = await conn.fetchrow(_SQL["waiting"])
+    return Local(
+        replica=replica,
+        members=await read_members(conn),
+        vector=await read_vector(conn),
+        paused={r["node_id"]: r["paused_by"] for r in await conn.fetch(_SQL["paused"])},
+        waiting={
+            r["origin"]: (r["quarantined"], r["open"])
+            for r in await conn.fetch(_SQL["waiting_by_origin"])
+        },
+        parked=row["parked"],
+        running=row["running"],
+    )
+
+
+def linked(local: Local, peers: Sequence[Peer]) -> list[tuple[Peer, Member]]:
+    """The peers that are members of the group of this database, with what they are there."""
+    mine = local.replica.origin
+    by_node = {m.node_id: m for m in local.members if m.counts and m.origin != mine}
+    gone = {m.node_id: m for m in local.members if m.state == "expired" and m.origin != mine}
+    found = {**gone, **by_node}
+    return [(p, found[p.node_id]) for p in peers if p.node_id in found]
+
+
+async def read_links(
+    hub: Hub, peers: Sequence[Peer], ask: Ask, *, patience_s: float
+) -> list[LinkView]:
+    """Every link of a database, the worst first; the peers are asked side by side."""
+    async with hub.database.acquire(f"reading the links of {hub.name}") as conn:
+        local = await read_local(conn)
+    if local is None:
+        return []
+    pairs = linked(local, peers)
+    async with asyncio.TaskGroup() as group:
+        asked = [
+            group.create_task(_asked(ask, peer, local), name=f"position-{peer.name}")
+            for peer, member in pairs
+            if member.counts and peer.node_id not in local.paused
+        ]
+    answers = dict(task.result() for task in asked)
+    views = []
+    async with hub.database.acquire(f"reading the links of {hub.name}") as conn:
+        for peer, member in pairs:
+            answer = answers.get(peer.node_id)
+            theirs = answer.vector if isinstance(answer, PositionReply) else None
+            known = theirs if theirs is not None else hub.proved.get(member.origin)
+            backlog = NOTHING if known is None else await _to_give(conn, local, member, known)
+            quarantined, conflicts = _of_link(local, pairs, member)
+            views.append(
+                view(
+                    hub.name,
+                    Facts(
+                        peer,
+                        member,
+                        local,
+                        answer,
+                        backlog,
+                        hub.links.get(peer.node_id),
+                        quarantined,
+                        conflicts,
+                        hub.failure,
+                        patience_s,
+                    ),
+                )
+            )
+    return sorted(views, key=lambda v: (STATES.index(v.state), v.database, v.peer))
+
+
+async def _asked(ask: Ask, peer: Peer, local: Local) -> tuple[str, PositionReply | PeersyncError]:
+    try:
+        async with asyncio.timeout(ASK_S):
+            return peer.node_id, await ask(peer, local)
+    except TimeoutError:
+        return peer.node_id, PeerUnreachable(f"{peer.name} did not answer within {ASK_S:g} s")
+    except PeersyncError as error:
+        return peer.node_id, error
+
+
+async def _to_give(
+    conn: asyncpg.Connection, local: Local, member: Member, theirs: Vector
+) -> Backlog:
+    mine = {o: p for o, p in local.vector.items() if o != member.origin}
+    return await read_backlog(conn, mine, theirs)
+
+
+def _of_link(local: Local, pairs: list[tuple[Peer, Member]], member: Member) -> tuple[int, int]:
+    """What waits of this peer's own changes, and of those that no peer here has made."""
+    direct = {m.origin for _, m in pairs}
+    mine = [w for o, w in local.waiting.items() if o == member.origin or o not in direct]
+    return sum(q for q, _ in mine), sum(c for _, c in mine)
+
+
+def view(database: str, facts: Facts) -> LinkView:
+    """One link as it is shown."""
+    state, problem, hint = judge(database, facts)
+    answer = facts.answer if isinstance(facts.answer, PositionReply) else None
+    link = facts.link
+    known = answer is not None or facts.backlog is not NOTHING
+    now = facts.now
+    return LinkView(
+        database=database,
+        peer=facts.peer.name,
+        state=state,
+        problem=problem,
+        hint=hint,
+        to_take=answer.pending_changes if answer else None,
+        to_give=facts.backlog.changes if known else None,
+        lag_s=_age(answer.oldest, now) if answer else None,
+        peer_lag_s=_age(facts.backlog.oldest, now) if known else None,
+        last_contact=_iso(now if answer else link.contact_at if link else None),
+        last_error=link.trouble.error.message if link and link.trouble.error else None,
+        failures=link.trouble.count if link else 0,
+        clock_offset_s=_offset(facts),
+        quarantined=facts.quarantined,
+        peer_quarantined=answer.quarantined if answer else 0,
+        parked_tables=facts.local.parked,
+        conflicts=facts.conflicts,
+        paused_by=facts.local.paused.get(facts.peer.node_id),
+    )
+
+
+Verdict = tuple[str, str | None, str | None]
+
+
+def judge(database: str, facts: Facts) -> Verdict:
+    """(state, problem, hint): the first of the reasons, in the order in which they count."""
+    local, peer = facts.local, facts.peer
+    trouble = facts.link.trouble.error if facts.link else None
+    if local.replica.state in ("held", "expired"):
+        reason = local.replica.reason or "this database may not take part any more"
+        hint = f"peersync node reset-identity --database {database}"
+        return "failed", reason, hint
+    if facts.member.state == "expired":
+        return "failed", f"{peer.name} was expired: it was away for too long", _again(database)
+    if peer.node_id in local.paused:
+        return "paused", None, f"peersync sync resume {peer.name} --database {database}"
+    if not local.running:
+        words = f"no process runs the periodic sync of {database}"
+        return "failed", words, "see the log of the agent, and: peersync config show periodic"
+    if facts.failure is not None:
+        return "failed", facts.failure.message, facts.failure.hint
+    for error in (trouble, facts.answer):
+        if isinstance(error, PeersyncError) and error.data.get("reason") == "paused":
+            return "paused", error.message, error.hint
+    if trouble is not None and not isinstance(trouble, PeerUnreachable):
+        return "failed", trouble.message, trouble.hint
+    if isinstance(facts.answer, PeersyncError):
+        state = "unreachable" if isinstance(facts.answer, PeerUnreachable) else "failed"
+        return state, facts.answer.message, facts.answer.hint
+    if facts.conflicts:
+        words = f"{counted(facts.conflicts, 'conflict')} to be decided"
+        return "conflict", words, f"peersync conflicts list --database {database}"
+    return _how_far(database, facts)
+
+
+def _how_far(database: str, facts: Facts) -> Verdict:
+    """Between two sides that talk to each other."""
+    assert isinstance(facts.answer, PositionReply)
+    problem, hint = _waits(database, facts, facts.answer)
+    if problem is not None:
+        return "behind", problem, hint
+    to_take, to_give = facts.answer.pending_changes, facts.backlog.changes
+    if not to_take and not to_give:
+        return "in sync", None, None
+    ages = (_age(facts.answer.oldest, facts.now), _age(facts.backlog.oldest, facts.now))
+    late = max(age for age in (*ages, 0.0) if age is not None)
+    state = "behind" if late > facts.patience_s else "syncing"
+    return state, f"{counted(to_take, 'change')} to take, {to_give} to give", None
+
+
+def _waits(database: str, facts: Facts, answer: PositionReply) -> tuple[str | None, str | None]:
+    """What has arrived on either side and could not be applied."""
+    if facts.quarantined:
+        words = f"{counted(facts.quarantined, 'change')} in quarantine"
+        return words, f"peersync quarantine list --database {database}"
+    if facts.local.parked:
+        words = f"{counted(facts.local.parked, 'table')} parked: incoming changes wait"
+        return words, f"peersync tables list --database {database}"
+    if answer.quarantined or answer.parked:
+        words = f"on {facts.peer.name} {counted(answer.quarantined, 'change')} in quarantine"
+        words += f", {counted(answer.parked, 'table')} parked"
+        return words, f"on {facts.peer.name}: peersync quarantine list --database {database}"
+    return None, None
+
+
+def _again(database: str) -> str:
+    return f"on that server: peersync rebaseline PEER --database {database}"
+
+
+def _offset(facts: Facts) -> float | None:
+    return facts.link.offset_s if facts.link else None
+
+
+def _age(then: float | None, now: float) -> float | None:
+    """0 for nothing that waits; a clock that is ahead makes no negative age."""
+    return 0.0 if then is None else round(max(now - then, 0.0), 3)
+
+
+def _iso(unix_time: float | None) -> str | None:
+    if unix_time is None:
+        return None
+    return datetime.fromtimestamp(unix_time, UTC).isoformat(timespec="milliseconds")

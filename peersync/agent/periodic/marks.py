@@ -1,0 +1,97 @@
+"""The highest own position that may have left this node, kept outside the database (rule R13).
+
+A database that is restored from a backup cannot tell that it is behind what it has published;
+this file can. Owns `state_dir/positions/<database>.json`, written durably before a position
+leaves. It says why a database must not go on; it changes nothing in the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from peersync.agent.workers import Workers
+from peersync.core.errors import ConfigError
+from peersync.postgres.log.members import Replica
+from peersync.transport.files import make_private_directory, read_private, write_private
+
+MAX_BYTES = 64 * 1024
+RESET = "peersync node reset-identity"
+_FORMER = 100
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """`former`: origins that this database had before it joined anew."""
+
+    origin: int
+    position: int
+    former: tuple[int, ...] = ()
+
+
+class Marks:
+    """The marks of all databases of a node. `note` waits until the mark is on disk."""
+
+    def __init__(self, state_dir: Path, workers: Workers) -> None:
+        self._directory = state_dir / "positions"
+        self._workers = workers
+        self._known: dict[str, Mark | None] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def objection(self, database: str, replica: Replica, node_id: str) -> str | None:
+        """Why this database may not publish or apply under its origin; None when it may."""
+        if replica.node_id != node_id:
+            return "this database was made a member by another node: it is a copy of that node's"
+        mark = await self._read(database)
+        if mark is None or mark.origin != replica.origin:
+            if mark is not None and replica.origin in mark.former:
+                return (
+                    f"this database is older than its own history: it has origin {replica.origin}, "
+                    f"which was given up for {mark.origin}"
+                )
+            return None
+        if replica.position < mark.position:
+            return (
+                f"this database is older than what it has sent to its peers: it is at position "
+                f"{replica.position}, they may have {mark.position}"
+            )
+        return None
+
+    async def note(self, database: str, origin: int, position: int) -> None:
+        """After this, a database that is behind `position` will be held."""
+        async with self._locks.setdefault(database, asyncio.Lock()):
+            mark = await self._read(database)
+            if mark is not None and mark.origin == origin and mark.position >= position:
+                return
+            former: tuple[int, ...] = ()
+            if mark is not None:
+                former = mark.former
+                if mark.origin != origin:
+                    former = (*former, mark.origin)[-_FORMER:]
+            new = Mark(origin=origin, position=position, former=former)
+            await self._workers.run(self._write, database, new)
+            self._known[database] = new
+
+    async def _read(self, database: str) -> Mark | None:
+        if database not in self._known:
+            self._known[database] = await self._workers.run(self._load, database)
+        return self._known[database]
+
+    def _path(self, database: str) -> Path:
+        return self._directory / f"{database}.json"
+
+    def _load(self, database: str) -> Mark | None:
+        data = read_private(self._path(database), limit=MAX_BYTES)
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=Mark)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{self._path(database)} cannot be read", detail=str(error), hint=RESET
+            ) from error
+
+    def _write(self, database: str, mark: Mark) -> None:
+        make_private_directory(self._directory)
+        write_private(self._path(database), msgspec.json.encode(mark))

@@ -1,0 +1,192 @@
+"""One link: takes what a peer has and this database has not, frame by frame, and applies it.
+
+Where a link stands is read from the database after every frame, never remembered or inferred
+from an exception. A frame that was asked for ahead is used only if it begins where the database
+really is. Pauses and retries belong to `restart`; this raises, saying why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from peersync.agent.periodic.fetch import Fetch
+from peersync.agent.periodic.hub import Hub, Link, covers, hold
+from peersync.config.model import Config
+from peersync.core.errors import (
+    PeerFailed,
+    PeersyncError,
+    PeerUnreachable,
+    ProtocolError,
+    ResyncRequired,
+)
+from peersync.core.order.plan import Reason
+from peersync.core.order.vector import merge
+from peersync.postgres.log.apply import Applied, Applier
+from peersync.postgres.log.members import (
+    Replica,
+    Vector,
+    read_replica,
+    read_vector,
+)
+from peersync.transport.client import PeerClient
+from peersync.wire.feed import FeedHead, FeedRequest
+
+log = logging.getLogger("peersync.periodic")
+
+MAX_WAIT_S: Final = 30.0
+STALLED_S: Final = 1.0
+MAX_STALLS: Final = 20
+
+
+class Puller:
+    """`run` until cancelled, or until something goes wrong."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        link: Link,
+        config: Config,
+        client: Callable[[], PeerClient],
+    ) -> None:
+        """`client` gives the peer's, or raises."""
+        self._hub = hub
+        self._link = link
+        self._config = config
+        self._client = client
+        self._stalls = 0
+
+    async def run(self) -> None:
+        replica, vector = await self._standing()
+        lock_s = self._config.periodic.lock_timeout_s
+        applier = Applier(self._hub.database, replica.origin, lock_timeout_s=lock_s)
+        async with applier, asyncio.TaskGroup() as group:
+            fetch = self._ask(group, replica, vector, ahead=False)
+            while True:
+                fetch = await self._take(group, applier, fetch)
+
+    def _ask(
+        self, group: asyncio.TaskGroup, replica: Replica, vector: Vector, *, ahead: bool
+    ) -> Fetch:
+        wait_s = min(self._config.periodic.interval_s, MAX_WAIT_S)
+        asked = FeedRequest(
+            database=self._hub.name,
+            group=replica.group_id,
+            origin=replica.origin,
+            vector=vector,
+            wait_s=0 if ahead else wait_s,
+        )
+        read_s = self._config.network.read_timeout_s
+        fetch = Fetch(self._client(), asked, ahead=ahead, read_timeout_s=read_s)
+        fetch.task = group.create_task(
+            fetch.run(), name=f"fetch-{self._hub.name}-{self._link.peer}"
+        )
+        return fetch
+
+    async def _take(self, group: asyncio.TaskGroup, applier: Applier, fetch: Fetch) -> Fetch:
+        """Applies one frame while the next is on its way, which it returns."""
+        try:
+            head = await fetch.head()
+        except PeerFailed as error:
+            raise self._named(error) from error
+        replica, _ = await self._standing()
+        self._check(replica, head, fetch.arrived_at)
+        await self._refuse_older_self(replica, head)
+        self._link.trouble.over()
+        ahead: Fetch | None = None
+        if head.more:
+            after = merge(fetch.vector, {t.origin: t.position for t in head.transactions})
+            ahead = self._ask(group, replica, after, ahead=True)
+        await self._apply(applier, head, fetch)
+        replica, vector = await self._standing()
+        if ahead is not None and covers(vector, ahead.vector):
+            return ahead
+        if ahead is not None:
+            ahead.cancel()
+        return self._ask(group, replica, vector, ahead=False)
+
+    async def _apply(self, applier: Applier, head: FeedHead, fetch: Fetch) -> None:
+        if not head.transactions:
+            async for _ in fetch.rows():
+                raise ProtocolError(f"{self._link.peer} sent rows of no transaction")
+            return
+        link = self._link
+        link.applying = True
+        try:
+            applied = await applier.apply(head, fetch.rows())
+        finally:
+            link.applying = False
+        link.transactions += applied.transactions
+        link.changes += applied.changes
+        self._hub.note_heard(head, applied.vector)
+        await self._tell()
+        await self._look_at_stop(applied)
+
+    async def _look_at_stop(self, applied: Applied) -> None:
+        """A frame that could not even begin: its past comes by another link, or never."""
+        stop = applied.stopped
+        if stop is None or applied.transactions:
+            self._stalls = 0
+            return
+        hub, self._stalls = self._hub, self._stalls + 1
+        if stop.reason in (Reason.GAP, Reason.UNSEEN) and self._stalls <= MAX_STALLS:
+            await hub.news.wait(hub.news.count, STALLED_S)
+            return
+        raise PeersyncError(f"{self._link.peer} sends what can't be applied here: {stop.sentence}")
+
+    def _named(self, error: PeerFailed) -> PeersyncError:
+        """A peer's failure that means something else here than that it failed."""
+        if error.data.get("peer_code") == PeerUnreachable.code:
+            return PeerUnreachable(error.message, detail=error.detail)
+        if error.data.get("peer_code") != ResyncRequired.code:
+            return error
+        name, peer = self._hub.name, self._link.peer
+        return ResyncRequired(
+            f"expired: {peer} does not have the changes any more that {name} lacks",
+            detail=error.message,
+            hint=f"peersync rebaseline {peer} --database {name}",
+            floors=error.data.get("floors", {}),
+        )
+
+    async def _tell(self) -> None:
+        """What was applied may be news to others: relayed changes, and how far this one is."""
+        async with self._hub.database.acquire("telling what was applied") as conn:
+            await self._hub.tell(conn)
+
+    def _check(self, replica: Replica, head: FeedHead, arrived_at: float) -> None:
+        """Raises when the frame is not of this link, or must not be applied."""
+        link, limit_s = self._link, self._config.periodic.max_clock_offset_s
+        if head.group != replica.group_id or head.origin != link.origin:
+            raise ProtocolError(f"{link.peer} answers as another member than it is known as here")
+        link.contact_at, link.offset_s = time.time(), round(head.unix_time - arrived_at, 3)
+        if abs(link.offset_s) > limit_s:
+            way = "ahead of" if link.offset_s > 0 else "behind"
+            raise PeersyncError(
+                f"held: the clock of {link.peer} is {abs(link.offset_s):.0f} s {way} this one,"
+                f" more than periodic.max_clock_offset_s = {limit_s:g}",
+                hint="set the clocks of both servers by NTP: timedatectl set-ntp true",
+            )
+
+    async def _standing(self) -> tuple[Replica, Vector]:
+        """This database as a member, and how far it is. Raises when it may not go on."""
+        hub = self._hub
+        async with hub.database.acquire(f"reading how far {hub.name} is") as conn:
+            replica, vector = await read_replica(conn), await read_vector(conn)
+        if replica is None or replica.state != "active":
+            hub.recheck.tell()
+            raise PeersyncError(f"{hub.name} takes no part in periodic sync now")
+        return replica, vector
+
+    async def _refuse_older_self(self, replica: Replica, head: FeedHead) -> None:
+        """Holds this database when the peer knows more of it than it does (R13)."""
+        theirs = head.vector.get(replica.origin, 0)
+        if theirs <= replica.position:
+            return
+        reason = f"{self._link.peer} has {theirs} of its transactions, it has {replica.position}"
+        async with self._hub.database.acquire(f"holding {self._hub.name}") as conn:
+            await hold(conn, reason)
+        self._hub.recheck.tell()
+        raise PeersyncError(f"{self._hub.name} is held: {reason}")

@@ -1,0 +1,86 @@
+"""`peersync join`, `merge`, `rebaseline` and `leave`: which databases keep each other up to date."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from peersync.cli.context import Context
+from peersync.cli.full_sync import full_sync, join_options
+from peersync.cli.output import emit_json, print_err
+
+
+@click.command()
+@join_options
+@click.option("--mirror", is_flag=True, help="Delete rows that only this server has.")
+@click.pass_obj
+def join(ctx: Context, /, **options: Any) -> int:
+    """Take PEER's database, and keep both in step from then on.
+
+    A full sync, after which every change on either server is sent to the other, and to all that
+    have joined. Changes that are made here while it runs stay, and are sent.
+    """
+    return full_sync(ctx, "pull", {**options, "join": True})
+
+
+@click.command()
+@join_options
+@click.pass_obj
+def merge(ctx: Context, /, **options: Any) -> int:
+    """Like join, where both servers have data already.
+
+    Rows that only PEER has come here, rows that only this server has are sent to PEER and to all
+    that have joined. Of rows that both have and that differ, PEER's are taken (peersync undo puts
+    them back).
+    """
+    return full_sync(ctx, "pull", {**options, "join": True, "merge": True})
+
+
+@click.command()
+@join_options
+@click.pass_obj
+def rebaseline(ctx: Context, /, **options: Any) -> int:
+    """Take everything anew from PEER, and go on: after a restored backup, or too long an absence.
+
+    Rows that only this server has are deleted, unless they are changes that it has not sent:
+    those are sent now. Where the others have a newer change of the same row, theirs stays, and
+    this server's is kept as an open conflict (peersync conflicts list --open).
+    """
+    return full_sync(ctx, "pull", {**options, "join": True, "anew": True, "mirror": True})
+
+
+@click.command()
+@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, 240),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="How long the others are waited for.",
+)
+@click.option("--force", is_flag=True, help="Also if changes of this server were not fetched yet.")
+@click.pass_obj
+def leave(ctx: Context, database: str | None, timeout_s: float, force: bool) -> int:
+    """Stop keeping this database in step: its rows stay, its changes are not sent any more."""
+    from peersync.agent.periodic.leaving import Left
+    from peersync.transport.local import AgentClient
+
+    name = ctx.database_name(database)
+
+    async def ask() -> Left:
+        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+            body = {"database": name, "timeoutS": timeout_s, "force": force}
+            return await agent.post("/api/admin/periodic/leave", body, Left)
+
+    left = asyncio.run(ask())
+    if ctx.json:
+        emit_json(msgspec.to_builtins(left))
+    elif not ctx.quiet:
+        print_err(f"{name} of this server is on its own now; its rows are as they were.")
+    return 0

@@ -1,0 +1,92 @@
+"""`peersync lag`: how far each link of periodic sync is, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peersync.cli.context import Context
+from peersync.cli.output import (
+    ago,
+    count,
+    duration,
+    emit_json,
+    flat,
+    indented,
+    print_err,
+    print_out,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from peersync.agent.periodic.links import LinkView
+    from peersync.agent.periodic.routes import Lag
+
+
+@click.command()
+@click.option("--database", metavar="NAME", help="Only this one.")
+@click.pass_obj
+def command(ctx: Context, database: str | None) -> int:
+    """Show what each side of each link has yet to apply, and how old it is.
+
+    Every peer is asked for its position. Exit code 1 when a link is not in sync or syncing.
+    """
+    import msgspec
+
+    from peersync.agent.periodic.links import FINE
+
+    lag = asyncio.run(_ask(ctx, ctx.database_name(database) if database else None))
+    if ctx.json:
+        emit_json(msgspec.to_builtins(lag))
+    elif lag.links:
+        _print(ctx, lag.links)
+    elif not ctx.quiet:
+        print_err("no database of this node takes part in periodic sync")
+    return 0 if all(link.state in FINE for link in lag.links) else 1
+
+
+async def _ask(ctx: Context, database: str | None) -> Lag:
+    from peersync.agent.periodic.routes import Lag
+    from peersync.transport.local import AgentClient
+
+    params = {"database": database} if database else None
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.get("/api/admin/sync/lag", Lag, params=params)
+
+
+def _print(ctx: Context, links: list[LinkView]) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        (
+            link.database,
+            link.peer,
+            link.state,
+            _amount(link.to_take, link.lag_s),
+            _amount(link.to_give, link.peer_lag_s),
+            ago(datetime.fromisoformat(link.last_contact) if link.last_contact else None, now),
+            flat(link.hint or "") or None,
+        )
+        for link in links
+    ]
+    columns = ("database", "peer", "state", "to take", "to give", "last contact", "what now")
+    print_table(columns, rows, color=ctx.color)
+    if ctx.quiet:
+        return
+    for link in links:
+        if link.problem:
+            print_err(f"{link.database}, {link.peer}: {indented(link.problem)}")
+    if all(link.state == "in sync" for link in links):
+        print_out("")
+        print_out("Each side has applied everything that the other has.")
+
+
+def _amount(changes: int | None, age_s: float | None) -> str | None:
+    """ "12, 0.4 s": so many changes, the oldest of that age."""
+    if changes is None:
+        return None
+    age = f", {duration(age_s)}" if changes and age_s is not None else ""
+    return count(changes) + age

@@ -1,0 +1,298 @@
+"""Writes staged rows into their tables, and keeps the rows that a table refuses apart.
+
+First all of it at once. When the database refuses, nothing of that is there, and it is tried
+table by table; a table that refuses is halved until the refused rows stand alone, and exactly
+those go to quarantine with the database's own words. Two things are not the rows' fault and are
+raised: what another transaction holds (the run is tried again), and what the table is not
+(it is parked, and the other tables go on).
+
+Unique values that change places inside a batch fail in any order of upserts, so rows that collide
+are deleted first and inserted then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+
+from peersync.core.names import TableName
+from peersync.postgres.log.parking import park
+from peersync.postgres.log.rows import (
+    ShapeLike,
+    Target,
+    clear_sql,
+    delete_sql,
+    insert_sql,
+    remove_sql,
+    upsert_sql,
+)
+from peersync.postgres.log.staging import IN, Group, shapes_sql
+
+# Nobody's fault but the moment's: the whole run is rolled back and tried again.
+_NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
+_NOT_THIS_TABLE: Final = ("42", "0A", "3F")
+
+_QUARANTINE: Final = """
+INSERT INTO peersync.quarantine AS q (
+       cause, origin, position, ordinal, hlc, changed_at, tbl, schema_name, table_name,
+       shape, op, key, image, old, sqlstate, reason)
+SELECT '{cause}', i.origin, i.position, i.ordinal, t.hlc, i.at, s.tbl, s.schema_name, s.table_name,
+       i.shape, i.op, i.key, i.image, i.old, $1, $2
+  FROM {table} AS i JOIN peersync_tx AS t USING (origin, position) JOIN {shapes} USING (shape)
+ WHERE {where} ORDER BY i.n
+ON CONFLICT (origin, position, ordinal) DO UPDATE
+   SET tries = q.tries + 1, tried_at = clock_timestamp(), state = 'waiting',
+       cause = excluded.cause, sqlstate = excluded.sqlstate, reason = excluded.reason"""
+_SUPERSEDE: Final = """
+UPDATE peersync.quarantine AS q
+   SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a later change'
+  FROM {table} AS i JOIN peersync_tx AS t USING (origin, position) JOIN {shapes} USING (shape)
+ WHERE q.state = 'waiting' AND q.cause = 'row' AND q.tbl = s.tbl
+   AND (i.op = 'T' OR q.key = i.key)
+   AND (q.hlc, q.origin, q.position) < (t.hlc, i.origin, i.position)"""
+
+
+class TableRefuses(Exception):
+    """The table cannot take what is staged for it, whatever the row."""
+
+    def __init__(self, target: Target, error: asyncpg.PostgresError) -> None:
+        super().__init__(str(error))
+        self.target = target
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is staged for one table, by shape."""
+
+    target: Target
+    parts: tuple[tuple[Group, ShapeLike], ...]
+
+    @property
+    def shapes(self) -> str:
+        return ", ".join(str(shape.shape) for _, shape in self.parts)
+
+    @property
+    def low(self) -> int:
+        return min(group.low for group, _ in self.parts)
+
+    @property
+    def high(self) -> int:
+        return max(group.high for group, _ in self.parts)
+
+
+class Writer:
+    """Writes what one staging table holds, inside the transaction of the run.
+
+    `tables`: shape → number and name of its table.
+    """
+
+    def __init__(
+        self,
+        conn: asyncpg.Connection,
+        batches: Sequence[Batch],
+        tables: Mapping[int, tuple[int, TableName]],
+        *,
+        table: str = IN,
+        survivors: bool = False,
+    ) -> None:
+        self._conn = conn
+        self._batches = batches
+        self._shapes = shapes_sql(tables)
+        self._tables = tables
+        self._table = table
+        self._survivors = survivors
+        self.quarantined = 0
+        self.parked: set[TableName] = set()
+
+    async def write(self, before: Sequence[str] = ()) -> None:
+        """Writes all; refused rows are in quarantine afterwards. `before` goes the same way.
+
+        A table that refuses every row is parked. Raises the driver's errors for what may work
+        at another moment.
+        """
+        statements = [
+            sql for b in self._ordered(deletes=True) for sql in self._clearing(b, None)
+        ] + [sql for b in self._ordered(deletes=False) for sql in self._writing(b, None)]
+        if not statements and not before:
+            return
+        if await self._try([*before, *statements]) is None:
+            return
+        if before:
+            await self._conn.execute(";\n".join(before))
+        for batch in self._ordered(deletes=False):
+            await self._conn.execute("SAVEPOINT peersync_table")
+            try:
+                await self._write_apart(batch)
+            except TableRefuses as refused:
+                await self._conn.execute("ROLLBACK TO peersync_table")
+                await self._park(batch, refused.error)
+            await self._conn.execute("RELEASE peersync_table")
+
+    async def quarantine(
+        self, where: str, sqlstate: str | None, reason: str, cause: str = "row"
+    ) -> int:
+        """Moves staged changes into quarantine; gives how many."""
+        status: str = await self._conn.execute(
+            _QUARANTINE.format(cause=cause, table=self._table, shapes=self._shapes, where=where),
+            sqlstate,
+            reason,
+        )
+        await self._conn.execute(f"DELETE FROM {self._table} AS i WHERE {where}")
+        return int(status.rpartition(" ")[2])
+
+    async def supersede(self) -> None:
+        """Refused rows that a staged change has overtaken wait no more."""
+        await self._conn.execute(_SUPERSEDE.format(table=self._table, shapes=self._shapes))
+
+    async def _park(self, batch: Batch, error: asyncpg.PostgresError) -> None:
+        target = batch.target
+        words = f"{target.name} refuses what comes: {_words(error)}"
+        await park(self._conn, target.tbl or 0, words)
+        where = f"i.shape IN ({batch.shapes})"
+        await self.quarantine(where, error.sqlstate, words, "table")
+        self.parked.add(target.name)
+
+    # --- one table after another --------------------------------------------------------
+    async def _write_apart(self, batch: Batch) -> None:
+        everything = [*self._clearing(batch, None), *self._writing(batch, None)]
+        error = await self._try(everything)
+        if error is None:
+            return
+        self._raise_unless_rows(batch, error)
+        if _collides(error) and await self._try(self._anew(batch, None)) is None:
+            return
+        clears = [sql for sql in self._clearing(batch, None, rows=False)]
+        if clears and (refused := await self._try(clears)) is not None:
+            self._raise_unless_rows(batch, refused)
+            raise TableRefuses(batch.target, refused)
+        refused_rows = [n async for n in self._halve(batch, batch.low, batch.high)]
+        await self._settle(batch, refused_rows)
+
+    async def _halve(self, batch: Batch, low: int, high: int) -> AsyncIterator[int]:
+        """Places of the rows that are refused alone; all others are written."""
+        places = (low, high)
+        error = await self._try(
+            [*self._clearing(batch, places, clears=False), *self._writing(batch, places)]
+        )
+        if error is None:
+            return
+        self._raise_unless_rows(batch, error)
+        if low == high:
+            yield low
+            return
+        middle = (low + high) // 2
+        async for n in self._halve(batch, low, middle):
+            yield n
+        async for n in self._halve(batch, middle + 1, high):
+            yield n
+
+    async def _settle(self, batch: Batch, places: list[int]) -> None:
+        """Refused rows once more: together, in case they collide with each other; then alone."""
+        if len(places) > 1:
+            listed = ", ".join(map(str, places))
+            if await self._try(self._anew(batch, f"i.n IN ({listed})")) is None:
+                return
+        for n in places:
+            one = (n, n)
+            error = await self._try(
+                [*self._clearing(batch, one, clears=False), *self._writing(batch, one)]
+            )
+            if error is not None:
+                self._raise_unless_rows(batch, error)
+                self.quarantined += await self.quarantine(
+                    f"i.n = {n}", error.sqlstate, _words(error)
+                )
+
+    async def _try(self, statements: Sequence[str]) -> asyncpg.PostgresError | None:
+        """All of them or none; the error of the one that was refused."""
+        if not statements:
+            return None
+        try:
+            await self._conn.execute(
+                "SAVEPOINT peersync_rows;\n" + ";\n".join(statements) + ";\nRELEASE peersync_rows"
+            )
+        except asyncpg.PostgresError as error:
+            if error.sqlstate is None or error.sqlstate.startswith(_NOT_NOW):
+                raise
+            await self._conn.execute("ROLLBACK TO peersync_rows; RELEASE peersync_rows")
+            return error
+        return None
+
+    @staticmethod
+    def _raise_unless_rows(batch: Batch, error: asyncpg.PostgresError) -> None:
+        if str(error.sqlstate).startswith(_NOT_THIS_TABLE):
+            raise TableRefuses(batch.target, error)
+
+    # --- statements ---------------------------------------------------------------------
+    def _ordered(self, *, deletes: bool) -> Collection[Batch]:
+        """Parents before children; the other way round to delete."""
+        return self._batches[::-1] if deletes else self._batches
+
+    def _clearing(
+        self,
+        batch: Batch,
+        places: tuple[int, int] | None,
+        *,
+        clears: bool = True,
+        rows: bool = True,
+    ) -> Iterator[str]:
+        target = batch.target
+        for group, shape in batch.parts:
+            if clears and group.truncated is not None:
+                keys = (
+                    "SELECT k.key AS literal FROM peersync_kept AS k JOIN peersync_clash AS c "
+                    "USING (origin, position, ordinal) "
+                    f"WHERE c.kept_wins AND c.n = {group.truncated}"
+                )
+                kept = keys if self._survivors and shape.key else None
+                yield clear_sql(target, tuple(shape.key), kept)
+        for group, shape in batch.parts:
+            if rows and group.deletes:
+                column = "key" if shape.key else "image"
+                source = self._source(column, shape, "i.op = 'D'", places)
+                yield (delete_sql if shape.key else remove_sql)(target, shape, source)
+
+    def _writing(self, batch: Batch, places: tuple[int, int] | str | None) -> Iterator[str]:
+        for group, shape in batch.parts:
+            if group.writes or group.pairs:
+                source = self._source("image", shape, "i.op IN ('I', 'U')", places)
+                yield (upsert_sql if shape.key else insert_sql)(batch.target, shape, source)
+
+    def _anew(self, batch: Batch, places: str | None) -> list[str]:
+        """The rows that are to be written are deleted first, with those that are to go."""
+        target, found = batch.target, list[str]()
+        if places is None:
+            found += self._clearing(batch, None, rows=False)
+        for _, shape in batch.parts:
+            column, ops = ("key", "'I', 'U', 'D'") if shape.key else ("image", "'D'")
+            source = self._source(column, shape, f"i.op IN ({ops})", places)
+            found.append((delete_sql if shape.key else remove_sql)(target, shape, source))
+        return [*found, *self._writing(batch, places)]
+
+    def _source(
+        self, column: str, shape: ShapeLike, which: str, places: tuple[int, int] | str | None
+    ) -> str:
+        """The literals of the staged rows that are meant."""
+        more = ""
+        if isinstance(places, str):
+            more = f" AND {places}"
+        elif places is not None:
+            more = f" AND i.n BETWEEN {places[0]} AND {places[1]}"
+        return (
+            f"SELECT i.{column} AS literal FROM {self._table} AS i "
+            f"WHERE i.shape = {shape.shape} AND {which}{more}"
+        )
+
+
+def _collides(error: asyncpg.PostgresError) -> bool:
+    return error.sqlstate in ("23505", "23P01")
+
+
+def _words(error: asyncpg.PostgresError) -> str:
+    """The database's message and detail."""
+    detail = getattr(error, "detail", None)
+    return f"{error.message}\n{detail}" if detail else str(error.message)

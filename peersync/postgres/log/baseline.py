@@ -1,0 +1,150 @@
+"""The baseline of a full sync on a member: rows and log at one moment, for whoever takes them.
+
+Publishing first and looking afterwards never meets a moment without an unpublished change when
+there is load. So the changes are published inside the very view: a REPEATABLE READ transaction
+publishes, says "join" where somebody joins, exports its snapshot, and a keeper takes that over
+before it commits. Whoever reads the keeper's view sees exactly the rows that the vector claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from peersync.core.errors import BadRequest
+from peersync.core.names import TableName, quote_literal
+from peersync.postgres.backup import View, begin_view, open_view, read_view
+from peersync.postgres.log.members import (
+    Member,
+    Replica,
+    add_member,
+    read_members,
+    read_replica,
+    read_vector,
+)
+from peersync.postgres.log.membership import say_leave
+from peersync.postgres.log.publish import announce, publish
+from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
+from peersync.wire.messages import GroupBaseline, JoinRequest, MemberInfo
+
+_SQL: Final = queries("baseline")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The view of the rows. `log` is the view in which the log is complete, for who joins."""
+
+    view: View
+    vector: dict[int, int]
+    group: GroupBaseline | None = None
+    log: View | None = None
+
+
+@asynccontextmanager
+async def baseline(
+    database: Database,
+    keeper: asyncpg.Connection,
+    tables: Sequence[TableName],
+    *,
+    node_id: str,
+    join: JoinRequest | None,
+    lock_timeout_s: float,
+) -> AsyncIterator[Taken]:
+    """What is taken is kept as long as the context and the keeper's transaction last.
+
+    `node_id`: of the one who joins. Raises BadRequest when this database can't let anybody join.
+    """
+    async with database.connect(
+        "baseline", what="taking the baseline", lock_timeout_s=lock_timeout_s
+    ) as conn:
+        replica = await read_replica(conn)
+        if replica is None or replica.state != "active":
+            if join is not None:
+                raise BadRequest(
+                    "the source takes part in no periodic sync at the moment",
+                    detail=replica.reason if replica else None,
+                )
+            yield Taken(await open_view(keeper, tables), {})
+            return
+        await begin_view(keeper, tables)  # waits for DDL: before anything waits for us
+        await conn.execute(_SQL["lock"])
+        try:
+            taken = await _take(conn, keeper, node_id, join)
+            if join is not None:
+                await conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                log = await read_view(conn)
+                taken = Taken(taken.view, taken.vector, taken.group, log)
+        finally:
+            if not conn.is_closed():
+                await conn.execute(_SQL["unlock"])
+        yield taken
+
+
+async def _take(
+    conn: asyncpg.Connection, keeper: Any, node_id: str, join: JoinRequest | None
+) -> Taken:
+    async with conn.transaction(isolation="repeatable_read"):
+        await publish(conn)
+        if join is not None:
+            await _admit(conn, node_id, join)
+        replica, members = await read_replica(conn), await read_members(conn)
+        vector = await read_vector(conn)
+        assert replica is not None
+        exported = await conn.fetchval("SELECT pg_catalog.pg_export_snapshot()")
+        await keeper.execute(f"SET TRANSACTION SNAPSHOT {quote_literal(exported)}")
+        view = await read_view(keeper)
+    return Taken(view, vector, _group(replica, members))
+
+
+async def _admit(conn: asyncpg.Connection, node_id: str, join: JoinRequest) -> None:
+    """Makes the one who joins a member, here and, by a transaction, everywhere."""
+    members = await read_members(conn)
+    member = next((m for m in members if m.origin == join.origin), None)
+    if member is not None:  # an earlier attempt of the same session: nothing of it is published
+        if member.node_id != node_id or not member.counts or member.applied:
+            raise BadRequest("this origin has taken part before, and must join with a new one")
+        return
+    for earlier in members:
+        if earlier.node_id == node_id and earlier.counts:  # it has thrown that state away
+            await say_leave(conn, earlier.origin)
+    info = {"origin": join.origin, "nodeId": node_id, "nodeName": join.node_name}
+    position = await announce(conn, "j", info)
+    replica = await read_replica(conn)
+    assert replica is not None
+    await add_member(
+        conn,
+        join.origin,
+        node_id,
+        join.node_name,
+        seen=await read_vector(conn),
+        sponsor=replica.origin,
+        joined_at=position,
+    )
+
+
+def _group(replica: Replica, members: Sequence[Member]) -> GroupBaseline:
+    return GroupBaseline(
+        group=replica.group_id,
+        origin=replica.origin,
+        hlc=replica.hlc,
+        members=tuple(
+            MemberInfo(
+                origin=m.origin,
+                node_id=m.node_id,
+                node_name=m.node_name,
+                state=m.state,  # type: ignore[arg-type]  # a CHECK of its table
+                applied=m.applied,
+                applied_hlc=m.applied_hlc,
+                floor=m.floor,
+                seen=m.seen,
+                sponsor=m.sponsor,
+                joined_at=m.joined_at,
+            )
+            for m in members
+        ),
+    )

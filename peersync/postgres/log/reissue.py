@@ -1,0 +1,174 @@
+"""What a returning member keeps of its own changes that nobody has fetched.
+
+It comes back with the source's rows and a new origin. Each of its unsent changes is either made
+again, as a change of now, or loses to what the source has. It may only win where that can be
+known: where the source's log still has everything that this database had not seen, the version
+decides, as in any conflict. Where the log was cut in between, an insert of a new row is made again
+and everything else stays as the source has it: otherwise a row that all others have deleted would
+come back everywhere. What loses is kept as an open conflict, with its image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import psycopg
+
+from peersync.core.names import TableName, quote_ident, quote_literal
+from peersync.postgres.load import TableLoad
+from peersync.postgres.log.logcopy import LogStage
+from peersync.postgres.log.members import encode_vector
+from peersync.wire.messages import GroupBaseline
+
+Unsent = list[tuple[TableName, str, list[str], list[str]]]  # table, op, key columns, keys
+
+
+class Reissue:
+    """One return, inside the final transaction: `collect`, `decide`, `unsent`, then `finish`."""
+
+    def __init__(
+        self, connection: psycopg.Connection, group: GroupBaseline, stage: LogStage
+    ) -> None:
+        self._connection = connection
+        self._group = group
+        self._stage = stage
+
+    def collect(self) -> None:
+        """Gathers the unsent changes, the last of each row."""
+        cuts = quote_literal(encode_vector({m.origin: m.applied for m in self._group.members}))
+        self._run(_COLLECT.format(cuts=cuts))
+
+    @property
+    def returns(self) -> bool:
+        """Whether this database was a member before, under another origin."""
+        return self._connection.execute(_EARLIER.encode()).fetchone() == (True,)
+
+    def decide(self, loads: Iterable[TableLoad]) -> None:
+        """Says which of them lose. Before any row is written."""
+        floors = quote_literal(encode_vector({m.origin: m.floor for m in self._group.members}))
+        whole = self._connection.execute(_WHOLE.format(floors=floors).encode()).fetchone()
+        if whole == (True,):
+            entries, shapes = self._stage.table("entry").sql, self._stage.table("shape").sql
+            transactions = self._stage.table("transaction").sql
+            self._run(
+                _LOSE_TO_NEWER.format(entries=entries, transactions=transactions, shapes=shapes)
+            )
+            return
+        self._run("UPDATE peersync_reissue SET loses = op <> 'I'")
+        for load in loads:
+            key = load.merge.key if load.loaded and not load.created else None
+            if key is not None:
+                columns = ", ".join(f"s.{quote_ident(column)}" for column in key.columns)
+                self._run(
+                    _LOSE_TO_ROWS.format(
+                        stage=load.stage.sql,
+                        schema=quote_literal(load.table.name.schema),
+                        name=quote_literal(load.table.name.name),
+                        columns=columns,
+                    )
+                )
+
+    def unsent(self) -> Unsent:
+        """What is made again, in the form of the query `unsent_state`."""
+        rows = self._connection.execute(_UNSENT.encode()).fetchall()
+        return [(TableName(r[0], r[1]), r[2], r[3], r[4]) for r in rows]
+
+    def finish(self) -> None:
+        """Forgets the earlier log, makes the winners changes of now, and keeps the losers."""
+        for statement in (_KEEP_LOSERS.format(source=self._group.origin), *_FORGET, _MAKE_AGAIN):
+            self._run(statement)
+
+    def _run(self, statement: str) -> None:
+        self._connection.execute(statement.encode())
+
+
+_COLLECT: Final = """
+CREATE TEMP TABLE peersync_reissue ON COMMIT DROP AS
+SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
+       c.*, t.schema_name, t.table_name, false AS loses, NULL::bigint AS rival,
+       NULL::bigint AS rival_position, NULL::bigint AS rival_hlc, NULL::"char" AS rival_op,
+       NULL::bigint AS rival_shape, NULL::text AS rival_image
+  FROM (SELECT c.id, x.hlc, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+          FROM peersync.transaction AS x JOIN peersync.change AS c ON c.xid = x.xid
+         WHERE x.position > coalesce(({cuts}::jsonb ->> x.origin::text)::bigint, 0)
+        UNION ALL
+        SELECT c.id, peersync.micros(c.at), c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+          FROM peersync.change AS c
+         WHERE NOT pg_catalog.pg_visible_in_snapshot(
+                   c.xid, (SELECT published FROM peersync.replica))) AS c
+  JOIN peersync.synced_table AS t USING (tbl)
+ ORDER BY c.tbl, coalesce(c.key, c.id::text), c.id DESC
+"""
+_EARLIER: Final = """
+SELECT EXISTS (SELECT FROM peersync.member AS m, peersync.replica AS r
+                WHERE m.node_id = r.node_id AND m.origin <> r.origin)
+"""
+# Nothing that this database had not seen has left the source's log.
+_WHOLE: Final = """
+SELECT coalesce(pg_catalog.bool_and(f.value::text::bigint <= coalesce(m.applied, 0)), true)
+  FROM pg_catalog.jsonb_each({floors}::jsonb) AS f
+  LEFT JOIN peersync.member AS m ON m.origin = f.key::bigint
+ WHERE NOT EXISTS (SELECT FROM peersync.replica AS r, peersync.member AS own
+                    WHERE own.node_id = r.node_id AND own.origin = f.key::bigint)
+"""
+_LOSE_TO_NEWER: Final = """
+WITH rival AS (
+    SELECT DISTINCT ON (s.schema_name, s.table_name, e.key)
+           s.schema_name, s.table_name, e.key, e.origin, e.position, t.hlc, e.op, e.shape, e.image
+      FROM {entries} AS e
+      JOIN {transactions} AS t USING (origin, position)
+      JOIN (SELECT DISTINCT ON (shape) shape, schema_name, table_name FROM {shapes}) AS s
+           USING (shape)
+      LEFT JOIN peersync.member AS m ON m.origin = e.origin
+     WHERE e.position > coalesce(m.applied, 0)
+     ORDER BY s.schema_name, s.table_name, e.key, t.hlc DESC, e.origin DESC, e.ordinal DESC)
+UPDATE peersync_reissue AS r
+   SET loses = rival.hlc > r.hlc, rival = rival.origin, rival_position = rival.position,
+       rival_hlc = rival.hlc, rival_op = rival.op, rival_shape = rival.shape,
+       rival_image = rival.image
+  FROM rival
+ WHERE (rival.schema_name, rival.table_name, rival.key) = (r.schema_name, r.table_name, r.key)
+"""
+_LOSE_TO_ROWS: Final = """
+UPDATE peersync_reissue AS r SET loses = true
+  FROM {stage} AS s
+ WHERE r.schema_name = {schema} AND r.table_name = {name} AND r.key = ROW({columns})::text
+"""
+_UNSENT: Final = """
+SELECT r.schema_name, r.table_name, r.op::text, coalesce(h.key, '{}'), pg_catalog.array_agg(r.key)
+  FROM peersync_reissue AS r
+  LEFT JOIN LATERAL (SELECT key FROM peersync.shape AS s WHERE s.shape = r.shape LIMIT 1) AS h
+         ON true
+ WHERE NOT r.loses
+ GROUP BY r.schema_name, r.table_name, r.op, h.key
+"""
+_KEEP_LOSERS: Final = """
+INSERT INTO peersync.conflict
+       (tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
+        kept_origin, kept_position, kept_hlc, kept_op, kept_shape, kept_image,
+        in_origin, in_position, in_ordinal, in_hlc, in_op, in_shape, in_image)
+SELECT r.tbl, r.schema_name, r.table_name, r.key,
+       CASE r.op WHEN 'I' THEN 'insert_exists' WHEN 'D' THEN 'delete_origin_differs'
+                 ELSE 'update_origin_differs' END,
+       'rebaseline', 'kept',
+       CASE WHEN r.rival IS NULL
+            THEN 'this server was away too long to tell whose change is newer'
+            ELSE 'the change of the others is newer' END,
+       'open', coalesce(r.rival, {source}), r.rival_position, r.rival_hlc, r.rival_op,
+       r.rival_shape, r.rival_image,
+       (SELECT origin FROM peersync.replica), 0, r.id, r.hlc, r.op, r.shape, r.image
+  FROM peersync_reissue AS r WHERE r.loses
+"""
+_FORGET: Final = (
+    "DELETE FROM peersync.change",
+    "DELETE FROM peersync.transaction",
+    "DELETE FROM peersync.relayed",
+    "DELETE FROM peersync.row_base",
+    "DELETE FROM peersync.member WHERE origin <> (SELECT origin FROM peersync.replica)",
+)
+_MAKE_AGAIN: Final = """
+INSERT INTO peersync.change (at, tbl, shape, op, key, image, old)
+SELECT r.at, r.tbl, r.shape, r.op, r.key, r.image, r.old
+  FROM peersync_reissue AS r WHERE NOT r.loses ORDER BY r.id
+"""

@@ -1,0 +1,44 @@
+-- name: list
+-- The newest conflicts, without their rows.
+-- $1 tables (null: all), $2 only those that wait for a person, $3 how many
+SELECT id, at, tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
+       kept_origin, kept_position, kept_hlc, kept_op::text AS kept_op, kept_shape, NULL AS kept_image,
+       in_origin, in_position, in_ordinal, in_hlc, in_op::text AS in_op, in_shape, NULL AS in_image,
+       settled_at, settled_by, settled_how
+  FROM peersync.conflict
+ WHERE ($1::int[] IS NULL OR tbl = ANY ($1)) AND (NOT $2::boolean OR state = 'open')
+ ORDER BY id DESC LIMIT $3;
+
+-- name: get
+-- One conflict, with both rows.
+-- $1 id
+SELECT id, at, tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
+       kept_origin, kept_position, kept_hlc, kept_op::text AS kept_op, kept_shape, kept_image,
+       in_origin, in_position, in_ordinal, in_hlc, in_op::text AS in_op, in_shape, in_image,
+       settled_at, settled_by, settled_how
+  FROM peersync.conflict WHERE id = $1;
+
+-- name: lock
+-- Keeps everybody else from settling a conflict meanwhile.
+-- $1 id
+SELECT FROM peersync.conflict WHERE id = $1 FOR UPDATE;
+
+-- name: of_row
+-- The conflicts of one row, newest first, without the rows.
+-- $1 table, $2 key, $3 how many
+SELECT id, at, tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
+       kept_origin, kept_position, kept_hlc, kept_op::text AS kept_op, kept_shape, NULL AS kept_image,
+       in_origin, in_position, in_ordinal, in_hlc, in_op::text AS in_op, in_shape, NULL AS in_image,
+       settled_at, settled_by, settled_how
+  FROM peersync.conflict WHERE tbl = $1 AND key = $2 ORDER BY id DESC LIMIT $3;
+
+-- name: settle
+-- A person has decided.
+-- $1 id, $2 state, $3 who, $4 how
+UPDATE peersync.conflict
+   SET state = $2, settled_at = pg_catalog.clock_timestamp(), settled_by = $3, settled_how = $4
+ WHERE id = $1;
+
+-- name: open_count
+-- How many conflicts wait for a person.
+SELECT count(*) FROM peersync.conflict WHERE state = 'open';

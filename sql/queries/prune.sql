@@ -1,0 +1,118 @@
+-- Takes what nobody needs any more out of the log, in pieces, and says how large it is.
+
+-- name: plans
+-- Pins how the log is read (it may have grown from nothing since anybody counted its rows), and
+-- does not wait for the disk: what a crash brings back is deleted again.
+SELECT pg_catalog.set_config(name, value, true)
+  FROM (VALUES ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
+               ('jit', 'off'), ('synchronous_commit', 'off')) AS s (name, value);
+
+-- name: based
+-- Whether any row was in conflict whose strategy needs more than the newest change.
+SELECT EXISTS (SELECT FROM peersync.row_base) AS based;
+
+-- name: held
+-- Origins whose log has to stay from a position on: there are changes of a row with a base, and
+-- not all changes of that row are stable, or one of them is not even published.
+-- $1 stable positions as jsonb
+WITH e AS MATERIALIZED (
+    SELECT b.tbl, b.key, e.origin, e.position,
+           e.position > coalesce(($1::jsonb ->> e.origin::text)::bigint, 0) AS unstable
+      FROM peersync.row_base AS b
+      JOIN peersync.entry AS e ON e.tbl = b.tbl AND (e.key = b.key OR e.op = 'T')
+     UNION ALL
+    SELECT b.tbl, b.key, NULL, NULL, true
+      FROM peersync.row_base AS b
+      JOIN peersync.change AS c ON c.tbl = b.tbl AND (c.key = b.key OR c.op = 'T')
+     WHERE NOT EXISTS (SELECT FROM peersync.transaction AS t WHERE t.xid = c.xid))
+SELECT e.origin, min(e.position) AS position
+  FROM e JOIN (SELECT tbl, key FROM e GROUP BY tbl, key HAVING bool_or(unstable)) AS h USING (tbl, key)
+ WHERE e.origin IS NOT NULL
+ GROUP BY e.origin;
+
+-- name: lock
+-- Nothing is published or applied from now to the end of this transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(x'70737963'::int, pg_catalog.hashtext('publish'));
+
+-- name: delete_bases
+-- Forgets the bases of rows of which the log has no change above the floors.
+DELETE FROM peersync.row_base AS b
+ WHERE NOT EXISTS (SELECT FROM peersync.entry AS e JOIN peersync.member AS m USING (origin)
+                    WHERE e.tbl = b.tbl AND (e.key = b.key OR e.op = 'T') AND e.position > m.floor)
+   AND NOT EXISTS (SELECT FROM peersync.change AS c
+                    WHERE c.tbl = b.tbl AND (c.key = b.key OR c.op = 'T')
+                      AND NOT EXISTS (SELECT FROM peersync.transaction AS t WHERE t.xid = c.xid));
+
+-- name: raise_floor
+-- From now on nobody is given what is below; so it may be deleted piece by piece.
+-- $1 origin, $2 position
+UPDATE peersync.member SET floor = $2 WHERE origin = $1 AND floor < $2;
+
+-- name: doomed
+-- The first transactions below the floor that are still here.
+-- $1 origin, $2 how many
+SELECT t.position, t.xid::text, t.changes
+  FROM peersync.member AS m
+ CROSS JOIN LATERAL (SELECT t.* FROM peersync.transaction AS t
+                      WHERE t.origin = m.origin AND t.position <= m.floor
+                      ORDER BY t.position LIMIT $2::integer) AS t
+ WHERE m.origin = $1
+ ORDER BY t.position;
+
+-- name: delete_changes
+-- Some changes of one large own transaction; the highest id of them, null when none is left.
+-- $1 xid, $2 the id after which, $3 how many
+WITH gone AS (
+    DELETE FROM peersync.change AS c
+     WHERE c.xid = $1::text::xid8 AND c.id > $2
+       AND c.id <= (SELECT max(id) FROM (SELECT id FROM peersync.change
+                                          WHERE xid = $1::text::xid8 AND id > $2
+                                          ORDER BY id LIMIT $3::integer) AS part)
+    RETURNING c.id)
+SELECT max(id) FROM gone;
+
+-- name: delete_relayed
+-- Some changes of one large transaction of another origin; the highest ordinal, null for none.
+-- $1 origin, $2 position, $3 the ordinal after which, $4 how many
+WITH gone AS (
+    DELETE FROM peersync.relayed AS c
+     WHERE c.origin = $1 AND c.position = $2 AND c.ordinal > $3
+       AND c.ordinal <= (SELECT max(ordinal) FROM (SELECT ordinal FROM peersync.relayed
+                                                    WHERE origin = $1 AND position = $2 AND ordinal > $3
+                                                    ORDER BY ordinal LIMIT $4::integer) AS part)
+    RETURNING c.ordinal)
+SELECT max(ordinal) FROM gone;
+
+-- name: delete_transactions
+-- Some transactions in a row, with their changes.
+-- $1 origin, $2 the first position, $3 the last
+WITH gone AS (
+    DELETE FROM peersync.transaction AS t
+     WHERE t.origin = $1 AND t.position >= $2 AND t.position <= $3
+    RETURNING t.xid
+), own AS (
+    DELETE FROM peersync.change AS c USING gone AS g WHERE c.xid = g.xid
+)
+DELETE FROM peersync.relayed AS r WHERE r.origin = $1 AND r.position >= $2 AND r.position <= $3;
+
+-- name: size
+-- How large the log is, what is not published yet left aside.
+SELECT count(*) AS transactions, coalesce(sum(changes), 0)::bigint AS changes,
+       pg_catalog.pg_total_relation_size('peersync.change')
+       + pg_catalog.pg_total_relation_size('peersync.relayed')
+       + pg_catalog.pg_total_relation_size('peersync.transaction') AS size_bytes
+  FROM peersync.transaction;
+
+-- name: waits_for
+-- Members that have not said that they have all changes here, and the age of the oldest in seconds.
+-- $1 this database's origin
+SELECT m.origin, m.node_id, m.node_name, max(extract(epoch FROM clock_timestamp() - t.at))::float8 AS age_s
+  FROM peersync.member AS m
+ CROSS JOIN peersync.member AS o
+ CROSS JOIN LATERAL (SELECT t.at FROM peersync.transaction AS t
+                      WHERE t.origin = o.origin AND t.changes > 0
+                        AND t.position > coalesce((m.seen ->> o.origin::text)::bigint, 0)
+                      ORDER BY t.position LIMIT 1) AS t
+ WHERE m.state IN ('member', 'joining') AND m.origin <> $1 AND o.origin <> m.origin
+ GROUP BY m.origin, m.node_id, m.node_name
+ ORDER BY age_s DESC;

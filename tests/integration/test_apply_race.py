@@ -1,0 +1,114 @@
+"""Applications write the same rows on two nodes while changes arrive on both.
+
+In the end both nodes are equal, and each row is what the change with the highest version made
+it: a change that lost its place to a row that it had never seen would show here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+
+from peersync.core.errors import PeersyncError
+from tests.integration.apply_rig import Node, drain, make_group
+from tests.plugins.clusters import MakeDatabase
+
+HOT = 12
+WRITERS = 4
+SECONDS = 6.0
+TABLES = "CREATE TABLE public.hot (id int PRIMARY KEY, who text NOT NULL, n int NOT NULL)"
+# The newest change of each row that any of the logs knows, and what the row is.
+NEWEST = """
+SELECT DISTINCT ON (e.key) e.key, CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
+  FROM peersync.entry e WHERE e.key IS NOT NULL
+ ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
+
+
+@pytest.fixture
+async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def write_for_a_while(node: Node, name: str, seed: int, until: float) -> int:
+    """Changes, deletes and inserts of a few rows; gives how many were committed."""
+    choose, done = random.Random(seed), 0
+    conn = await asyncpg.connect(node.test.url())
+    try:
+        while asyncio.get_running_loop().time() < until:
+            key = choose.randrange(HOT)
+            try:
+                kind = choose.random()
+                async with conn.transaction():
+                    if kind < 0.15:
+                        await conn.execute("DELETE FROM hot WHERE id = $1", key)
+                    else:
+                        await conn.execute(
+                            "INSERT INTO hot VALUES ($1, $2, $3) ON CONFLICT (id) "
+                            "DO UPDATE SET who = excluded.who, n = excluded.n",
+                            key, name, done,
+                        )  # fmt: skip
+                    if kind > 0.7:
+                        other = choose.randrange(HOT)
+                        await conn.execute("UPDATE hot SET n = -n WHERE id = $1", other)
+                        await asyncio.sleep(choose.random() / 100)
+                done += 1
+            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+                continue
+            if choose.random() < 0.3:
+                await asyncio.sleep(choose.random() / 100)
+    finally:
+        await conn.close()
+    return done
+
+
+async def keep_pulling(node: Node, source: Node, until: float) -> tuple[int, int]:
+    applied = retried = 0
+    while asyncio.get_running_loop().time() < until:
+        try:
+            applied += (await node.pull(source, max_changes=random.choice((1, 20, 500)))).changes
+        except PeersyncError as error:
+            assert error.retryable, repr(error)
+            retried += 1
+    return applied, retried
+
+
+async def race(nodes: list[Node], seconds: float) -> None:
+    until = asyncio.get_running_loop().time() + seconds
+    async with asyncio.TaskGroup() as group:
+        for n, node in enumerate(nodes):
+            for w in range(WRITERS):
+                name = f"{node.name}{w}"
+                group.create_task(write_for_a_while(node, name, n * 100 + w, until))
+        for node in nodes:
+            group.create_task(keep_pulling(node, nodes[nodes.index(node) - 1], until))
+    await drain(*nodes)
+
+
+async def test_two_nodes_that_write_the_same_rows_end_equal(
+    stack: AsyncExitStack, make_database: MakeDatabase
+) -> None:
+    nodes = await make_group(stack, make_database(18), make_database(18, nth=1), sql=TABLES)
+    await race(nodes, SECONDS)
+    a, b = nodes
+    rows = "SELECT ROW(id)::text, hot::text FROM hot ORDER BY 1"
+    assert await a.rows(rows) == await b.rows(rows)
+    versions = {}
+    for node in nodes:
+        found = await node.rows(
+            "SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin, "
+            "CASE WHEN e.op = 'D' THEN NULL ELSE e.image END FROM peersync.entry e "
+            "ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"
+        )
+        for key, hlc, origin, image in found:
+            versions[key] = max(versions.get(key, (0, 0, None)), (hlc, origin, image))
+    newest = {key: image for key, (_, _, image) in versions.items() if image is not None}
+    assert dict(await a.rows(rows)) == newest
+    told = await a.rows("SELECT winner, count(*) FROM peersync.conflict GROUP BY 1 ORDER BY 1")
+    assert [winner for winner, _ in told] == ["incoming", "kept"]
+    assert sum(count for _, count in told) > 50, told

@@ -1,0 +1,139 @@
+"""Becoming a member: two databases that keep each other up to date after one command."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.plugins.clusters import Database, MakeDatabase
+from tests.plugins.compare import assert_same_rows
+from tests.plugins.nodes import MakeNode, Node, TwoNodes
+
+ITEMS = """
+CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, price numeric(10, 2));
+CREATE TABLE note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item int REFERENCES item, body text);
+INSERT INTO item SELECT n, 'item ' || n, n * 1.25 FROM generate_series(1, 500) AS n;
+INSERT INTO note (item, body) SELECT n, 'about ' || n FROM generate_series(1, 500) AS n;
+"""
+LIMIT_S = 20.0
+
+
+def join(node: Node, peer: Node, verb: str = "join", *options: str) -> None:
+    node.run(verb, peer.name, "--yes", "--json", *options)
+
+
+def shows(database: Database, sql: str, expected: str) -> None:
+    """Waits until a query gives this."""
+    deadline = time.monotonic() + LIMIT_S
+    while (found := database.psql(sql).strip()) != expected:
+        assert time.monotonic() < deadline, f"{sql}: {found!r}, and never {expected!r}"
+        time.sleep(0.05)
+
+
+def test_after_a_join_changes_go_both_ways(two_nodes: TwoNodes) -> None:
+    source, target = two_nodes
+    source.database.psql(ITEMS)
+    join(target, source)
+    assert_same_rows(source.database, target.database)
+
+    source.database.psql("UPDATE item SET name = 'from a' WHERE id = 1")
+    target.database.psql("UPDATE item SET name = 'from b' WHERE id = 2")
+    target.database.psql("DELETE FROM note WHERE item = 3; DELETE FROM item WHERE id = 3")
+    source.database.psql("INSERT INTO item VALUES (1001, 'new', 1)")
+    shows(target.database, "SELECT name FROM item WHERE id = 1", "from a")
+    shows(source.database, "SELECT name FROM item WHERE id = 2", "from b")
+    shows(source.database, "SELECT count(*) FROM item WHERE id = 3", "0")
+    shows(target.database, "SELECT name FROM item WHERE id = 1001", "new")
+    for node in two_nodes:
+        node.run("sync", "now", "--wait", "--timeout", "20")
+    assert_same_rows(source.database, target.database)
+
+
+def test_what_people_write_during_a_join_stays_and_is_sent(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    target.run("pull", "server-a", "--yes")
+    target.run("join", "server-a", "--yes", "--no-wait", "--bandwidth", "20kB")
+    deadline = time.monotonic() + LIMIT_S
+    while (
+        target.database.psql(
+            "SELECT to_regclass('peersync.replica') IS NULL"
+            " OR NOT EXISTS (SELECT FROM peersync.replica)"
+        ).strip()
+        == "t"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    target.database.psql("UPDATE item SET name = 'early' WHERE id = 7")
+    target.database.psql("DELETE FROM note WHERE item = 8")
+    target.database.psql("INSERT INTO item VALUES (2001, 'early too', 1)")
+    source.database.psql("UPDATE item SET name = 'meanwhile' WHERE id = 9")
+    shows(source.database, "SELECT name FROM item WHERE id = 7", "early")
+    shows(source.database, "SELECT count(*) FROM note WHERE item = 8", "0")
+    shows(source.database, "SELECT name FROM item WHERE id = 2001", "early too")
+    shows(target.database, "SELECT name FROM item WHERE id = 9", "meanwhile")
+    target.run("sync", "now", "--wait", "--timeout", "20")
+    assert_same_rows(source.database, target.database)
+
+
+def test_rows_that_nobody_else_has_are_not_forgotten(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    for node in pair_18:
+        node.database.psql(ITEMS)
+    source.database.psql("INSERT INTO item VALUES (3001, 'only a', 1)")
+    target.database.psql("INSERT INTO item VALUES (4001, 'only b', 1)")
+    refused = target.run("join", "server-a", "--yes", check=False)
+    assert refused.code == 1
+    assert "peersync merge server-a" in refused.err
+
+    join(target, source, "merge")
+    shows(source.database, "SELECT name FROM item WHERE id = 4001", "only b")
+    shows(target.database, "SELECT name FROM item WHERE id = 3001", "only a")
+    assert_same_rows(source.database, target.database)
+
+
+def test_a_third_node_joins_one_and_follows_both(
+    pair_18: TwoNodes, make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    first, second = pair_18
+    first.database.psql(ITEMS)
+    join(second, first)
+    third = make_node("server-c", make_database(18, nth=2))
+    third.pair_with(second)  # it knows the second alone: the second relays
+    join(third, second)
+    first.database.psql("UPDATE item SET name = 'far' WHERE id = 1")
+    third.database.psql("UPDATE item SET name = 'away' WHERE id = 2")
+    shows(third.database, "SELECT name FROM item WHERE id = 1", "far")
+    shows(first.database, "SELECT name FROM item WHERE id = 2", "away")
+    assert_same_rows(first.database, third.database)
+
+
+def test_leaving_keeps_the_rows_and_ends_the_capture(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.database.psql("UPDATE item SET name = 'last word' WHERE id = 5")
+    target.run("leave")
+    shows(source.database, "SELECT name FROM item WHERE id = 5", "last word")
+    target.database.psql("UPDATE item SET name = 'alone' WHERE id = 6")
+    assert (
+        target.database.psql(
+            "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'peersync%'"
+        ).strip()
+        == "0"
+    )
+    time.sleep(1)
+    assert source.database.psql("SELECT name FROM item WHERE id = 6").strip() == "item 6"
+    join(target, source, "join", "--mirror")
+    assert_same_rows(source.database, target.database)
+
+
+@pytest.mark.parametrize("option", ["--no-wait", "--json"])
+def test_a_member_can_not_join_again(pair_18: TwoNodes, option: str) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    refused = target.run("join", "server-a", "--yes", option, check=False)
+    assert refused.code == 1
+    assert "takes part in periodic sync already" in refused.err

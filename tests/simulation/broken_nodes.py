@@ -1,0 +1,157 @@
+"""Nodes with one rule switched off each, so that the tests can show what the rule is for.
+
+The names H… are those of the failures that the rules of order prevent. Nothing here touches the
+core: a node overrides the method that would have called it.
+"""
+
+from __future__ import annotations
+
+from peersync.core.order.change import Image, Transaction
+from peersync.core.order.fold import fold
+from peersync.core.order.plan import Plan, Run
+from peersync.core.order.stability import Known, Pruned
+from peersync.core.order.vector import merge
+from tests.simulation.simnode import Frame, SimNode
+
+
+class IgnoresWhatWasSeen(SimNode):
+    """R1 without its second half: a relayed change may overtake what it was based on."""
+
+    def plan(self, heads: list[Transaction]) -> Plan:
+        here = dict(self.vector)
+        taken = []
+        for head in heads:
+            if head.position == here.get(head.origin, 0) + 1 and head.origin != self.origin:
+                here[head.origin] = head.position
+                taken.append(Run(head.origin, (head,)))
+        return Plan(tuple(taken), 0, None, here)
+
+
+class JumpsGaps(SimNode):
+    """R1 without its first half (H4): takes whatever is newer, so a lost frame is never missed."""
+
+    def plan(self, heads: list[Transaction]) -> Plan:
+        here = dict(self.vector)
+        taken = []
+        for head in heads:
+            if head.position > here.get(head.origin, 0) and head.origin != self.origin:
+                here[head.origin] = head.position
+                taken.append(Run(head.origin, (head,)))
+        return Plan(tuple(taken), 0, None, here)
+
+
+class DoesNotLook(SimNode):
+    """R2: decides without its own changes that are committed and not yet published."""
+
+    def look(self, wall: int) -> None:
+        return
+
+
+class CountsItsCurrentVector(SimNode):
+    """R3 (H3): takes for told what it only knows, and forgets what the others then wait for."""
+
+    def knowledge(self) -> dict[int, Known]:
+        own = Known(self.vector.get(self.origin, 0), dict(self.vector))
+        return {**super().knowledge(), self.origin: own}
+
+    def heartbeat_due(self) -> bool:
+        """Of what has left its log it says nothing more."""
+        told = self.known[self.origin].seen
+        return any(
+            position > told.get(origin, 0)
+            for origin, log in self.log.items()
+            for position, tx in log.items()
+            if origin != self.origin and tx.head.kind != "b"
+        )
+
+
+class BelievesEveryFrame(SimNode):
+    """R3 (H16): merges a sender's vector though something of the sender is still on its way."""
+
+    def learn(self, frame: Frame) -> Known:
+        known = self.known[frame.sender]
+        return Known(known.position, merge(known.seen, frame.vector))
+
+
+class ForgetsWhatItApplied(SimNode):
+    """R4: prunes what it has itself, whoever else has it: no tombstone outlives the next tick."""
+
+    def prune_row(self, key: str, upto: dict[int, int]) -> Pruned:
+        return Pruned((), None)
+
+    def floors(self) -> dict[int, int]:
+        return {}
+
+
+class PrunesTheLogEarly(SimNode):
+    """R4: transactions leave the relay log before everybody has them."""
+
+    def floors(self) -> dict[int, int]:
+        return dict(self.vector)
+
+    def prune_row(self, key: str, upto: dict[int, int]) -> Pruned:
+        return super().prune_row(key, super().floors())
+
+
+class FoldsOutOfOrder(SimNode):
+    """R4 (H1): a stable change goes into the base beneath an older one that is not stable."""
+
+    def prune_row(self, key: str, upto: dict[int, int]) -> Pruned:
+        kept = self.kept[key]
+        gone = [c for c in kept if c.version.position <= upto.get(c.origin, 0)]
+        base: Image | None = fold(self.strategy, self.base.get(key), gone).image
+        return Pruned(tuple(c for c in kept if c not in gone), base)
+
+
+class NeverSpeaksUp(SimNode):
+    """R5 without heartbeats: an idle node stops all pruning."""
+
+    def heartbeat_due(self) -> bool:
+        return False
+
+
+class AnswersEverything(SimNode):
+    """R5 (H2): a heartbeat whenever its vector moved, so heartbeats answer heartbeats."""
+
+    def heartbeat_due(self) -> bool:
+        told = self.known[self.origin].seen
+        return any(p > told.get(o, 0) for o, p in self.vector.items() if o != self.origin)
+
+
+class ObeysOldAnswers(SimNode):
+    """R6 (H14): starts anew on "resync required" though it has caught up since."""
+
+    def resync_needed(self, floor: dict[int, int]) -> bool:
+        return True
+
+
+class TrustsTheWallClock(SimNode):
+    """The clock without its memory: a change may be older than what it was made on."""
+
+    def next_hlc(self, wall: int) -> int:
+        return wall
+
+
+class IgnoresOtherClocks(SimNode):
+    """The clock, and R7 (H6), without observing: what it applied may be newer than what follows."""
+
+    def observe(self, hlc: int) -> int:
+        return self.hlc
+
+
+class WaitsForNoJoiner(SimNode):
+    """R8 (H8): a joiner counts as one that has seen everything."""
+
+    def knowledge(self) -> dict[int, Known]:
+        known = super().knowledge()
+        everything = Known(1 << 60, dict.fromkeys(range(1, 200), 1 << 60))
+        return {m: k if k.position or m == self.origin else everything for m, k in known.items()}
+
+
+class TakesRowsOnly(SimNode):
+    """R7 (H5): a baseline without the kept changes of its rows."""
+
+    def take_baseline(self, sponsor: SimNode) -> None:
+        super().take_baseline(sponsor)
+        self.kept = {key: [] for key in self.kept}
+        self.base = dict(self.rows)
