@@ -27,6 +27,7 @@ from peersync.agent.lines import LineKeeper
 from peersync.agent.metrics import JobTotals, make_registry
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
+from peersync.agent.periodic.leaving import Leaving
 from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.positions import Positions
@@ -209,6 +210,7 @@ class Node:
                     [
                         *AdminApi(jobs, backups, checks, report, self._undo).routes(),
                         *periodic.admin_routes(),
+                        *Leaving(self._periodic, self._databases).routes(),
                         *OperatorApi(self._databases, self._periodic.refresh).routes(),
                         *look.admin_routes(),
                         *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),

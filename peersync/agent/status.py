@@ -8,9 +8,10 @@ that only gives is fine when what it gave arrived; it is never told to take an o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -82,7 +83,7 @@ class StatusReport:
     jobs: Jobs
     backups: Backups
     probe: Callable[[Peer], Awaitable[None]]
-    periodic: Callable[[], Awaitable[list[LinkView]]]
+    periodic: Callable[[], Coroutine[Any, Any, list[LinkView]]]
 
 
 async def make_status(report: StatusReport) -> Status:

@@ -63,6 +63,7 @@ VERBS: dict[str, Verb] = {
     "history": Verb("Look", "peersync.cli.history_cmd:command", "List the syncs that ended."),
     "statistics": Verb("Look", "peersync.cli.statistics_cmd:command", "Count rows and syncs."),
     "convert": Verb("Tools", "peersync.cli.convert:convert", "Turn a pg_dump into UPSERTs."),
+    "node": Verb("Tools", "peersync.cli.node_cmd:command", "Give a cloned server its own name."),
     "uninstall": Verb(
         "Tools", "peersync.cli.uninstall_cmd:command", "Remove peersync from a database."
     ),

@@ -93,6 +93,16 @@ def load_identity(state_dir: Path) -> Identity:
     return Identity(node_id, str(name), pem, cert_path, key_path)
 
 
+def retire_identity(state_dir: Path, name: str, *, now: datetime.datetime) -> Identity:
+    """Puts identity and peer book aside, never deletes them, and makes a new identity."""
+    suffix = f".retired-{now:%Y%m%dT%H%M%S}"
+    for path in (identity_directory(state_dir), state_dir / "peers.json"):
+        if path.exists():
+            path.rename(path.with_name(path.name + suffix))
+    sync_directory(state_dir)
+    return create_identity(state_dir, name, now=now)
+
+
 def create_identity(
     state_dir: Path, name: str, *, now: datetime.datetime | None = None
 ) -> Identity:

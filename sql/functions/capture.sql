@@ -25,11 +25,56 @@ AS $$
            )::bit(64)::bigint
 $$;
 
+-- The settings that the texts of a relation's values depend on, as name and value. Setting one
+-- costs each of the user's statements some of a microsecond, so the others are left alone.
+CREATE OR REPLACE FUNCTION peersync.output_settings(relation oid)
+RETURNS jsonb LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE parts AS (
+    SELECT a.atttypid AS oid FROM pg_attribute AS a
+     WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT u.oid FROM parts
+      JOIN pg_type AS t ON t.oid = parts.oid
+     CROSS JOIN LATERAL (
+        SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typelem <> 0
+        UNION ALL SELECT g.rngsubtype FROM pg_range AS g WHERE t.oid IN (g.rngtypid, g.rngmultitypid)
+        UNION ALL SELECT f.atttypid FROM pg_attribute AS f
+                   WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0
+                     AND NOT f.attisdropped) AS u (oid))
+SELECT coalesce(jsonb_object_agg(s.name, s.value), '{}')
+  FROM (VALUES
+        ('DateStyle', 'ISO', '{date,timestamp,timestamptz}'::regtype[]),
+        ('IntervalStyle', 'postgres', '{interval}'),
+        ('TimeZone', 'UTC', '{timestamptz}'),
+        ('bytea_output', 'hex', '{bytea}'),
+        ('extra_float_digits', '1', '{float4,float8,point,line,lseg,box,path,polygon,circle}'),
+        ('lc_monetary', 'C', '{money}')) AS s (name, value, types)
+ WHERE EXISTS (SELECT FROM parts WHERE parts.oid = ANY (s.types))
+    OR EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid  -- an extension's: who knows
+                WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
+$$;
+
+-- For a function that is out of date: the settings that the relation needs now, in this
+-- transaction. Gives what they were, for peersync.put_settings.
+CREATE OR REPLACE FUNCTION peersync.put_settings(settings jsonb)
+RETURNS jsonb LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(s.key, s.was), '{}')
+      FROM (SELECT e.key, current_setting(e.key) AS was, e.value FROM jsonb_each_text(settings) AS e
+            OFFSET 0) AS s
+     CROSS JOIN LATERAL (SELECT set_config(s.key, s.value, true) AS now WHERE s.was IS NOT NULL) AS n
+$$;
+
 -- Everything that the capture of a relation depends on, from the catalog as it is now. Partitions
 -- are described by their root, under whose name, columns and key they are logged.
 --   columns: name, type, readable (not virtual), how its size is known (text, any, null: small)
 --   key: name, equality operator, exact (equal values have equal texts); empty: the whole row
 --   mode: statement, row (in an inheritance tree); current: whether rows may be read back
+--   settings: those that the texts of its values depend on
 --   triggers: pg_trigger.tgtype of those that belong to it
 CREATE OR REPLACE FUNCTION peersync.capture_facts(relation oid)
 RETURNS jsonb LANGUAGE sql STABLE
@@ -42,6 +87,7 @@ SELECT jsonb_build_object(
     'mode', CASE WHEN tree.row_mode THEN 'row' ELSE 'statement' END,
     'current', has_table_privilege(r.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
                AND NOT row_security_active(r.oid),
+    'settings', peersync.output_settings(r.oid),
     'columns', coalesce(cols.list, '[]'), 'key', coalesce(keys.list, '[]'),
     'triggers', CASE WHEN tree.row_mode THEN '[5, 9, 17, 32]'
                      WHEN r.relkind <> 'p' THEN '[4, 8, 16, 32]'
@@ -394,6 +440,8 @@ DECLARE
 BEGIN
     body := format($body$
 /* peersync %1$s */
+DECLARE
+    before pg_catalog.jsonb;
 BEGIN
     IF peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
         IF TG_OP = 'UPDATE' THEN
@@ -407,6 +455,7 @@ BEGIN
         END IF;
     ELSE
         BEGIN
+            before := peersync.put_settings(peersync.output_settings(TG_RELID));
             IF TG_OP = 'TRUNCATE' THEN
                 PERFORM peersync.capture_truncate(TG_RELID, %9$s, %10$L, TG_WHEN);
             ELSIF TG_LEVEL = 'STATEMENT' THEN
@@ -422,6 +471,7 @@ BEGIN
                 EXECUTE peersync.capture_anew(TG_RELID, %9$s, %10$L, TG_OP, 'text')
                   USING pg_catalog.textin(pg_catalog.record_out(OLD)), NULL::pg_catalog.text;
             END IF;
+            PERFORM peersync.put_settings(before);
         EXCEPTION WHEN OTHERS THEN  /* the user's statement goes on: "read the table again" */
             RAISE LOG 'peersync: capture of %%: %%', TG_RELID::pg_catalog.regclass, SQLERRM;
             INSERT INTO peersync.change (tbl, shape, op)
@@ -445,9 +495,9 @@ END $body$,
         tbl, keep_old, x'70737963'::int, hashtext('awake'));
     RETURN format(
         'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
-        'SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET DateStyle = ''ISO'' '
-        'SET IntervalStyle = ''postgres'' SET TimeZone = ''UTC'' SET bytea_output = ''hex'' '
-        'SET extra_float_digits = 1 SET lc_monetary = ''C'' AS %L', relation, body);
+        'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,
+        (SELECT string_agg(format('SET %s = %L', e.key, e.value), ' ')
+           FROM jsonb_each_text(facts -> 'settings') AS e), body);
 END $$;
 
 -- TRUNCATE of a relation as it is now. Of a partition alone, its rows are logged as deleted, while

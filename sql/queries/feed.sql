@@ -27,7 +27,7 @@ SELECT m.origin, greatest(m.floor, (
 -- $1 the asker's origin, $2 its vector as jsonb, $3 changes, $4 bytes, $5 transactions at most
 WITH next AS (
     SELECT t.*, row_number() OVER w AS nth,
-           sum(t.changes) OVER w AS changes_so_far, sum(t.bytes) OVER w AS bytes_so_far
+           sum(t.changes) OVER w AS changes_so_far, sum(t.bytes::float8) OVER w AS bytes_so_far
       FROM peersync.member AS m
      CROSS JOIN LATERAL (SELECT t.* FROM peersync.transaction AS t
                           WHERE t.origin = m.origin AND t.position <= m.applied
@@ -39,8 +39,9 @@ SELECT n.origin, n.position, n.hlc, n.kind::text, n.changes, n.at::text, n.seen:
        n.nth > 1 AND (n.changes_so_far > $3::bigint OR n.bytes_so_far > $4::bigint
                       OR n.nth > $5::integer) AS left_over
   FROM next AS n
- ORDER BY n.nth
- LIMIT $5::integer + 1;
+ WHERE n.nth <= 2 OR n.nth <= $5::integer + 1 AND n.changes_so_far - n.changes <= $3::bigint
+                     AND n.bytes_so_far - n.bytes <= $4::bigint  -- the one before it fits
+ ORDER BY n.nth;
 
 -- name: shapes
 -- What the images of these transactions are made of. No columns: nobody knows.

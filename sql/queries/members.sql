@@ -65,3 +65,12 @@ SELECT m.origin, m.applied
 -- $1 origin, $2 position, $3 reason
 WITH gone AS (DELETE FROM peersync.member AS m USING peersync.replica AS r WHERE m.origin = r.origin)
 UPDATE peersync.replica SET origin = $1, position = $2, state = 'held', reason = $3;
+
+-- name: disown
+-- What was published under the origin that this database shares with the one it is a copy of
+-- becomes that of an origin which nobody knows: none of it counts as sent.
+-- $1 an origin that nobody has, $2 node id
+WITH own AS (SELECT origin FROM peersync.replica),
+     a AS (UPDATE peersync.member SET origin = $1, node_id = $2 WHERE origin IN (SELECT origin FROM own)),
+     b AS (UPDATE peersync.transaction SET origin = $1 WHERE origin IN (SELECT origin FROM own))
+UPDATE peersync.replica SET origin = $1, node_id = $2;

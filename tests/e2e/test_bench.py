@@ -1,4 +1,4 @@
-"""`scripts/bench full` measures what it says, and leaves nothing behind."""
+"""`scripts/bench` measures what it says, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pgcluster import find_installations
+from benchlib.periodic_probe import Probe, quantile
+from pgcluster import Cluster, find_installations
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,3 +59,65 @@ def test_breaks_and_the_undo_journal_are_measured(directory: Path, tmp_path: Pat
     assert {one["figure"] for one in found["journal"]} == {"restore s", "wall s"}
     assert "## Three breaks against none" in done.stdout
     assert "## The undo journal" in done.stdout
+
+
+@pytest.mark.timeout(600)  # a minute and a half where nobody else works
+def test_periodic_sync_is_measured_beside_native_replication(
+    directory: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told.json"
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "bench", "periodic", "--quick"]
+    command += ["--major", str(max(find_installations())), "--only", "none", "native", "peersync"]
+    command += ["--patience", "0", "--dir", directory, "--json", told]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(directory.iterdir())
+    found = json.loads(told.read_text())
+    assert found["failures"] == []
+    lines = {(line["part"], line["engine"], line["name"]): line for line in found["summary"]}
+    values = {key: line["median"] for key, line in lines.items()}
+    for part in ("lag", "drain", "memory", "wire"):
+        names = {name for p, engine, name in lines if (p, engine) == (part, "native")}
+        for name in names - {"others %"}:
+            # bytes, seconds and milliseconds alike: a contestant that did nothing shows as 0
+            assert values[part, "peersync", name] > 0, (part, name)
+    assert values["capture", "peersync", "tpcb-like tps"] > 0
+    assert lines["capture", "peersync", "tpcb-like tps"]["yardstick"] == "none"
+    assert lines["drain", "peersync", "drain s"]["yardstick"] == "native"
+    assert lines["drain", "peersync", "drain s"]["ratio"] > 0
+    # what is held is not there before it is let go: a row of pgbench has more than 20 bytes
+    assert values["wire", "native", "backlog bytes/change"] > 20
+    assert values["publish", "peersync", "one transaction ms"] > 0
+    assert values["nodes", "3 nodes", "p50 ms"] > 0
+    assert "## Lag, from commit to sight" in done.stdout
+    assert "## More nodes" in done.stdout
+
+
+def test_a_lag_is_the_time_from_commit_to_sight() -> None:
+    with Cluster(max(find_installations())) as server:
+        for name in ("here", "there"):
+            server.createdb(name)
+            server.psql("CREATE TABLE bench_probe (id bigint PRIMARY KEY)", name)
+        over = threading.Event()
+
+        def carry() -> None:
+            """Rows of `here` come `there` a tenth of a second later."""
+            while not over.wait(0.01):
+                rows = server.psql("SELECT id FROM bench_probe ORDER BY id", "here").split()
+                time.sleep(0.1)
+                values = ", ".join(f"({row})" for row in rows) or "(0)"
+                server.psql(
+                    f"INSERT INTO bench_probe VALUES {values} ON CONFLICT DO NOTHING", "there"
+                )
+
+        carrier = threading.Thread(target=carry)
+        carrier.start()
+        try:
+            with Probe(server.conninfo("here"), [server.conninfo("there")]) as probe:
+                lags = probe.lags(lambda: time.sleep(1))
+        finally:
+            over.set()
+            carrier.join()
+    assert len(lags) > 5
+    assert 0.1 <= min(lags) <= quantile(lags, 0.5) < 2
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0

@@ -11,6 +11,8 @@ from typing import Any
 
 import asyncpg
 
+from peersync.core.patterns import Patterns
+from peersync.postgres.log.capture import enrol
 from peersync.postgres.log.members import Replica, found
 from peersync.postgres.migrate import migrate
 from peersync.postgres.pool import PINNED
@@ -51,6 +53,12 @@ async def make_log(conn: asyncpg.Connection, node: str = NODE) -> Replica:
     await migrate(conn)
     await conn.execute(CAPTURE)
     return await found(conn, node, "alpha")
+
+
+async def capture_really(conn: asyncpg.Connection) -> None:
+    """The triggers of `postgres.log.capture` instead of the hand-made one."""
+    await conn.execute("DROP FUNCTION public.capture() CASCADE")
+    await enrol(conn, Patterns(["public.*"]), lock_timeout_s=5)
 
 
 async def entries(conn: asyncpg.Connection) -> list[Any]:

@@ -13,7 +13,7 @@ from tests.plugins.nodes import Node
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text)"
 GROUP = "6f3c2b52-1c51-4e0b-9f43-0d1f2a3b4c5d"
-SETTINGS = "[periodic]\nbeat_s = 0.5\n"
+QUICK = {"PEERSYNC_PERIODIC_BEAT_S": "0.5"}
 
 
 def make_group(*nodes: Node, table: str = TABLE) -> list[int]:
@@ -24,10 +24,7 @@ def make_group(*nodes: Node, table: str = TABLE) -> list[int]:
     origins = [1_000 + number for number, _ in enumerate(nodes)]
     for mine, node in enumerate(nodes):
         node.database.psql(table)
-        wait_until(
-            f"the agent of {node.name} has made its schema",
-            lambda node=node: node.database.psql("SELECT to_regclass('peersync.replica')"),
-        )
+        _wait_for(node, "the schema is made", "SELECT to_regclass('peersync.replica')")
         members = ", ".join(
             f"({origin}, '{node_id(other)}', '{other.name}')"
             for origin, other in zip(origins, nodes, strict=True)
@@ -38,15 +35,13 @@ def make_group(*nodes: Node, table: str = TABLE) -> list[int]:
             f"INSERT INTO peersync.member (origin, node_id, node_name) VALUES {members};"
         )
     for node in nodes:
-        wait_until(
-            f"{node.name} captures its table",
-            lambda node=node: node.database.psql(
-                "SELECT FROM peersync.synced_table WHERE state = 'captured' AND shape IS NOT NULL"
-                " HAVING count(*) > 0"
-            )
-            or node.database.psql("SELECT tgname FROM pg_trigger WHERE tgname ~ '^peersync_'"),
-        )
+        captured = "SELECT tgname FROM pg_trigger WHERE tgname ~ '^peersync_'"
+        _wait_for(node, "the table is captured", captured)
     return origins
+
+
+def _wait_for(node: Node, what: str, query: str) -> None:
+    wait_until(f"{node.name}: {what}", lambda: node.database.psql(query))
 
 
 def node_id(node: Node) -> str:
@@ -54,7 +49,9 @@ def node_id(node: Node) -> str:
 
 
 def rows(node: Node, table: str = "t") -> str:
-    return node.database.psql(f"SELECT count(*), md5(string_agg(x::text, ',' ORDER BY x::text)) FROM {table} AS x")
+    return node.database.psql(
+        f"SELECT count(*), md5(string_agg(x::text, ',' ORDER BY x::text)) FROM {table} AS x"
+    )
 
 
 def wait_until(what: str, ready: Callable[[], object], seconds: float = 20.0) -> None:

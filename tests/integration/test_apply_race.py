@@ -22,11 +22,10 @@ HOT = 12
 WRITERS = 4
 SECONDS = 6.0
 TABLES = "CREATE TABLE public.hot (id int PRIMARY KEY, who text NOT NULL, n int NOT NULL)"
-# The newest change of each row that any of the logs knows, and what the row is.
+# The newest change of each row that a log knows, and what the row is after it.
 NEWEST = """
-SELECT DISTINCT ON (e.key) e.key, CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
-  FROM peersync.entry e WHERE e.key IS NOT NULL
- ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
+SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin, CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
+  FROM peersync.entry e ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
 
 
 @pytest.fixture
@@ -100,12 +99,7 @@ async def test_two_nodes_that_write_the_same_rows_end_equal(
     assert await a.rows(rows) == await b.rows(rows)
     versions = {}
     for node in nodes:
-        found = await node.rows(
-            "SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin, "
-            "CASE WHEN e.op = 'D' THEN NULL ELSE e.image END FROM peersync.entry e "
-            "ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"
-        )
-        for key, hlc, origin, image in found:
+        for key, hlc, origin, image in await node.rows(NEWEST):
             versions[key] = max(versions.get(key, (0, 0, None)), (hlc, origin, image))
     newest = {key: image for key, (_, _, image) in versions.items() if image is not None}
     assert dict(await a.rows(rows)) == newest

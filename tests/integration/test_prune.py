@@ -87,6 +87,10 @@ async def say(conn: asyncpg.Connection, origin: int, seen: dict[int, int]) -> No
     )
 
 
+def asking(replica: Replica, vector: dict[int, int]) -> FeedRequest:
+    return FeedRequest(database="shop", group=replica.group_id, origin=BETA, vector=vector)
+
+
 async def left(conn: asyncpg.Connection) -> tuple[list[tuple[int, int]], int, int]:
     """(origin, position) of what is there; changes of our own, of others."""
     return (
@@ -123,10 +127,9 @@ async def test_what_is_gone_is_never_left_out_in_silence(
     await say(conn, BETA, {own: 2})
     await say(conn, GAMMA, {own: 2})
     await prune(conn)
-    asked = {"database": "shop", "group": replica.group_id, "origin": BETA}
     with pytest.raises(ResyncRequired):
-        await open_feed(conn, FeedRequest(**asked, vector={own: 1}))
-    feed = await open_feed(conn, FeedRequest(**asked, vector={own: 2}))
+        await open_feed(conn, asking(replica, {own: 1}))
+    feed = await open_feed(conn, asking(replica, {own: 2}))
     assert [t.position for t in feed.head.transactions] == [3]
     await feed.close()
 
@@ -186,10 +189,7 @@ async def test_one_that_was_cut_off_is_gone_on_with_and_shown_to_nobody(
     rest = await conn.fetchval("SELECT count(*) FROM peersync.change")
     assert 1 < rest < 50_001
     with pytest.raises(ResyncRequired):
-        await open_feed(
-            conn,
-            FeedRequest(database="shop", group=replica.group_id, origin=BETA, vector={}),
-        )
+        await open_feed(conn, asking(replica, {}))
     await prune(conn)
     assert await left(conn) == ([(replica.origin, 2)], 1, 0)
 

@@ -16,7 +16,14 @@ from pgcluster import Cluster
 from peersync.core.errors import NotFound
 from peersync.postgres.log.members import add_member, read_members, read_replica, set_state
 from peersync.postgres.log.publish import Published, announce, beat, publish, publish_lock
-from tests.integration.log_rig import Connect, entries, make_log, open_connection, transactions
+from tests.integration.log_rig import (
+    Connect,
+    capture_really,
+    entries,
+    make_log,
+    open_connection,
+    transactions,
+)
 from tests.plugins.clusters import Database
 
 
@@ -234,10 +241,14 @@ async def _publish_often(conn: asyncpg.Connection, stop: asyncio.Event) -> None:
         await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("database", [15, 18], indirect=True)
+@pytest.mark.parametrize(
+    ("database", "real"), [(15, False), (18, False), (18, True)], indirect=["database"]
+)
 async def test_eight_writers_of_the_same_rows_lose_and_double_nothing(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, connect: Connect, real: bool
 ) -> None:
+    if real:
+        await capture_really(conn)
     await conn.execute("INSERT INTO acc SELECT i, 0 FROM generate_series(0, 19) i")
     writers = [await connect() for _ in range(8)]
     publishers = [await connect() for _ in range(2)]

@@ -13,7 +13,7 @@ import pytest
 from pgcluster import Cluster
 
 from peersync.postgres.log.publish import Waker, publish
-from tests.integration.log_rig import Connect, make_log, open_connection
+from tests.integration.log_rig import Connect, capture_really, make_log, open_connection
 from tests.plugins.clusters import Database
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -53,13 +53,15 @@ async def _write_after(conn: asyncpg.Connection, delay_s: float, *, slowly: bool
         await conn.execute(WRITE)
 
 
-@pytest.mark.parametrize("slowly", [False, True])
+@pytest.mark.parametrize(("slowly", "real"), [(False, False), (True, False), (False, True)])
 async def test_a_commit_while_it_falls_asleep_is_never_missed(
-    writer: asyncpg.Connection, connect: Connect, slowly: bool
+    writer: asyncpg.Connection, connect: Connect, slowly: bool, real: bool
 ) -> None:
+    if real:
+        await capture_really(writer)
     sleeper, chance = await connect(), random.Random(1)
     waker = Waker(sleeper)
-    for _ in range(500):
+    for _ in range(400):
         async with asyncio.TaskGroup() as group:
             delay_s = chance.random() * 0.003
             group.create_task(_write_after(writer, delay_s, slowly=slowly), name="writer")

@@ -27,8 +27,8 @@ from tests.integration.operators_rig import (
 from tests.plugins.clusters import Database
 
 TABLES = """
-CREATE TABLE items (id int PRIMARY KEY, code text UNIQUE, note varchar(10));
-CREATE TABLE bag (a int, b text);
+CREATE TABLE public.items (id int PRIMARY KEY, code text UNIQUE, note varchar(10));
+CREATE TABLE public.bag (a int, b text);
 """
 
 

@@ -155,3 +155,31 @@ class TakesRowsOnly(SimNode):
         super().take_baseline(sponsor)
         self.kept = {key: [] for key in self.kept}
         self.base = dict(self.rows)
+
+
+class ForgetsTheExpiredAtOnce(SimNode):
+    """R10 (H12): does not wait for what others still have of an expired member."""
+
+    def expiry_complete(self, subject: int, expirer: int, position: int) -> bool:
+        return True
+
+
+class HearsTheExpired(SimNode):
+    """R10 without the fence: goes on taking what an expired member sends."""
+
+    def refuses(self, peer: int) -> bool:
+        return False
+
+
+class NeverJoinsAnew(SimNode):
+    """R9 (H9): stays what it is though its sponsor died before anybody else knew it."""
+
+    def join_is_void(self, peer: SimNode) -> bool:
+        return False
+
+
+class SponsorsAtOnce(SimNode):
+    """R8: sponsors others before everybody knows itself."""
+
+    def may_sponsor(self) -> bool:
+        return True

@@ -32,6 +32,7 @@ class Onlooker:
         )
         self.has: dict[int, int] = defaultdict(int)  # by node
         self.past: dict[int, int] = {}  # by uid
+        self.writer: dict[int, int] = {}  # node by uid
         self.uid: dict[tuple[int, int], int] = {}  # by (origin, position)
         self.published_count = 0
         self.heartbeats = 0
@@ -39,6 +40,7 @@ class Onlooker:
         self._detected: list[tuple[str, int, int, int]] = []
 
     def written(self, node: SimNode, uid: int, changes: Sequence[Written]) -> None:
+        self.writer[uid] = node.origin
         self.past[uid] = self.has[node.origin]
         self.has[node.origin] |= 1 << uid
         ops = [{"op": c.op, "key": c.key, "image": c.image} for c in changes]

@@ -66,7 +66,8 @@ def draw(
     shape, name = rng.choice(TOPOLOGIES), rng.choice(STRATEGIES)
     shape = topology or shape
     if leaves or expiries:  # who goes must not be anybody's only way
-        shape = "mesh" if shape in ("mesh", "star", "random") else "ring"
+        only = leaves + expiries > 1 or shape in ("mesh", "star", "random")
+        shape = "mesh" if only else "ring"
     if joins and shape == "one-way chain":  # a join is not heard of upstream
         shape = "chain"
     quiet = rng.random() < 0.2

@@ -14,7 +14,12 @@ from typing import Protocol
 from peersync.core.order import clock
 from peersync.core.order.change import Change, Image, Kind, Op, Transaction, Version
 from peersync.core.order.fold import Strategy, decide, rivals
-from peersync.core.order.membership import expiry_complete, known_of_joiner
+from peersync.core.order.membership import (
+    acknowledged,
+    expiry_complete,
+    join_is_void,
+    known_of_joiner,
+)
 from peersync.core.order.plan import Plan, plan_runs
 from peersync.core.order.stability import (
     Known,
@@ -92,6 +97,7 @@ class SimNode:
     known: dict[int, Known] = field(default_factory=dict)
     hlc: int = 0
     expiring: dict[int, tuple[int, int]] = field(default_factory=dict)  # who, and what said so
+    join: tuple[int, int] | None = None  # the sponsor, and the position of its word
     pending: list[tuple[int, tuple[Written, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -284,6 +290,22 @@ class SimNode:
             subject, expirer, position, self.vector, self.knowledge(), self.expiring
         )
 
+    def may_sponsor(self) -> bool:
+        """Not before everybody knows it."""
+        return self.join is None or acknowledged(
+            self.origin, *self.join, self.knowledge(), self.expiring
+        )
+
+    def join_is_void(self, peer: SimNode) -> bool:
+        """Whether it has to join anew, as a peer sees it."""
+        expired = [subject for subject in peer.expiring if subject not in peer.members]
+        sponsor = None if self.join is None else self.join[0]
+        return sponsor is not None and join_is_void(self.origin, peer.members, expired, sponsor)
+
+    def refuses(self, peer: int) -> bool:
+        """Whether it takes nothing from a peer and gives it nothing."""
+        return peer in self.expiring
+
     def take_baseline(self, sponsor: SimNode) -> None:
         """Becomes a copy of the sponsor, which just published the join and nothing since."""
         self.rows, self.base = dict(sponsor.rows), dict(sponsor.base)
@@ -291,7 +313,8 @@ class SimNode:
         self.log = defaultdict(dict, {o: dict(log) for o, log in sponsor.log.items()})
         self.newest, self.vector = dict(sponsor.newest), dict(sponsor.vector)
         self.floor, self.known = dict(sponsor.floor), dict(sponsor.known)
-        self.members = set(sponsor.members)
+        self.members, self.expiring = set(sponsor.members), dict(sponsor.expiring)
+        self.join = (sponsor.origin, sponsor.vector[sponsor.origin])
         self.hlc = self.observe(sponsor.hlc)
 
 

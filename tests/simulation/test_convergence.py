@@ -16,7 +16,7 @@ from tests.simulation.world import World
 
 
 def seeds() -> range:
-    first, dash, last = os.environ.get("PEERSYNC_SIM_SEEDS", "60").partition("-")
+    first, dash, last = os.environ.get("PEERSYNC_SIM_SEEDS", "30").partition("-")
     return range(int(first), int(last) + 1) if dash else range(int(first))
 
 
@@ -34,6 +34,25 @@ def test_nodes_converge_and_lose_nothing_whatever_the_seed() -> None:
 def test_nodes_that_join_while_others_write_converge_too() -> None:
     for seed in seeds():
         World(draw(seed, joins=1 + seed % 3)).run()
+
+
+def test_nodes_that_leave_are_not_waited_for() -> None:
+    for seed in seeds():
+        World(draw(seed, leaves=1 + seed % 2)).run()
+
+
+def test_what_an_expired_member_had_told_anybody_reaches_everybody() -> None:
+    for seed in seeds():
+        World(draw(seed, expiries=1)).run()
+
+
+def test_who_was_expired_or_joined_in_vain_comes_back_with_its_writes() -> None:
+    returned = 0
+    for seed in seeds():
+        world = World(draw(seed, joins=seed % 3, expiries=1))
+        world.run()
+        returned += len(world.returning)
+    assert returned or len(seeds()) < 20
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -16,6 +16,7 @@ from functools import partial
 from peersync.core.order.change import Image
 from peersync.core.order.fold import Delta, MergeColumns
 from tests.simulation.onlooker import Onlooker, Violation
+from tests.simulation.returning import again, unsent
 from tests.simulation.scenario import Scenario
 from tests.simulation.simnode import KEYS, Frame, ResyncRequired, SimNode, Written
 from tests.simulation.trace import Trace
@@ -43,6 +44,10 @@ class World:
         self.dead: set[int] = set()  # of those, the ones that nobody waits for in the end
         self.now = 0
         self._uids = 0
+        self._last_origin = scenario.nodes + scenario.joins
+        self.returning: set[int] = set()  # origins that came back as another
+        self.expired: set[int] = set()
+        self.lost_for_good: set[int] = set()
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
 
@@ -178,7 +183,7 @@ class World:
 
     # --- the network ------------------------------------------------------------------------
     def _pull_again(self, link: tuple[int, int]) -> None:
-        if self._up(link[0]):
+        if self._up(link[0]) and link[0] not in self.gone:
             self._pull(link)
         self.at(self.rng.uniform(50, 800), lambda: self._pull_again(link))
 
@@ -198,7 +203,7 @@ class World:
     def _answer(self, link: tuple[int, int], vector: dict[int, int], life: int) -> None:
         if not self._up(link[1]) or self.cut.get(link, 0) > self.now:
             return
-        if {link[0], link[1]} & self.nodes[link[1]].expiring.keys():  # fenced
+        if self.nodes[link[1]].refuses(link[0]):
             return
         size = self.scenario.frame
         answer = self.nodes[link[1]].serve(link[0], vector, 3 * size)
@@ -216,37 +221,73 @@ class World:
         return replace(frame, transactions=frame.transactions[: self.rng.randint(0, 2)])
 
     def _arrive(self, puller: int, answer: Frame | ResyncRequired, life: int) -> None:
-        fenced = answer.sender in self.nodes[puller].expiring
-        if self._up(puller) and self.life[puller] == life and not fenced:
+        fenced = self.nodes[puller].refuses(answer.sender)
+        listens = self._up(puller) and puller not in self.gone
+        if listens and self.life[puller] == life and not fenced:
             self._take(self.nodes[puller], answer)
 
     def _take(self, node: SimNode, answer: Frame | ResyncRequired) -> None:
-        if isinstance(answer, ResyncRequired):
-            node.refused(answer)
+        if node.join_is_void(self.nodes[answer.sender]):
+            self._return(node, self.nodes[answer.sender])
+        elif isinstance(answer, ResyncRequired):
+            if node.origin not in self.dead:  # who is expired has to start anew
+                node.refused(answer)
         else:
             node.accept(answer, self.wall(node))
 
     # --- joins ------------------------------------------------------------------------------
     def _join(self, origin: int) -> None:
+        up = [n for n in self._remaining() if self._speaks(n.origin) and n.may_sponsor()]
+        if up:
+            sponsor = self.rng.choice(up)
+            self._admit(origin, sponsor)
+            if self.scenario.expiries and self.rng.random() < 0.7:
+                self.at(self.rng.uniform(0, 300), partial(self._lose, sponsor))
+            self.down[origin] = self.now + self.rng.randint(0, 2000) * MS  # it loads the baseline
+
+    def _admit(self, origin: int, sponsor: SimNode) -> SimNode:
         """A new member, linked both ways with its sponsor and, some of them, with another."""
-        up = [node for node in self.nodes.values() if self._up(node.origin)]
-        if not up:
-            return
-        sponsor = self.rng.choice(up)
         sponsor.announce(self.wall(sponsor), "j", origin)
         joiner = self.kind(origin, set(), self.scenario.strategy, self.onlooker)
         joiner.take_baseline(sponsor)
         self.onlooker.joined(joiner, sponsor)
+        self.skew.setdefault(origin, 0)
         links = [(origin, sponsor.origin), (sponsor.origin, origin)]
-        if self.rng.random() < 0.5:
-            other = self.rng.choice(list(self.nodes))
-            links += [(origin, other), (other, origin)]
+        if self.scenario.expiries or self.rng.random() < 0.5:
+            other = self.rng.choice([n for n in self._remaining() if n is not sponsor] or [sponsor])
+            links += [(origin, other.origin), (other.origin, origin)]
         self.nodes[origin] = joiner
         self.life[origin] = 0
         for link in dict.fromkeys(links):
             self.links.append(link)
             self.at(self.rng.uniform(0, 500), partial(self._pull_again, link))
         self._start_timers(joiner)
+        return joiner
+
+    def _return(self, node: SimNode, sponsor: SimNode) -> None:
+        """A new origin, the sponsor's baseline, and the list of what the others lack."""
+        if node.origin in self.returning or not sponsor.may_sponsor():
+            return
+        self.returning.add(node.origin)
+        listed = unsent(node, sponsor, self.onlooker)
+        self.dead.add(node.origin)
+        self.down[node.origin] = 1 << 62
+        self._last_origin += 1
+        anew = self._admit(self._last_origin, sponsor)
+        for _, changes in listed:
+            for change in changes:
+                written = again(anew, change)
+                if written is not None:
+                    self._uids += 1
+                    anew.write(self._uids, [written])
+
+    def _return_all(self) -> None:
+        """Who is expired and still runs comes back, where that is complete."""
+        for origin in sorted(self.expired - self.returning - self.lost_for_good):
+            for peer in self._remaining():
+                if origin in peer.expiring and origin not in peer.members:
+                    self._return(self.nodes[origin], peer)
+                    break
 
     # --- departures -------------------------------------------------------------------------
     def _remaining(self) -> list[SimNode]:
@@ -260,35 +301,46 @@ class World:
             node.announce(self.wall(node), "l", node.origin)
             self.gone.add(node.origin)
 
-    def _lose(self) -> None:
-        """A node is expired by another: it died, or is only out of reach and writes on."""
-        staying = self._remaining()
-        if len(staying) <= 2:
+    def _lose(self, lost: SimNode | None = None) -> None:
+        """One node is expired by another: it died, or is only out of reach and writes on."""
+        staying = [n for n in self._remaining() if n.may_sponsor()]
+        lost = lost or self.rng.choice(staying)
+        others = [node for node in staying if node is not lost]
+        if len(others) < 2 or self.expired:
             return
-        lost, expirer = self.rng.sample(staying, 2)
+        expirer = self.rng.choice(others)
         self.dead.add(lost.origin)
+        self.expired.add(lost.origin)
         if self.rng.random() < 0.5:
             self.down[lost.origin] = 1 << 62
+            self.lost_for_good.add(lost.origin)
         self.at(self.rng.uniform(0, 1500), partial(self._expire, expirer, lost.origin))
 
     def _expire(self, expirer: SimNode, lost: int) -> None:
-        if self._speaks(expirer.origin):
+        if self._speaks(expirer.origin) and lost not in expirer.expiring:
             expirer.announce(self.wall(expirer), "e", lost)
-        else:
-            self.at(500, partial(self._expire, expirer, lost))
 
     # --- the end ----------------------------------------------------------------------------
     def _settle(self) -> None:
         """Everything works again: pull in rounds, until a round brings nothing new."""
+        self.down.clear()
+        for lost in self.expired:
+            self._expire(self._remaining()[0], lost)
         most = 6 * len(self.nodes) + 20
         for number in range(most):
             before = self.onlooker.published_count
             moved = False
             self._speak_all()
-            links = [link for link in self.links if not self.dead & set(link)]
+            self._return_all()
+            links = [
+                (puller, source)
+                for puller, source in self.links
+                if not self.dead & {puller, source} and puller not in self.gone
+            ]
             self.rng.shuffle(links)
             for puller, source in links:
-                moved |= self._catch_up(self.nodes[puller], self.nodes[source])
+                if puller not in self.dead:
+                    moved |= self._catch_up(self.nodes[puller], self.nodes[source])
             self.now += MS
             if len(self.nodes) < 20 or number % 20 == 0:
                 self._prune_all()

@@ -10,6 +10,8 @@ import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
 AGENT = UNITS / "peersync-agent.service"
+PERIODIC = UNITS / "peersync-periodic.service"
+SERVICES = pytest.mark.parametrize("unit", [AGENT, PERIODIC], ids=lambda unit: unit.stem)
 THRESHOLD = 15  # tenths: 1.5 of 10, "OK"; most services of the system have more than 90
 
 
@@ -19,23 +21,27 @@ def tool(name: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([name, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_agents_unit_is_valid(tmp_path: Path) -> None:
-    text = AGENT.read_text()
-    assert "ExecStart=/usr/bin/peersync agent " in text
-    installed = tmp_path / AGENT.name  # verify wants a program that is there
+@SERVICES
+def test_a_unit_is_valid(unit: Path, tmp_path: Path) -> None:
+    text = unit.read_text()
+    verb = unit.stem.removeprefix("peersync-")
+    assert f"ExecStart=/usr/bin/peersync {verb} " in text
+    installed = tmp_path / unit.name  # verify wants a program that is there
     installed.write_text(text.replace("/usr/bin/peersync", shutil.which("true") or "/bin/true"))
     done = tool("systemd-analyze", "verify", installed)
     assert done.returncode == 0, done.stderr
-    assert AGENT.name not in done.stderr, done.stderr  # a misspelt key is only a warning
+    assert unit.name not in done.stderr, done.stderr  # a misspelt key is only a warning
 
 
-def test_the_agents_unit_stays_hardened() -> None:
-    done = tool("systemd-analyze", "security", "--offline=true", f"--threshold={THRESHOLD}", AGENT)
+@SERVICES
+def test_a_unit_stays_hardened(unit: Path) -> None:
+    done = tool("systemd-analyze", "security", "--offline=true", f"--threshold={THRESHOLD}", unit)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_hardening_line_has_its_reason() -> None:
-    section = AGENT.read_text().partition("# --- hardening")[2].partition("[Install]")[0]
+@SERVICES
+def test_every_hardening_line_has_its_reason(unit: Path) -> None:
+    section = unit.read_text().partition("# --- hardening")[2].partition("[Install]")[0]
     blocks, commented = 0, False
     for line in section.splitlines()[1:]:
         if line.startswith("#"):

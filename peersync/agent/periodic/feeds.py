@@ -23,6 +23,7 @@ from peersync.core.errors import Denied, NotFound, PeersyncError, PeerUnreachabl
 from peersync.postgres.log.feed import open_feed
 from peersync.postgres.log.members import (
     Replica,
+    Vector,
     read_members,
     read_replica,
     read_vector,
@@ -72,14 +73,21 @@ class Feeds:
     async def position(self, peer: Peer, asked: PositionRequest) -> PositionReply:
         """Publishes, then says how far this database is; waits for `want` as long as asked."""
         deadline = time.monotonic() + asked.wait_s
-        while True:
-            seen = self._hub.news.count
+        seen = self._hub.news.count
+        reply = await self._position(peer, asked)
+        waited = not covers(reply.vector, asked.want)
+        while not covers(await self._vector(), asked.want):
             self._refuse_when_stopping()
-            reply = await self._position(peer, asked)
             left = deadline - time.monotonic()
-            if covers(reply.vector, asked.want) or left <= 0:
-                return reply
+            if left <= 0:
+                break
             await self._hub.news.wait(seen, left)
+            seen = self._hub.news.count
+        return await self._position(peer, asked) if waited else reply
+
+    async def _vector(self) -> Vector:
+        async with self._hub.database.acquire(f"reading how far {self._hub.name} is") as conn:
+            return await read_vector(conn)
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:

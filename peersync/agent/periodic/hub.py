@@ -63,6 +63,7 @@ class Hub:
     links: dict[str, Link] = field(default_factory=dict)
     proved: dict[int, Vector] = field(default_factory=dict)  # by origin: what it has applied
     heard: Vector = field(default_factory=dict)  # by other origin: its last change applied here
+    late: dict[int, float] = field(default_factory=dict)  # by origin: kept for it too long, seconds
     troubles: list[Failures] = field(default_factory=list)  # of publisher and keeper
     recheck: News = field(default_factory=News)  # members, pauses or the state have changed
 

@@ -72,7 +72,7 @@ async def prepare_join(
             if replica is None:
                 replica = await found(conn, node_id, name, group_id=_NO_GROUP, state="joining")
             elif replica.state != "joining":
-                replica = await change_origin(conn, name)
+                replica = await change_origin(conn, node_id, name)
         return JoinRequest(origin=replica.origin, node_name=name)
 
 

@@ -21,11 +21,15 @@ from peersync.postgres.log.apply import Applier
 from peersync.postgres.log.capture import catalog_stamp, enrol
 from peersync.postgres.log.members import Replica, read_members, read_replica
 from peersync.postgres.log.parking import parked_tables
+from peersync.postgres.log.prune import expired_candidates, log_size, prune
 from peersync.postgres.log.publish import beat
 
 LOOK_S: Final = 1.0
 RETRY_CAPTURE_S: Final = 10.0  # of tables that somebody held
 PRUNE_S: Final = 60.0
+DAY_S: Final = 86_400
+MIB: Final = 1 << 20
+UNBOUNDED: Final = 1 << 62
 
 
 class Keeper:
@@ -60,9 +64,8 @@ class Keeper:
             await self._resume(conn, replica)
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
-            from peersync.postgres.log.prune import prune
-
             await prune(conn)
+            await self._look_who_is_late(conn)
 
     async def _capture(self, conn: asyncpg.Connection, now: float) -> None:
         """Triggers on tables that are new or have changed since the last look."""
@@ -74,6 +77,15 @@ class Keeper:
         refused = any(state.state == "refused" for state in states)
         self._stamp = await catalog_stamp(conn)
         self._enrol_at = now + RETRY_CAPTURE_S if refused else float("inf")
+
+    async def _look_who_is_late(self, conn: asyncpg.Connection) -> None:
+        """For whom changes are kept longer, or more of them, than is wanted."""
+        late = expired_candidates(
+            await log_size(conn),
+            max_age_s=self._config.retention_d * DAY_S,
+            max_bytes=self._config.retention_mib * MIB or UNBOUNDED,
+        )
+        self._hub.late = {waiting.origin: waiting.age_s for waiting in late}
 
     async def _resume(self, conn: asyncpg.Connection, replica: Replica) -> None:
         """Changes of tables that fit by now are applied."""

@@ -34,6 +34,7 @@ from peersync.transport.peers import Peer
 
 _SQL: Final = queries("links")
 ASK_S: Final = 5.0
+BRING_BACK: Final = "bring it back: the log here grows until it has taken its changes"
 STATES: Final = (
     "failed", "unreachable", "conflict", "behind", "paused", "syncing", "never synced", "in sync",
 )  # fmt: skip
@@ -93,6 +94,7 @@ class Facts:
     quarantined: int = 0
     conflicts: int = 0
     failure: PeersyncError | None = None
+    late_s: float | None = None
     patience_s: float = 30.0
     now: float = field(default_factory=time.time)
 
@@ -166,6 +168,7 @@ async def read_links(
                         quarantined,
                         conflicts,
                         hub.failure,
+                        hub.late.get(member.origin),
                         patience_s,
                     ),
                 )
@@ -251,6 +254,13 @@ def judge(database: str, facts: Facts) -> Verdict:
             return "paused", error.message, error.hint
     if trouble is not None and not isinstance(trouble, PeerUnreachable):
         return "failed", trouble.message, trouble.hint
+    if facts.late_s is not None and isinstance(facts.answer, PeersyncError):
+        words = f"{peer.name} has not taken what is kept for it for {facts.late_s / 86_400:.1f} d"
+        return (
+            "unreachable",
+            f"{words}, longer than periodic.retention_d or retention_mib",
+            BRING_BACK,
+        )
     if isinstance(facts.answer, PeersyncError):
         state = "unreachable" if isinstance(facts.answer, PeerUnreachable) else "failed"
         return state, facts.answer.message, facts.answer.hint

@@ -19,9 +19,9 @@ from typing import Final
 from peersync.agent.databases import Databases
 from peersync.agent.periodic.feeds import Feeds
 from peersync.agent.periodic.hub import Hub, Link
+from peersync.agent.periodic.keeper import Keeper
 from peersync.agent.periodic.links import Local, linked, read_local
 from peersync.agent.periodic.marks import Marks
-from peersync.agent.periodic.keeper import Keeper
 from peersync.agent.periodic.publisher import Publisher
 from peersync.agent.periodic.puller import Puller
 from peersync.agent.periodic.restart import Failures, explained, keep
@@ -261,9 +261,7 @@ class _Pullers:
         trouble = Failures(f"{hub.name} from {peer.name}", self._config)
         link = Link(peer.name, peer.node_id, member.origin, trouble)
         hub.links[peer.node_id] = link
-        puller = Puller(
-            hub, link, self._config, lambda: self._client(peer)
-        )
+        puller = Puller(hub, link, self._config, lambda: self._client(peer))
         return self._group.create_task(
             keep(puller.run, trouble, link.poke), name=f"pull-{hub.name}-{peer.name}"
         )

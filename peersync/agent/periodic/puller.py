@@ -161,11 +161,12 @@ class Puller:
         link, limit_s = self._link, self._config.periodic.max_clock_offset_s
         if head.group != replica.group_id or head.origin != link.origin:
             raise ProtocolError(f"{link.peer} answers as another member than it is known as here")
-        link.contact_at, link.offset_s = time.time(), round(head.unix_time - arrived_at, 3)
-        if abs(link.offset_s) > limit_s:
-            way = "ahead of" if link.offset_s > 0 else "behind"
+        offset_s = head.unix_time - arrived_at
+        link.contact_at, link.offset_s = time.time(), round(offset_s, 3)
+        if abs(offset_s) > limit_s:
+            way = "ahead of" if offset_s > 0 else "behind"
             raise PeersyncError(
-                f"held: the clock of {link.peer} is {abs(link.offset_s):.0f} s {way} this one,"
+                f"held: the clock of {link.peer} is {abs(offset_s):.0f} s {way} this one,"
                 f" more than periodic.max_clock_offset_s = {limit_s:g}",
                 hint="set the clocks of both servers by NTP: timedatectl set-ntp true",
             )

@@ -21,8 +21,9 @@ from peersync.core.order.change import Transaction
 from peersync.core.order.plan import Plan, Run, Stop, plan_runs
 from peersync.postgres.errors import DRIVERS, translate
 from peersync.postgres.log.apply_parked import Resumed, resume
-from peersync.postgres.log.apply_run import Fill, Outcome, Overtaken, apply_run
+from peersync.postgres.log.apply_run import Fill, Overtaken, apply_run
 from peersync.postgres.log.apply_session import Session
+from peersync.postgres.log.apply_settle import Outcome
 from peersync.postgres.log.members import Member, decode_vector
 from peersync.postgres.log.parking import parked_tables
 from peersync.postgres.log.rows import ShapeLike
@@ -31,6 +32,8 @@ from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
 from peersync.wire.feed import FeedHead, TransactionHead
 
+_TARGETS: Final = queries("apply")["targets"]
+_HOLDERS: Final = queries("catalog")["lock_holders"]
 _IN_THE_WAY: Final = ("40001", "40P01", "55P03")
 _MODES: Final = [
     f"{mode}Lock"
@@ -148,7 +151,7 @@ class Applier:
             counts.changes,
             counts.conflicts,
             counts.quarantined,
-            {row["origin"]: row["applied"] for row in await session.fetch("vector_now")},
+            await session.vector(),
             plan.stopped,
             frozenset(counts.parked),
         )
@@ -227,9 +230,9 @@ class Applier:
         with suppress(Exception):
             async with self._database.acquire("looking who is in the way") as conn:
                 schemas, tables = [n[0] for n in names], [n[1] for n in names]
-                targets = await conn.fetch(queries("apply")["targets"], schemas, tables)
+                targets = await conn.fetch(_TARGETS, schemas, tables)
                 oids = [row["oid"] for row in targets if row["oid"]]
-                rows = await conn.fetch(queries("catalog")["lock_holders"], oids, _MODES)
+                rows = await conn.fetch(_HOLDERS, oids, _MODES)
                 if rows:
                     row: Mapping[str, Any] = rows[0]
                     return (

@@ -11,24 +11,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from peersync.core.names import TableName
-from peersync.postgres.log.apply_conflicts import (
-    drop_losers,
-    find_clashes,
-    keep_window,
-    record_clashes,
-)
 from peersync.postgres.log.apply_session import Session
-from peersync.postgres.log.apply_write import Batch, Writer
-from peersync.postgres.log.members import read_vector
+from peersync.postgres.log.apply_settle import Settling
 from peersync.postgres.log.parking import Parked
-from peersync.postgres.log.rows import ShapeLike, read_shapes, read_target
-from peersync.postgres.log.staging import ANALYZE_FROM, IN, compact_sql, shapes_sql
+from peersync.postgres.log.rows import ShapeLike, read_shapes
+from peersync.postgres.log.staging import IN
 
 _STAGE: Final = f"""
 INSERT INTO {IN} (origin, position, ordinal, at, shape, op, key, image, old)
 SELECT origin, position, ordinal, changed_at, shape, op, key, image, old FROM peersync.quarantine
  WHERE tbl = $1 AND state = 'waiting' AND cause = 'table'
  ORDER BY hlc, origin, position, ordinal"""
+# Without its `seen`, when its transaction has left the log, a change is judged by version alone.
 _HEADS: Final = """
 INSERT INTO peersync_tx (origin, position, hlc, seen)
 SELECT q.origin, q.position, min(q.hlc), min(t.seen::text)::jsonb
@@ -39,7 +33,7 @@ SELECT q.origin, q.position, min(q.hlc), min(t.seen::text)::jsonb
 
 @dataclass(frozen=True)
 class Resumed:
-    """A table that takes changes again."""
+    """A table that takes changes again; `quarantined`: rows of it that it refused."""
 
     name: TableName
     changes: int
@@ -55,45 +49,20 @@ async def resume(session: Session, parked: Parked) -> Resumed | None:
     conn = session.conn
     async with session.transaction(parked.waiting):
         await session.fetch("lock_parked", parked.tbl)
+        vector = await session.vector()
         await conn.execute(_STAGE, parked.tbl)
         await conn.execute(_HEADS, parked.tbl)
         groups = await session.survey(IN)
         shapes: dict[int, ShapeLike] = dict(await read_shapes(conn, [g.shape for g in groups]))
         await session.learn(shapes.values())
-        target = await read_target(conn, parked.tbl)
-        batch = Batch(target, tuple((group, shapes[group.shape]) for group in groups))
-        tables = {shape: (parked.tbl, parked.name) for shape in shapes}
-        changes, conflicts = sum(group.changes for group in groups), 0
-        writer = Writer(conn, (batch,), tables, survivors=True)
+        changes = sum(group.changes for group in groups)
+        settling = Settling(session, shapes, origin=None, vector=vector, changes=changes)
+        await session.execute("resumed", parked.tbl)
         if groups:
-            await session.execute("resumed", parked.tbl)
-            conflicts = await _settle(session, batch, tables, changes)
-            await writer.write()
-            await writer.supersede()
-            if not session.replica_role:
-                await session.execute("forget_own")
-        elif not groups:
-            await session.execute("resumed", parked.tbl)
-    return Resumed(parked.name, changes, conflicts, writer.quarantined)
-
-
-async def _settle(
-    session: Session, batch: Batch, tables: dict[int, tuple[int, TableName]], changes: int
-) -> int:
-    """The last change of each row, and of those the ones that nothing kept has overtaken."""
-    conn, shapes = session.conn, shapes_sql(tables)
-    groups = [group for group, _ in batch.parts]
-    for statement in compact_sql(shapes, groups):
-        await conn.execute(statement)
-    if changes > ANALYZE_FROM:
-        await conn.execute(f"ANALYZE {IN}")
-    await session.fetch("publish")
-    everything = dict.fromkeys(await read_vector(conn), 0)
-    cleared = [batch.target.tbl or 0] if any(g.truncated is not None for g in groups) else []
-    if not await keep_window(conn, everything, None, [batch.target.tbl or 0], cleared, changes):
-        return 0
-    if not await find_clashes(conn, shapes):
-        return 0
-    conflicts = await record_clashes(conn, shapes)
-    await drop_losers(conn)
-    return conflicts
+            targets = await settling.targets(list(shapes.values()))
+            batches = settling.batches(groups, targets)
+            await settling.write(batches, {}, supersede=True)
+    if settling.outcome.parked:
+        return None
+    outcome = settling.outcome
+    return Resumed(parked.name, changes, outcome.conflicts, outcome.quarantined)

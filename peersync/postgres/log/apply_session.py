@@ -95,6 +95,10 @@ class Session:
         """What is staged, by shape."""
         return [Group(**row) for row in await self.fetch(f"survey_{table}")]
 
+    async def vector(self) -> dict[int, int]:
+        """What is applied of every origin, as it is committed now."""
+        return {row["origin"]: row["applied"] for row in await self.fetch("vector_now")}
+
     async def targets(self, names: Collection[TableName]) -> dict[TableName, Target]:
         """The tables as they are now. Read again only where something about them has changed."""
         schemas, tables = [n.schema for n in names], [n.name for n in names]

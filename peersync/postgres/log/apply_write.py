@@ -76,6 +76,10 @@ class Batch:
         return ", ".join(str(shape.shape) for _, shape in self.parts)
 
     @property
+    def truncates(self) -> bool:
+        return any(group.truncated is not None for group, _ in self.parts)
+
+    @property
     def low(self) -> int:
         return min(group.low for group, _ in self.parts)
 
@@ -259,8 +263,14 @@ class Writer:
     def _writing(self, batch: Batch, places: tuple[int, int] | str | None) -> Iterator[str]:
         for group, shape in batch.parts:
             if group.writes or group.pairs:
-                source = self._source("image", shape, "i.op IN ('I', 'U')", places)
-                yield (upsert_sql if shape.key else insert_sql)(batch.target, shape, source)
+                target, which = batch.target, "i.op IN ('I', 'U')"
+                source = self._source("image", shape, which, places)
+                if shape.key and target.merges(shape.key):
+                    yield upsert_sql(target, shape, source)
+                    continue
+                if shape.key:
+                    yield delete_sql(target, shape, self._source("key", shape, which, places))
+                yield insert_sql(target, shape, source)
 
     def _anew(self, batch: Batch, places: str | None) -> list[str]:
         """The rows that are to be written are deleted first, with those that are to go."""

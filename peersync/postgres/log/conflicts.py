@@ -31,6 +31,7 @@ from peersync.postgres.log.rows import Target
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("conflicts")
+_TRACE: Final = queries("trace")
 SideName = Literal["kept", "incoming"]
 Choice = Literal["keep", "take", "set"]
 _OPS: Final = {"I": "insert", "U": "update", "D": "delete", "T": "truncate", "X": "unreadable"}
@@ -154,7 +155,9 @@ async def resolve(
         if choice != "set":
             side: SideName = "kept" if choice == "keep" else "incoming"
             return await _write_side(conn, row, side, force=force, by=by, state="resolved")
-        before, target, key = await _lock_row(conn, row, force=force)
+        before, target, key = await _lock_row(conn, row)
+        if not force:
+            await _refuse_moved(conn, row, before, target)
         if before is None:
             raise RowMoved(
                 f"the row of conflict {number} is not there: nothing can be set in it",
@@ -178,9 +181,11 @@ async def _write_side(
     op = row[f"{prefix}_op"]
     if op not in ("I", "U", "D"):
         raise BadRequest(f"this side is no row: {_OPS.get(op, op)}")
-    before, target, key = await _lock_row(conn, row, force=force)
+    before, target, key = await _lock_row(conn, row)
     image = await _row(conn, row[f"{prefix}_shape"], op, row[f"{prefix}_image"])
     after = None if image is None else {**(before or {}), **image}
+    if not force and not _same(before, after, target):
+        await _refuse_moved(conn, row, before, target)
     how = f"the {side} side was written"
     return await _write(conn, row, key, target, before, after, state, by, how)
 
@@ -220,9 +225,7 @@ async def _write(
     )
 
 
-async def _lock_row(
-    conn: asyncpg.Connection, row: Any, *, force: bool
-) -> tuple[Values | None, Target, Values]:
+async def _lock_row(conn: asyncpg.Connection, row: Any) -> tuple[Values | None, Target, Values]:
     """The row as it is now, held; its table's columns, and its key by column."""
     if row["key"] is None:
         raise BadRequest(f"{row['schema_name']}.{row['table_name']} has no key to find the row by")
@@ -235,15 +238,20 @@ async def _lock_row(
         )
     key = key_values(await read_shape(conn, row["in_shape"]), row["key"])
     before = await read_row(conn, target, key, lock=True)
-    if not force and await _has_moved(conn, row, before, target):
+    return before, target, key
+
+
+async def _refuse_moved(
+    conn: asyncpg.Connection, row: Any, before: Values | None, target: Target
+) -> None:
+    if await _has_moved(conn, row, before, target):
         raise RowMoved(
             f"the row of conflict {row['id']} has been changed since",
             detail="it is not what this conflict left any more",
-            hint="look at both: peersync conflicts show "
-            f"{row['id']}; to overwrite it nevertheless: --force",
+            hint=f"look at both: peersync conflicts show {row['id']};"
+            " to overwrite it nevertheless: --force",
             did="nothing was changed",
         )
-    return before, target, key
 
 
 async def _has_moved(
@@ -251,10 +259,9 @@ async def _has_moved(
 ) -> bool:
     """Whether the row is not what the winner made it; for a merged one the log has to tell."""
     if row["winner"] == "merged":
-        newer = queries("trace")
         hlc = max((row["in_hlc"], row["in_origin"]), (row["kept_hlc"] or 0, row["kept_origin"]))
-        found = await conn.fetchval(newer["newer"], row["tbl"], row["key"], *hlc, 1 << 62, 0)
-        waiting = await conn.fetchval(newer["unpublished"], row["tbl"], row["key"])
+        found = await conn.fetchval(_TRACE["newer"], row["tbl"], row["key"], *hlc, 1 << 62, 0)
+        waiting = await conn.fetchval(_TRACE["unpublished"], row["tbl"], row["key"])
         return bool(found or waiting)
     prefix = "kept" if row["winner"] == "kept" else "in"
     left = await _row(conn, row[f"{prefix}_shape"], row[f"{prefix}_op"], row[f"{prefix}_image"])

@@ -97,13 +97,18 @@ async def found(
     return replica
 
 
-async def change_origin(conn: asyncpg.Connection, node_name: str) -> Replica:
-    """A new origin for a database that comes back, which is then joining. Inside a transaction."""
+async def change_origin(conn: asyncpg.Connection, node_id: str, node_name: str) -> Replica:
+    """A new origin for a database that comes back, which is then joining. Inside a transaction.
+
+    Where it is a copy of another node's, nothing that its log has counts as sent.
+    """
     replica = await read_replica(conn)
     assert replica is not None
+    if replica.node_id != node_id:
+        await conn.execute(_SQL["disown"], new_origin(), node_id)
     origin = new_origin()
     await conn.execute(_SQL["change_origin"], origin)
-    await add_member(conn, origin, replica.node_id, node_name)
+    await add_member(conn, origin, node_id, node_name)
     changed = await read_replica(conn)
     assert changed is not None
     return changed

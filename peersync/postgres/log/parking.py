@@ -70,7 +70,8 @@ def misfit(target: Target, shape: ShapeLike) -> Misfit | None:
         if not here.generated and not _takes(here.full_type, type_name):
             return Misfit(
                 f"column {column} of {name} is {here.full_type} here and {type_name} at the peer",
-                f"ALTER TABLE {name.sql} ALTER COLUMN {quote_ident(column)} TYPE {type_name};",
+                f"ALTER TABLE {name.sql} ALTER COLUMN {quote_ident(column)} TYPE {type_name} "
+                f"USING {quote_ident(column)}::text::{type_name};",
             )
     return _key_misfit(target, shape) or _column_misfit(target, shape)
 
@@ -92,11 +93,6 @@ def _key_misfit(target: Target, shape: ShapeLike) -> Misfit | None:
         return Misfit(
             f"{name} has no unique key ({', '.join(shape.key)}) that is never null",
             f"ALTER TABLE {name.sql} ADD {kind} ({listed});",
-        )
-    if not found.immediate:
-        return Misfit(
-            f"the key ({', '.join(shape.key)}) of {name} is deferrable: rows cannot be merged by it",
-            f"CREATE UNIQUE INDEX ON {name.sql} ({listed});",
         )
     return None
 

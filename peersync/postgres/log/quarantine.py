@@ -32,6 +32,7 @@ from peersync.postgres.log.rows import Target, clear_sql, write_row
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("quarantine")
+_TRACE: Final = queries("trace")
 Result = Literal["applied", "superseded", "refused", "skipped"]
 
 
@@ -216,12 +217,11 @@ async def _truncate(conn: asyncpg.Connection, row: Any, target: Target, by: str)
 
 async def _is_superseded(conn: asyncpg.Connection, row: Any) -> bool:
     """Whether a newer change of the row is here; the row is locked, so that none can come."""
-    trace = queries("trace")
     at = row["hlc"], row["origin"], row["position"], row["ordinal"]
     if row["key"] is None:
         return bool(await conn.fetchval(_SQL["newer_of_table"], row["tbl"], *at))
-    newer = await conn.fetchval(trace["newer"], row["tbl"], row["key"], *at)
-    own = await conn.fetchval(trace["unpublished"], row["tbl"], row["key"])
+    newer = await conn.fetchval(_TRACE["newer"], row["tbl"], row["key"], *at)
+    own = await conn.fetchval(_TRACE["unpublished"], row["tbl"], row["key"])
     freed = await conn.fetchval(_SQL["newer_applied"], row["id"])
     return bool(newer or own or freed)
 

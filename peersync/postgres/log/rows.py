@@ -113,6 +113,11 @@ class Target:
     def key_of(self, columns: tuple[str, ...]) -> TargetKey | None:
         return next((key for key in self.keys if key.columns == columns), None)
 
+    def merges(self, columns: tuple[str, ...]) -> bool:
+        """Whether ON CONFLICT can name these columns: their key is not deferrable."""
+        key = self.key_of(tuple(columns))
+        return key is not None and key.immediate
+
     @property
     def only(self) -> str:
         """The relation in FROM: without inheritance children, which are tables of their own."""
@@ -192,14 +197,15 @@ def written_columns(target: Target, shape: ShapeLike) -> tuple[str, ...]:
 
 
 def upsert_sql(target: Target, shape: ShapeLike, source: str) -> str:
-    """Rows get the images of `source`, a SELECT of `literal`; new ones are inserted."""
-    key = _key(target, shape)
+    """Rows get the images of `source`, a SELECT of `literal`; new ones are inserted.
+
+    Only where `target.merges` the key; else `delete_sql` and `insert_sql` do it.
+    """
+    _key(target, shape)
     insert = insert_sql(target, shape, source)
     listed = ", ".join(quote_ident(c) for c in shape.key)
     changed = [c for c in written_columns(target, shape) if c not in target.always]
     sets = ", ".join(f"{quote_ident(c)} = excluded.{quote_ident(c)}" for c in changed)
-    if not key.immediate:
-        raise SchemaMismatch(f"the key of {target.name} is deferrable: rows cannot be merged")
     return f"{insert} ON CONFLICT ({listed}) DO " + (f"UPDATE SET {sets}" if sets else "NOTHING")
 
 
@@ -273,7 +279,10 @@ async def write_row(
     elif op == "D":
         sql, literal = delete_sql(target, shape, one), key
     else:
-        sql, literal = upsert_sql(target, shape, one), image
+        if not target.merges(shape.key):
+            await conn.execute(delete_sql(target, shape, one), key)
+        write = upsert_sql if target.merges(shape.key) else insert_sql
+        sql, literal = write(target, shape, one), image
     status: str = await conn.execute(sql, literal)
     return int(status.rpartition(" ")[2])
 

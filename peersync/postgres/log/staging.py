@@ -152,9 +152,7 @@ def check(groups: Collection[Group], shapes: Collection[int], run: Run) -> None:
         raise ProtocolError(f"a peer announced {run.changes} changes and sent {staged}")
     for group in groups:
         if group.shape not in shapes or group.strange:
-            raise ProtocolError(
-                f"a peer sent changes that nothing describes: shape {group.shape}"
-            )
+            raise ProtocolError(f"a peer sent changes that nothing describes: shape {group.shape}")
         if (group.origin, group.other) != (run.origin, run.origin) or (
             group.first < run.first or group.last > run.last
         ):

@@ -1,0 +1,178 @@
+"""What is staged becomes rows, against what the log has kept of them.
+
+The order of the steps is what makes it right. What is known of conflicts is decided first, the
+rows are written, and only then, with their locks held and nobody publishing, it looks whether a
+change of ours or of another applier got its place meanwhile (ORDER R2). Without that look such a
+change would later count as newer than the rows that had overwritten it. What the look finds is
+decided by version, written over, and looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from peersync.core.names import TableName
+from peersync.postgres.log.apply_conflicts import (
+    drop_losers,
+    find_clashes,
+    forget_window,
+    keep_window,
+    record_clashes,
+    stage_winners,
+)
+from peersync.postgres.log.apply_session import Session
+from peersync.postgres.log.apply_write import Batch, Writer
+from peersync.postgres.log.parking import number_tables
+from peersync.postgres.log.rows import ShapeLike, Target, read_shapes
+from peersync.postgres.log.staging import (
+    AGAIN,
+    ANALYZE_FROM,
+    IN,
+    Group,
+    compact_sql,
+    shapes_sql,
+)
+
+
+@dataclass
+class Outcome:
+    """What was done. `parked`: tables whose changes wait since, or still do."""
+
+    conflicts: int = 0
+    quarantined: int = 0
+    parked: set[TableName] = field(default_factory=set)
+
+
+class Settling:
+    """Writes staged changes inside an open transaction.
+
+    `origin` is whose changes they are, None for several: its own kept changes are none that they
+    could be in conflict with. `vector` is what was applied here when the transaction began.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        shapes: Mapping[int, ShapeLike],
+        *,
+        origin: int | None,
+        vector: Mapping[int, int],
+        changes: int,
+    ) -> None:
+        self.outcome = Outcome()
+        self.tables: dict[int, tuple[int, TableName]] = {}
+        self._session = session
+        self._conn = session.conn
+        self._shapes = dict(shapes)
+        self._origin = origin
+        self._vector = dict(vector)
+        self._changes = changes
+
+    async def write(
+        self, batches: list[Batch], seen: Mapping[int, int], *, supersede: bool
+    ) -> None:
+        """Decides and writes all that is staged of these tables, and looks.
+
+        `seen`: what every staged change had seen at least. `supersede`: some row waits in
+        quarantine, perhaps for one of these changes.
+        """
+        if self._changes > ANALYZE_FROM:
+            await self._conn.execute(f"ANALYZE {IN}")
+        before = compact_sql(
+            shapes_sql(self.tables), [group for batch in batches for group, _ in batch.parts]
+        )
+        after = self._grown(self._vector, seen)
+        survivors = False
+        if after:
+            for statement in before:
+                await self._conn.execute(statement)
+            before = []
+            if await self._clash(after, self._vector, batches):
+                survivors = True
+                await drop_losers(self._conn)
+        writer = Writer(self._conn, tuple(batches), self.tables, survivors=survivors)
+        await self._write_with(writer, before)
+        if supersede:
+            await writer.supersede()
+        await self._look(batches)
+
+    async def targets(self, shapes: Iterable[ShapeLike]) -> dict[TableName, Target]:
+        """The tables as they are now; those that only a peer knows get their number."""
+        names = {TableName(shape.schema, shape.table) for shape in shapes}
+        targets = await self._session.targets(names)
+        new = [target.name for target in targets.values() if target.tbl is None]
+        if new:
+            numbers = await number_tables(self._conn, new)
+            targets.update({name: replace(targets[name], tbl=numbers[name]) for name in new})
+        self.tables = {
+            number: (targets[name].tbl or 0, name)
+            for number, shape in self._shapes.items()
+            if (name := TableName(shape.schema, shape.table)) in targets
+        }
+        return targets
+
+    def batches(self, groups: Iterable[Group], targets: Mapping[TableName, Target]) -> list[Batch]:
+        """What is staged by table; what no server could build is left out."""
+        parts: dict[TableName, list[tuple[Group, ShapeLike]]] = {}
+        for group in groups:
+            shape = self._shapes[group.shape]
+            name = TableName(shape.schema, shape.table)
+            if name in targets and group.changes > group.unbuilt:
+                parts.setdefault(name, []).append((group, shape))
+        return [Batch(targets[name], tuple(found)) for name, found in parts.items()]
+
+    # --- conflicts ----------------------------------------------------------------------
+    def _grown(self, now: Mapping[int, int], then: Mapping[int, int]) -> dict[int, int]:
+        """Origins that are further now, with where they were then."""
+        return {
+            origin: then.get(origin, 0)
+            for origin, applied in now.items()
+            if origin != self._origin and applied > then.get(origin, 0)
+        }
+
+    async def _clash(
+        self, after: Mapping[int, int], upto: Mapping[int, int] | None, batches: list[Batch]
+    ) -> int:
+        """Pairs of staged and kept changes in conflict, which are told of; gives how many."""
+        tables = [batch.target.tbl or 0 for batch in batches]
+        cleared = [batch.target.tbl or 0 for batch in batches if batch.truncates]
+        if not await keep_window(self._conn, after, upto, tables, cleared, self._changes):
+            return 0
+        shapes = shapes_sql(self.tables)
+        clashes = await find_clashes(self._conn, shapes)
+        if clashes:
+            self.outcome.conflicts += await record_clashes(self._conn, shapes)
+        return clashes
+
+    async def _look(self, batches: list[Batch]) -> None:
+        """R2: whose change got a place while these were being written."""
+        while True:
+            await self._session.fetch("publish")
+            now = await self._session.vector()
+            after = self._grown(now, self._vector)
+            if not after:
+                return
+            self._vector.update({origin: now[origin] for origin in after})
+            await forget_window(self._conn)
+            if not await self._clash(after, None, batches):
+                return
+            await stage_winners(self._conn)
+            await self._write_again()
+
+    async def _write_again(self) -> None:
+        groups = await self._session.survey(AGAIN)
+        unknown = [group.shape for group in groups if group.shape not in self._shapes]
+        if unknown:
+            self._shapes.update(await read_shapes(self._conn, unknown))
+            await self._session.learn(self._shapes[shape] for shape in unknown)
+        targets = await self.targets([self._shapes[group.shape] for group in groups])
+        batches = await self._session.in_order(self.batches(groups, targets))
+        await self._write_with(Writer(self._conn, batches, self.tables, table=AGAIN), [])
+
+    async def _write_with(self, writer: Writer, before: list[str]) -> None:
+        await writer.write(before)
+        if not self._session.replica_role:
+            await self._session.execute("forget_own")
+        self.outcome.quarantined += writer.quarantined
+        self.outcome.parked |= writer.parked

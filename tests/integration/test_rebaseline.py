@@ -1,0 +1,114 @@
+"""Coming back: after a restored backup, with changes that nobody has fetched."""
+
+from __future__ import annotations
+
+import shutil
+
+import pgcluster
+
+from tests.integration.test_join import ITEMS, join, shows
+from tests.plugins.clusters import Database, MakeDatabase
+from tests.plugins.compare import assert_same_rows
+from tests.plugins.nodes import MakeNode, TwoNodes
+
+
+def sql_on_server(database: Database, *statements: str) -> None:
+    for statement in statements:
+        database.cluster.psql(statement, "postgres", user=pgcluster.SUPERUSER)
+
+
+def keep_copy(database: Database) -> None:
+    sql_on_server(database, f"CREATE DATABASE {database.name}_old TEMPLATE {database.name}")
+
+
+def restore_copy(database: Database) -> None:
+    sql_on_server(
+        database,
+        f"DROP DATABASE {database.name}",
+        f"ALTER DATABASE {database.name}_old RENAME TO {database.name}",
+    )
+
+
+def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.database.psql("UPDATE item SET name = 'before' WHERE id = 1")
+    target.run("sync", "now", "--wait", "--timeout", "30")
+
+    target.stop()
+    keep_copy(target.database)
+    target.start()
+    target.database.psql("UPDATE item SET name = 'lost by the restore' WHERE id = 2")
+    target.database.psql("DELETE FROM note WHERE item = 3")
+    target.run("sync", "now", "--wait", "--timeout", "30")
+
+    target.stop()
+    restore_copy(target.database)
+    target.database.psql("UPDATE item SET name = 'after the restore' WHERE id = 4")
+    target.database.psql("UPDATE item SET name = 'older' WHERE id = 5")
+    target.start()
+    shows(target.database, "SELECT state FROM peersync.replica", "held")
+    status = target.run("status", check=False)
+    assert status.code != 0
+    assert "rebaseline" in status.out or "reset-identity" in status.out
+    source.database.psql("UPDATE item SET name = 'newer' WHERE id = 5")
+
+    target.run("rebaseline", "server-a", "--yes")
+    shows(source.database, "SELECT name FROM item WHERE id = 4", "after the restore")
+    assert target.database.psql("SELECT name FROM item WHERE id = 2").strip() == (
+        "lost by the restore"
+    )
+    assert target.database.psql("SELECT count(*) FROM note WHERE item = 3").strip() == "0"
+    shows(target.database, "SELECT name FROM item WHERE id = 5", "newer")
+    lost = target.run("conflicts", "list", "--open", "--json").out
+    assert "item" in lost
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    assert_same_rows(source.database, target.database)
+
+    source.database.psql("UPDATE item SET name = 'goes on' WHERE id = 6")
+    shows(target.database, "SELECT name FROM item WHERE id = 6", "goes on")
+
+
+def test_a_rebaseline_that_is_cancelled_loses_nothing(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    source.stop()
+    target.database.psql("UPDATE item SET name = 'unsent' WHERE id = 1")
+    refused = target.run("rebaseline", "server-a", "--yes", check=False)
+    assert refused.code == 5
+    source.start()
+    shows(source.database, "SELECT name FROM item WHERE id = 1", "unsent")
+    target.run("rebaseline", "server-a", "--yes")
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    assert_same_rows(source.database, target.database)
+
+
+def test_a_clone_becomes_a_node_of_its_own(
+    pair_18: TwoNodes, make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    """A machine is copied with its state directory and its database, and then writes."""
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.stop()
+    database = make_database(18, template=target.database.name, nth=1)
+    clone = make_node("server-c", database, start=False)
+    shutil.rmtree(clone.home / "state")
+    shutil.copytree(target.home / "state", clone.home / "state")
+    target.start()
+    database.psql("UPDATE item SET name = 'from the clone' WHERE id = 9")
+    clone.run("node", "reset-identity", "--yes")
+    clone.start()
+    shows(database, "SELECT state FROM peersync.replica", "held")
+    clone.pair_with(source)
+    clone.run("rebaseline", "server-a", "--yes")
+    shows(source.database, "SELECT name FROM item WHERE id = 9", "from the clone")
+    shows(target.database, "SELECT name FROM item WHERE id = 9", "from the clone")
+    target.database.psql("UPDATE item SET name = 'from the original' WHERE id = 10")
+    shows(database, "SELECT name FROM item WHERE id = 10", "from the original")
+    assert_same_rows(source.database, database)
+    assert_same_rows(source.database, target.database)
