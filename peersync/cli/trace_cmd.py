@@ -84,7 +84,7 @@ def _state(state: RowState) -> tuple[Any, ...]:
     return (
         state.node,
         "there" if state.present else "not there",
-        state.at or "older than the log",
+        state.at or "not in its log",
         state.origin_node or state.origin,
         state.position,
         ", ".join(waiting) or None,

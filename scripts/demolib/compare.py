@@ -12,42 +12,30 @@ TABLES = ("customers", "products", "orders", "order_lines", "visits")
 _SUMMARY = """
 SELECT count(*), lpad(to_hex((coalesce(sum(h), 0) % 1152921504606846976)::bigint), 15, '0')
   FROM (SELECT ('x' || substr(md5(t::text), 1, 15))::bit(60)::bigint AS h
-          FROM {table} AS t WHERE {where}) AS hashes
+          FROM {table} AS t) AS hashes
 """
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One table: rows and digest there, and here without the rows that are known to be extra."""
+    """One table: rows and digest on either side."""
 
     table: str
     source: tuple[int, str]
     target: tuple[int, str]
-    only_here: int
 
     @property
     def equal(self) -> bool:
         return self.source == self.target
 
 
-def compare(source: Server, target: Server, own: dict[str, str]) -> list[Compared]:
-    """`own`: for a table, the SQL condition of rows that only the target has."""
-    found = []
-    for table in TABLES:
-        is_own = own.get(table, "false")
-        found.append(
-            Compared(
-                table,
-                _summary(source, table, "true"),
-                _summary(target, table, f"NOT ({is_own})"),
-                _summary(target, table, is_own)[0],
-            )
-        )
-    return found
+def compare(source: Server, target: Server) -> list[Compared]:
+    """All tables of the shop."""
+    return [Compared(table, _summary(source, table), _summary(target, table)) for table in TABLES]
 
 
-def _summary(server: Server, table: str, where: str) -> tuple[int, str]:
-    count, digest = server.psql(_SUMMARY.format(table=table, where=where)).split("|")
+def _summary(server: Server, table: str) -> tuple[int, str]:
+    count, digest = server.psql(_SUMMARY.format(table=table)).split("|")
     return int(count), digest
 
 
@@ -57,7 +45,6 @@ def print_comparison(source: Server, target: Server, compared: Sequence[Compared
         "TABLE",
         f"ROWS {source.name}",
         f"ROWS {target.name}",
-        "OWN ROWS",
         f"DIGEST {source.name}",
         f"DIGEST {target.name}",
         "",
@@ -67,7 +54,6 @@ def print_comparison(source: Server, target: Server, compared: Sequence[Compared
             c.table,
             str(c.source[0]),
             str(c.target[0]),
-            str(c.only_here),
             c.source[1],
             c.target[1],
             "equal" if c.equal else "DIFFERENT",
@@ -77,7 +63,7 @@ def print_comparison(source: Server, target: Server, compared: Sequence[Compared
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         cells = [
-            cell.rjust(width) if 1 <= number <= 3 else cell.ljust(width)
+            cell.rjust(width) if 1 <= number <= 2 else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())

@@ -17,7 +17,8 @@ from demolib.stage import DATABASE, DemoError, Server, Stage, peersync_program
 
 HERE = Path(__file__).parent
 OWN_PRODUCT = "INSERT INTO products (id, sku, name, price) VALUES (900001, 'OWN-1', 'Pallet', 12)"
-OWN_ROWS = {"products": "t.sku = 'OWN-1'"}
+PRICE = "UPDATE products SET price = {} WHERE id = 1"
+SEEN_S = 20.0
 
 
 def main() -> int:
@@ -40,7 +41,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
-        description="Two PostgreSQL servers, two agents, one shop: a full sync, shown and checked.",
+        description="Two PostgreSQL servers, two agents, one shop, kept in step: shown and checked.",
     )
     parser.add_argument("--once", action="store_true", help="end after the check")
     parser.add_argument(
@@ -67,26 +68,24 @@ def _play(stage: Stage, rows: int, *, once: bool) -> int:
     stage.type(warehouse, "peer", "join", line)
     _say("server-b lets server-a bring its table definitions, because it has none.")
     stage.type(warehouse, "peer", "allow", "server-a", "--schema")
-    _say("What would a pull do? This changes nothing.")
-    stage.type(warehouse, "pull", "server-a", "--dry-run")
-    _say("Do it: all or nothing, and verified before it is committed.")
-    stage.type(warehouse, "pull", "server-a")
+    _say("What would a join do? This changes nothing.")
+    stage.type(warehouse, "join", "server-a", "--dry-run")
+    _say("Do it: a full sync, all or nothing, verified, and from then on every change both ways.")
+    stage.type(warehouse, "join", "server-a")
     _say("Compared by this script, with SQL on both servers:")
-    equal = print_comparison(shop, warehouse, compare(shop, warehouse, {}))
-    _change(shop, warehouse)
-    stage.type(warehouse, "pull", "server-a", "--yes")
-    _say("Compared again. The row that only server-b has is still there:")
-    compared = compare(shop, warehouse, OWN_ROWS)
-    equal = print_comparison(shop, warehouse, compared) and equal
-    kept = sum(c.only_here for c in compared) == 1
-    if not kept:
-        print("THE OWN ROW OF server-b IS GONE", flush=True)
+    equal = print_comparison(shop, warehouse, compare(shop, warehouse))
+    _change(stage, shop, warehouse)
+    _say("Compared again:")
+    equal = print_comparison(shop, warehouse, compare(shop, warehouse)) and equal
+    _race(stage, shop, warehouse)
+    equal = print_comparison(shop, warehouse, compare(shop, warehouse)) and equal
     stage.type(warehouse, "status")
+    stage.type(warehouse, "lag")
     stage.type(warehouse, "history")
     print(f"\ntook {time.monotonic() - started:.0f} s", flush=True)
     if not once:
         _stay(stage)
-    return 0 if equal and kept else 1
+    return 0 if equal else 1
 
 
 def _set_up(stage: Stage, rows: int) -> tuple[Server, Server]:
@@ -116,15 +115,47 @@ def _init(stage: Stage, server: Server) -> None:
     )
 
 
-def _change(shop: Server, warehouse: Server) -> None:
+def _change(stage: Stage, shop: Server, warehouse: Server) -> None:
     _say(
         "Now the shop changes some rows (scripts/demolib/changes.sql),\n"
         "and the warehouse adds a product of its own:"
     )
     shop.psql((HERE / "changes.sql").read_text(encoding="utf-8"))
-    print(f"server-b=> {OWN_PRODUCT};", flush=True)
-    warehouse.psql(OWN_PRODUCT)
-    _say("Pull again. Only rows that differ are written; rows that are only here stay.")
+    _sql(warehouse, OWN_PRODUCT)
+    stage.type(warehouse, "sync", "now", "--wait")
+    _say("How long does a change take?")
+    for here, there in ((shop, warehouse), (warehouse, shop)):
+        took = _until_seen(here, there)
+        print(f"{here.name} to {there.name}: {took * 1000:.0f} ms, psql included", flush=True)
+
+
+def _until_seen(here: Server, there: Server) -> float:
+    """Seconds from a commit here until a query there shows it."""
+    name = f"seen from {here.name}"
+    here.psql(f"UPDATE products SET name = '{name}' WHERE id = 900001")
+    began = time.monotonic()
+    while there.psql("SELECT name FROM products WHERE id = 900001").strip() != name:
+        if time.monotonic() - began > SEEN_S:
+            raise DemoError(f"the change did not come to {there.name}")
+    return time.monotonic() - began
+
+
+def _race(stage: Stage, shop: Server, warehouse: Server) -> None:
+    _say("And if both change the same row while they can't see each other?")
+    stage.type(warehouse, "sync", "pause")
+    stage.type(shop, "sync", "pause")
+    _sql(shop, PRICE.format(19))
+    _sql(warehouse, PRICE.format(21))
+    stage.type(warehouse, "sync", "resume")
+    stage.type(shop, "sync", "resume")
+    stage.type(warehouse, "sync", "now", "--wait")
+    _say("Both have the later one, and the other is kept:")
+    stage.type(warehouse, "conflicts", "list")
+
+
+def _sql(server: Server, statement: str) -> None:
+    print(f"{server.name}=> {statement};", flush=True)
+    server.psql(statement)
 
 
 def _stay(stage: Stage) -> None:
@@ -143,7 +174,8 @@ def _stay(stage: Stage) -> None:
         print(f"curl http://{server.admin}/healthz\n")
     print(
         "psql-a -c \"UPDATE orders SET note = 'hello' WHERE id = 1\"\n"
-        "b pull server-a --dry-run\nb pull server-a\nb status\nb history\nb check\nb --help",
+        "psql-b -c \"SELECT note FROM orders WHERE id = 1\"\n"
+        "b status\nb lag\nb tables list\nb conflicts list\nb sequences plan\nb check\nb --help",
         flush=True,
     )
     while True:

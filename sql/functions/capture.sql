@@ -284,7 +284,7 @@ BEGIN
            string_agg(format('k%s', n), ', ' ORDER BY n), bool_and((k ->> 2)::boolean),
            string_agg(format('t.%I %s k.k%s', k ->> 0, k ->> 1, n), ' AND ' ORDER BY n)
            || CASE WHEN bool_and((k ->> 2)::boolean) THEN '' ELSE
-              format(' AND ROW(%s) OPERATOR(pg_catalog.*=) ROW(%s)',
+              format(' AND pg_catalog.record_image_eq(ROW(%s), ROW(%s))',
                      string_agg(format('t.%I', k ->> 0), ', ' ORDER BY n),
                      string_agg(format('k.k%s', n), ', ' ORDER BY n)) END
       INTO key_of, text_of, ks, exact, found_

@@ -68,3 +68,8 @@ SELECT count(*)
   FROM peersync.entry
  WHERE tbl = $1
    AND (hlc, origin, position, ordinal) > ($2::bigint, $3::bigint, $4::bigint, $5::bigint);
+
+-- name: hold_applies
+-- No run of another node's changes is applied until this transaction ends: each locks its member.
+SELECT FROM peersync.member
+ WHERE origin <> (SELECT origin FROM peersync.replica) ORDER BY origin FOR UPDATE;

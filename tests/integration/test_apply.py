@@ -92,7 +92,9 @@ async def test_a_row_that_one_deletes_and_the_other_updates_ends_the_same(two: l
 async def test_the_same_insert_on_both_sides_is_no_conflict(two: list[Node]) -> None:
     a, b = two
     for node in two:
-        await node.execute("INSERT INTO acc VALUES (1, 7, 'same'), (2, $1, 'other')", ord(node.name))
+        await node.execute(
+            "INSERT INTO acc VALUES (1, 7, 'same'), (2, $1, 'other')", ord(node.name)
+        )
     await drain(a, b)
     for node in two:
         assert await node.rows("SELECT n FROM acc ORDER BY id") == [(7,), (ord("b"),)]
@@ -121,7 +123,9 @@ async def test_truncate_empties_the_table_but_for_what_is_newer(two: list[Node])
     await b.execute("UPDATE acc SET note = 'before' WHERE id = 1")
     await a.execute("INSERT INTO acc VALUES (8, 0, 'gone'); TRUNCATE acc")
     await a.execute("INSERT INTO acc VALUES (9, 0, 'a')")
-    await b.execute("UPDATE acc SET note = 'after' WHERE id = 2; INSERT INTO acc VALUES (7, 0, 'b')")
+    await b.execute(
+        "UPDATE acc SET note = 'after' WHERE id = 2; INSERT INTO acc VALUES (7, 0, 'b')"
+    )
     await drain(a, b)
     for node in two:
         found = await node.rows("SELECT id, note FROM acc ORDER BY id")
@@ -163,8 +167,7 @@ async def test_a_frame_that_comes_twice_or_to_two_at_once_is_applied_once(two: l
     head, rows = await a.frame(b)
     async with Applier(b.database, b.origin) as other, asyncio.TaskGroup() as group:
         both = [
-            group.create_task(applier.apply(head, stream(rows)))
-            for applier in (b.applier, other)
+            group.create_task(applier.apply(head, stream(rows))) for applier in (b.applier, other)
         ]
     assert sorted(task.result().transactions for task in both) == [0, 1]
     assert (await b.applier.apply(head, stream(rows))).transactions == 0

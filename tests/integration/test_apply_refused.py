@@ -14,7 +14,9 @@ TABLES = """
 CREATE TABLE public.acc (id int PRIMARY KEY, n int, note varchar(20) UNIQUE);
 CREATE TABLE public.other (id int PRIMARY KEY);
 """
-WAITING = "SELECT key, sqlstate, reason FROM peersync.quarantine WHERE state = 'waiting' ORDER BY id"
+WAITING = (
+    "SELECT key, sqlstate, reason FROM peersync.quarantine WHERE state = 'waiting' ORDER BY id"
+)
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ async def test_refused_rows_wait_alone_and_the_others_are_applied(two: list[Node
     applied = await b.pull(a)
     assert applied.quarantined == 3
     waiting = await b.rows(WAITING)
-    assert [w[:2] for w in waiting] == [("(7)", "23514"), ("(12)", "22001"), ("(30)", "23502")]
+    assert [w[:2] for w in waiting] == [("(7)", "23514"), ("(30)", "23502"), ("(12)", "22001")]
     assert "violates check constraint" in waiting[0][2]
     assert "(7, 500, k7)" in waiting[0][2]
     assert await b.rows("SELECT count(*) FROM acc") == [(37,)]

@@ -56,6 +56,7 @@ class Onlooker:
             wall=wall,
             uid=tx.uid,
             kind=head.kind,
+            subject=head.subject,
             seen=dict(head.seen),
         )
         self.published_count += 1

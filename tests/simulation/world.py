@@ -13,13 +13,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from peersync.core.order.change import Image
-from peersync.core.order.fold import Delta, MergeColumns
 from tests.simulation.onlooker import Onlooker, Violation
 from tests.simulation.returning import again, unsent
 from tests.simulation.scenario import Scenario
-from tests.simulation.simnode import KEYS, Frame, ResyncRequired, SimNode, Written
+from tests.simulation.simnode import KEYS, Frame, ResyncRequired, SimNode
 from tests.simulation.trace import Trace
+from tests.simulation.workload import draw_changes
 
 MS = 1000
 START = 1_700_000_000_000_000  # microseconds since 1970
@@ -145,41 +144,11 @@ class World:
         node = self.nodes[self.rng.choice(list(self.nodes))]
         if not self._speaks(node.origin):
             return
-        changes = (
-            [self._truncate()]
-            if self.rng.random() < 0.03
-            else [
-                self._change(node, key) for key in self.rng.sample(KEYS, self.rng.choice([1, 1, 2]))
-            ]
-        )
+        changes = draw_changes(self.rng, node)
         self._uids += 1
         node.write(self._uids, changes)
         if self.rng.random() < 0.4:
             node.publish(self.wall(node))
-
-    def _truncate(self) -> Written:
-        return Written("T", None, None, None)
-
-    def _change(self, node: SimNode, key: str) -> Written:
-        row = node.rows.get(key)
-        if row is not None and self.rng.random() < 0.25:
-            return Written("D", key, None, row)
-        return Written("U" if row is not None else "I", key, self._image(row), row)
-
-    def _image(self, row: Image | None) -> Image:
-        rng = self.rng
-        if not isinstance(self.scenario.strategy, MergeColumns | Delta):
-            return f"v{rng.randrange(10**9)}"
-        columns: dict[str, str | None] = {"a": "0", "b": None, "n": "0"}
-        if row is not None:
-            assert not isinstance(row, str)
-            columns = dict(row)
-        for column in rng.sample(["a", "b", "n"], rng.choice([1, 1, 2])):
-            if column == "n":
-                columns["n"] = str(int(columns["n"] or "0") + rng.choice([-7, 1, 100, 10**18]))
-            else:
-                columns[column] = f"v{rng.randrange(10**9)}"
-        return columns
 
     # --- the network ------------------------------------------------------------------------
     def _pull_again(self, link: tuple[int, int]) -> None:

@@ -114,6 +114,7 @@ async def retry(conn: asyncpg.Connection, number: int, *, by: str) -> Tried:
     """Tries one again. What the database refuses is a result, and stays in quarantine."""
     try:
         async with conn.transaction():
+            await conn.execute(_SQL["hold_applies"])
             row = await _lock(conn, number)
             await _replica_role(conn)
             await conn.execute("SET LOCAL synchronous_commit = on")

@@ -32,7 +32,7 @@ LOCK_TIMEOUT_MS: Final = 5000
 LOW_SHARE: Final = 0.1  # an alarm below this part of the numbers
 _AT_ONCE: Final = 200
 
-Big = Annotated[int, msgspec.Meta(ge=-(1 << 63), lt=1 << 63)]
+Big = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 State = Literal["fine", "change", "left alone", "full"]
 
 

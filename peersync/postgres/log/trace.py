@@ -53,7 +53,8 @@ class TraceRequest(Message, frozen=True, kw_only=True):
 
 
 class RowState(Message, frozen=True, kw_only=True):
-    """A row on one node. A version is null where it is older than that node's log.
+    """A row on one node. A version is null where that node's log does not have it: it is older,
+    or came from elsewhere and nobody else needed it from here.
 
     digest: of the row, to compare; null where there is none, or where it is not told (a filter).
     pending: changes of it that have no position yet. problem: why this is not known.
@@ -190,8 +191,7 @@ async def row_state(
 ) -> RowState:
     """How the row stands here."""
     row = await read_row(conn, subject.target, subject.key)
-    entries = await conn.fetch(_SQL["entries"], subject.tbl, subject.literal, 1)
-    last = entries[-1] if entries else None
+    last = await _version(conn, subject, row)
     nodes = await node_names(conn)
     counts = await conn.fetchrow(_SQL["counts"], subject.tbl, subject.literal)
     return RowState(
@@ -208,6 +208,21 @@ async def row_state(
         quarantined=counts["quarantined"],
         conflicts=counts["conflicts"],
     )
+
+
+async def _version(conn: asyncpg.Connection, subject: Subject, row: Values | None) -> Any:
+    """The newest change in the log, where the row is what that made of it; else None."""
+    entries = await conn.fetch(_SQL["entries"], subject.tbl, subject.literal, 1)
+    if not entries:
+        return None
+    last, left = entries[-1], None
+    if last["image"] is not None and last["op"] in ("I", "U"):
+        shape = (await read_shapes(conn, [last["shape"]])).get(last["shape"])
+        left = image_values(shape, last["image"]) if shape is not None else None
+    if row is None or left is None:
+        return last if row is left else None
+    shared = row.keys() & left.keys() - subject.target.generated
+    return last if all(row[name] == left[name] for name in shared) else None
 
 
 async def trace_row(
