@@ -30,6 +30,7 @@ from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.leaving import Leaving
 from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.loop import Periodic
+from peersync.agent.periodic.members_api import MembersApi
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.reload import Reloader
@@ -211,6 +212,7 @@ class Node:
                         *AdminApi(jobs, backups, checks, report, self._undo).routes(),
                         *periodic.admin_routes(),
                         *Leaving(self._periodic, self._databases).routes(),
+                        *MembersApi(self._periodic, self._databases).routes(),
                         *OperatorApi(self._databases, self._periodic.refresh).routes(),
                         *look.admin_routes(),
                         *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),

@@ -1,4 +1,4 @@
-"""`peersync join`, `merge`, `rebaseline` and `leave`: which databases keep each other up to date."""
+"""`peersync join`, `merge`, `rebaseline`, `leave`: which databases are kept in step."""
 
 from __future__ import annotations
 

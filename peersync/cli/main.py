@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "push": Verb("Sync", "peersync.cli.push_cmd:command", "Bring a peer's database up to date."),
     "join": Verb("Sync", "peersync.cli.join_cmd:join", "Take a database and keep it in step."),
     "merge": Verb("Sync", "peersync.cli.join_cmd:merge", "Join two databases that have data."),
+    "members": Verb("Look", "peersync.cli.members_cmd:command", "List who keeps it in step."),
     "rebaseline": Verb("Sync", "peersync.cli.join_cmd:rebaseline", "Take everything anew."),
     "leave": Verb("Sync", "peersync.cli.join_cmd:leave", "Keep a database in step no more."),
     "sync": Verb("Sync", "peersync.cli.sync_cmd:command", "Send changes now, pause, for scripts."),

@@ -45,9 +45,7 @@ def reset_identity(ctx: Context, yes: bool) -> None:
             abort=True,
             err=True,
         )
-    made = retire_identity(
-        Path(node.state_dir), node.name, now=datetime.datetime.now(datetime.UTC)
-    )
+    made = retire_identity(Path(node.state_dir), node.name, now=datetime.datetime.now(datetime.UTC))
     if ctx.json:
         emit_json({"node": node.name, "earlier": earlier.node_id, "nodeId": made.node_id})
         return

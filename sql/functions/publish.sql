@@ -51,7 +51,7 @@ BEGIN
     END IF;
 
     SELECT * INTO ours FROM peersync.replica FOR UPDATE;
-    IF ours.state <> 'active' THEN
+    IF NOT FOUND OR ours.state <> 'active' THEN
         RETURN;
     END IF;
     IF current_setting('synchronous_commit') = 'off' THEN

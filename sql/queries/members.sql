@@ -4,7 +4,8 @@ SELECT group_id::text, origin, node_id, state, reason, position, hlc FROM peersy
 
 -- name: members
 -- Every origin of the group, in the order in which they became known.
-SELECT origin, node_id, node_name, state, applied, applied_hlc, floor, seen::text, sponsor, joined_at
+SELECT origin, node_id, node_name, state, applied, applied_hlc, floor, seen::text, sponsor,
+       joined_at, (info ->> 'by')::bigint AS expired_by, (info ->> 'at')::bigint AS expired_at
   FROM peersync.member
  ORDER BY since, origin;
 
@@ -31,10 +32,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9);
 -- $1 state, $2 reason
 UPDATE peersync.replica SET state = $1, reason = $2;
 
--- name: set_member_state
--- Says that an origin has left, or was expired.
--- $1 origin, $2 state
-UPDATE peersync.member SET state = $2 WHERE origin = $1 AND state IN ('member', 'joining');
+-- name: leave
+-- Says that an origin takes part no more, by its own word.
+-- $1 origin
+UPDATE peersync.member SET state = 'left' WHERE origin = $1 AND state IN ('member', 'joining');
+
+-- name: expire
+-- Says that an origin is waited for no more, by the word of another; that it is us, if it is us.
+-- $1 origin, $2 who said it, $3 the position at which
+WITH own AS (
+    UPDATE peersync.replica SET state = 'expired', reason = 'the others waited too long for it'
+     WHERE origin = $1)
+UPDATE peersync.member
+   SET state = 'expired', info = info || pg_catalog.jsonb_build_object('by', $2::bigint, 'at', $3::bigint)
+ WHERE origin = $1 AND state IN ('member', 'joining');
 
 -- name: dissolve
 -- Forgets the group and its log. What is kept for people (conflicts, quarantine) stays.

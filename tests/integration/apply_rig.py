@@ -11,8 +11,7 @@ import asyncpg
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.log.apply import Applied, Applier
 from peersync.postgres.log.feed import open_feed
-from peersync.postgres.log.members import add_member, found, read_members, read_replica
-from peersync.postgres.log.members import read_vector
+from peersync.postgres.log.members import add_member, found, read_members, read_replica, read_vector
 from peersync.postgres.migrate import migrate
 from peersync.postgres.pool import PINNED, Database
 from peersync.wire.feed import FeedHead, FeedReader, FeedRequest
@@ -33,7 +32,7 @@ SELECT peersync.capture_install(p.relid::oid, new.tbl, false, false)
 
 
 class Node:
-    """A database with its group's part in it. `conn` is an application's; the others serve and ask."""
+    """A database of the group. `conn` is an application's; the others serve and ask."""
 
     def __init__(
         self,

@@ -24,8 +24,10 @@ SECONDS = 6.0
 TABLES = "CREATE TABLE public.hot (id int PRIMARY KEY, who text NOT NULL, n int NOT NULL)"
 # The newest change of each row that a log knows, and what the row is after it.
 NEWEST = """
-SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin, CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
-  FROM peersync.entry e ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
+SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin,
+       CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
+  FROM peersync.entry e
+ ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ async def test_two_nodes_that_write_the_same_rows_end_equal(
     a, b = nodes
     rows = "SELECT ROW(id)::text, hot::text FROM hot ORDER BY 1"
     assert await a.rows(rows) == await b.rows(rows)
-    versions = {}
+    versions: dict[str, tuple[int, int, str | None]] = {}
     for node in nodes:
         for key, hlc, origin, image in await node.rows(NEWEST):
             versions[key] = max(versions.get(key, (0, 0, None)), (hlc, origin, image))
@@ -106,3 +108,38 @@ async def test_two_nodes_that_write_the_same_rows_end_equal(
     told = await a.rows("SELECT winner, count(*) FROM peersync.conflict GROUP BY 1 ORDER BY 1")
     assert [winner for winner, _ in told] == ["incoming", "kept"]
     assert sum(count for _, count in told) > 50, told
+
+
+async def test_a_session_that_is_ended_at_any_moment_applies_nothing_twice(
+    stack: AsyncExitStack, make_database: MakeDatabase
+) -> None:
+    sql = "CREATE TABLE public.heap (n int)"
+    a, b = await make_group(stack, make_database(18), make_database(18, nth=1), sql=sql)
+    for n in range(300):
+        await a.execute("INSERT INTO heap SELECT $1 FROM generate_series(1, 20)", n)
+    ended = failed = 0
+    killer = await asyncpg.connect(b.test.url())
+    stack.push_async_callback(killer.close)
+
+    async def kill_now_and_then() -> None:
+        nonlocal ended
+        while True:
+            await asyncio.sleep(random.uniform(0.001, 0.06))
+            ended += await killer.fetchval(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE application_name = 'peersync/apply' AND datname = current_database()"
+            )
+
+    async with asyncio.TaskGroup() as group:
+        killing = group.create_task(kill_now_and_then())
+        while (await b.rows("SELECT sum(applied) FROM peersync.member"))[0][0] < 300:
+            try:
+                await b.pull(a, max_changes=random.choice((20, 100, 400)))
+            except PeersyncError as error:
+                assert error.retryable, repr(error)
+                failed += 1
+        killing.cancel()
+    assert await b.rows("SELECT n, count(*) FROM heap GROUP BY n ORDER BY n") == [
+        (n, 20) for n in range(300)
+    ]
+    assert failed > 3, f"{ended} were ended"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from peersync.core.order.change import Image, Transaction
 from peersync.core.order.fold import fold
+from peersync.core.order.membership import expiry_complete
 from peersync.core.order.plan import Plan, Run
 from peersync.core.order.stability import Known, Pruned
 from peersync.core.order.vector import merge
@@ -162,6 +163,19 @@ class ForgetsTheExpiredAtOnce(SimNode):
 
     def expiry_complete(self, subject: int, expirer: int, position: int) -> bool:
         return True
+
+
+class PrunesWithoutTheExpired(SimNode):
+    """R10 (H12): an expired member no longer counts for stability from the word on."""
+
+    def knowledge(self) -> dict[int, Known]:
+        known = super().knowledge()
+        return {member: k for member, k in known.items() if member not in self.expiring}
+
+    def expiry_complete(self, subject: int, expirer: int, position: int) -> bool:
+        return expiry_complete(
+            subject, expirer, position, self.vector, super().knowledge(), self.expiring
+        )
 
 
 class HearsTheExpired(SimNode):

@@ -16,7 +16,7 @@ from tests.simulation.world import World
 
 
 def seeds() -> range:
-    first, dash, last = os.environ.get("PEERSYNC_SIM_SEEDS", "30").partition("-")
+    first, dash, last = os.environ.get("PEERSYNC_SIM_SEEDS", "25").partition("-")
     return range(int(first), int(last) + 1) if dash else range(int(first))
 
 

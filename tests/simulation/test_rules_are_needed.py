@@ -33,6 +33,7 @@ OFF: list[tuple[type[SimNode], str, str, dict[str, int]]] = [
     (broken.WaitsForNoJoiner, "newer_wins", "for concurrent|start anew", {"joins": 2}),
     (broken.TakesRowsOnly, "newer_wins", "for concurrent", {"joins": 2}),
     (broken.ForgetsTheExpiredAtOnce, "newer_wins", "for concurrent|lost", {"expiries": 1}),
+    (broken.PrunesWithoutTheExpired, "newer_wins", "for concurrent", {"expiries": 1}),
     (broken.HearsTheExpired, "newer_wins", "lost", {"expiries": 1}),
     (broken.NeverJoinsAnew, "newer_wins", "lost|start anew", {"joins": 2, "expiries": 1}),
     (broken.SponsorsAtOnce, "newer_wins", "lost|start anew", {"joins": 3, "expiries": 1}),

@@ -223,7 +223,8 @@ class World:
         self.skew.setdefault(origin, 0)
         links = [(origin, sponsor.origin), (sponsor.origin, origin)]
         if self.scenario.expiries or self.rng.random() < 0.5:
-            other = self.rng.choice([n for n in self._remaining() if n is not sponsor] or [sponsor])
+            known = [n for n in self._remaining() if n is not sponsor and n.may_sponsor()]
+            other = self.rng.choice(known or [sponsor])
             links += [(origin, other.origin), (other.origin, origin)]
         self.nodes[origin] = joiner
         self.life[origin] = 0

@@ -21,10 +21,11 @@ _MAX = (1 << 63) - 1
 _MOST_KEYS = 200_000  # staged rows; beyond, their keys are no hash table in memory
 
 # A log that grows faster than it is analyzed must not be read whole: along its indexes only.
-_BY_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_seqscan = off"
-_AS_USUAL = (
-    "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL enable_seqscan = on"
+_SWITCH = "; ".join(
+    f"SET LOCAL {name} = {{0}}"
+    for name in ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 )
+_BY_INDEX, _AS_USUAL = _SWITCH.format("off"), _SWITCH.format("on")
 
 _KEPT = f"""
 INSERT INTO peersync_kept (origin, position, ordinal, hlc, tbl, key, op, shape)
@@ -49,7 +50,8 @@ _CLASH = f"""
 INSERT INTO peersync_clash
 SELECT DISTINCT ON (c.n, c.key) c.n, c.key, c.origin, c.position, c.ordinal, c.hlc, c.op, c.shape,
        (c.hlc, c.origin, c.position, c.ordinal) > (t.hlc, c.in_origin, c.in_position, c.in_ordinal)
-  FROM (SELECT i.n, i.key, i.origin AS in_origin, i.position AS in_position, i.ordinal AS in_ordinal,
+  FROM (SELECT i.n, i.key, i.origin AS in_origin, i.position AS in_position,
+               i.ordinal AS in_ordinal,
                k.origin, k.position, k.ordinal, k.hlc, k.op, k.shape
           FROM {IN} AS i JOIN {{shapes}} USING (shape)
           JOIN peersync_kept AS k ON k.tbl = s.tbl AND k.key = i.key
@@ -101,13 +103,16 @@ SELECT s.tbl, s.schema_name, s.table_name, c.key,
   LEFT JOIN peersync.member AS kn ON kn.origin = c.origin
   LEFT JOIN peersync.member AS inn ON inn.origin = i.origin
  CROSS JOIN LATERAL (
-       SELECT CASE WHEN e.op IN ('D', 'T') THEN NULL ELSE e.image END AS image FROM peersync.entry AS e
+       SELECT CASE WHEN e.op IN ('D', 'T') THEN NULL ELSE e.image END AS image
+         FROM peersync.entry AS e
         WHERE e.origin = c.origin AND e.position = c.position AND e.ordinal = c.ordinal) AS k
  WHERE NOT (c.op IN ('D', 'T') AND i.op IN ('D', 'T'))
    AND NOT coalesce(c.shape = i.shape AND c.op IN ('I', 'U') AND i.op IN ('I', 'U')
                     AND k.image COLLATE "C" = i.image, false)"""
 
-_DROP = f"DELETE FROM {IN} AS i USING peersync_clash AS c WHERE i.n = c.n AND c.kept_wins AND i.op <> 'T'"
+_DROP = f"""
+DELETE FROM {IN} AS i USING peersync_clash AS c
+ WHERE i.n = c.n AND c.kept_wins AND i.op <> 'T'"""
 
 # What is written a second time: the winner of each pair, whichever it is.
 _AGAIN = f"""

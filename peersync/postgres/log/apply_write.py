@@ -169,7 +169,7 @@ class Writer:
         self._raise_unless_rows(batch, error)
         if _collides(error) and await self._try(self._anew(batch, None)) is None:
             return
-        clears = [sql for sql in self._clearing(batch, None, rows=False)]
+        clears = list(self._clearing(batch, None, rows=False))
         if clears and (refused := await self._try(clears)) is not None:
             self._raise_unless_rows(batch, refused)
             raise TableRefuses(batch.target, refused)

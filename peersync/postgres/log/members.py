@@ -51,6 +51,8 @@ class Member:
     seen: Vector
     sponsor: int | None
     joined_at: int | None
+    expired_by: int | None = None  # who said so, and at which of its positions
+    expired_at: int | None = None
 
     @property
     def counts(self) -> bool:

@@ -167,7 +167,7 @@ async def note_shapes(conn: asyncpg.Connection, shapes: Collection[ShapeLike]) -
 
 
 async def parked_tables(conn: asyncpg.Connection) -> list[Parked]:
-    """Every table with waiting changes, and whether they would fit now. Cheap where there is none."""
+    """Tables with waiting changes, and whether those would fit now; cheap where there are none."""
     rows = await conn.fetch(_SQL["parked"])
     if not rows:
         return []

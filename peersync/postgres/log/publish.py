@@ -22,7 +22,8 @@ from peersync.postgres.sqlfiles import queries
 _SQL: Final = queries("publish")
 _CHANNEL: Final = "peersync"
 _LOOK_AGAIN_S: Final = 0.02  # while a writer is at work, which will not notify
-_LOOK_PREPARED_S: Final = 0.25
+_LOOK_AT_LEAST_S: Final = 0.25  # it may stay open for hours
+_GROWTH: Final = 1.5
 
 Announcement = Literal["b", "j", "l", "e"]  # heartbeat, join, leave, expire
 
@@ -60,7 +61,8 @@ async def announce(
     """Tells the group something, after what is pending; its position.
 
     Part of the caller's transaction, where there is one: nobody else publishes until its
-    end. Raises NotFound where this database takes no part in periodic sync now.
+    end. There it comes before the caller writes peersync.replica or its own member row, or
+    two of them wait for each other. Raises NotFound where this database takes no part now.
     """
     text = None if info is None else msgspec.json.encode(info).decode()
     row = await conn.fetchrow(_SQL["announce"], kind, text)
@@ -110,10 +112,11 @@ class Waker:
         when the connection is lost, at once.
         """
         await self._listen()
+        pause_s = _LOOK_AGAIN_S
         try:
             async with asyncio.timeout(max_s):
-                while not await self._doze():
-                    pass
+                while not await self._doze(pause_s):
+                    pause_s = min(pause_s * _GROWTH, _LOOK_AT_LEAST_S)
         except TimeoutError:
             return False
         return True
@@ -125,21 +128,17 @@ class Waker:
             await self._conn.add_listener(_CHANNEL, lambda *_: self._called.set())
             self._listens = True
 
-    async def _doze(self) -> bool:
+    async def _doze(self, pause_s: float) -> bool:
         """Looks, and waits if there was nothing; whether there is something."""
         self._called.clear()
-        if self._prepared_possible:
-            if await self._pending():
-                return True
-            await asyncio.sleep(_LOOK_PREPARED_S)
-            return False
-        asleep = True  # a cancelled attempt may have got the lock
+        asleep = not self._prepared_possible  # a cancelled attempt may have got the lock
         try:
-            asleep = await self._conn.fetchval(_SQL["fall_asleep"])
+            if asleep:
+                asleep = await self._conn.fetchval(_SQL["fall_asleep"])
             if await self._pending():
                 return True
             if not asleep:
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(pause_s)
                 return False
             await self._called.wait()
         finally:
