@@ -12,7 +12,7 @@ from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
 
 if TYPE_CHECKING:
-    from peersync.postgres.log.sequences import SequencesCheck, SequencesPlan
+    from peersync.postgres.log.sequence_views import SequencesCheck, SequencesPlan
 
 PATH = "/api/admin/sequences"
 _slot = click.option("--slot", metavar="N", type=click.IntRange(0), help="This node's own place.")
@@ -36,7 +36,7 @@ def command() -> None:
 @click.pass_obj
 def plan(ctx: Context, database: str | None, slot: int | None, step: int | None, sql: bool) -> None:
     """Print what `apply` would do here, as SQL. Changes nothing."""
-    from peersync.postgres.log.sequences import SequencesPlan
+    from peersync.postgres.log.sequence_views import SequencesPlan
 
     name = ctx.database_name(database)
     made = post(ctx, f"{PATH}/plan", SequencesPlan, database=name, slot=slot, step=step)
@@ -59,7 +59,7 @@ def apply_(ctx: Context, database: str | None, slot: int | None, step: int | Non
 
     Exit code 3 where one has no numbers left of its own.
     """
-    from peersync.postgres.log.sequences import SequencesPlan
+    from peersync.postgres.log.sequence_views import SequencesPlan
 
     name = ctx.database_name(database)
     made = post(ctx, f"{PATH}/apply", SequencesPlan, database=name, slot=slot, step=step)
@@ -76,7 +76,7 @@ def check(ctx: Context, database: str | None) -> int:
     Exit code 0 when they cannot, 1 when they can or a sequence is nearly used up, 5 when all
     that answered are fine and a node did not answer.
     """
-    from peersync.postgres.log.sequences import SequencesCheck
+    from peersync.postgres.log.sequence_views import SequencesCheck
 
     name = ctx.database_name(database)
     found = get(ctx, f"{PATH}/check", SequencesCheck, database=name)

@@ -8,7 +8,6 @@ no command line.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import signal
@@ -60,7 +59,7 @@ class Peersync(Carrier):
 
     def disconnect(self) -> None:
         if self.pair is not None:
-            with contextlib.suppress(ProcessLookupError):
+            if self.pair.source.process is not None:
                 os.kill(self.pair.source.pid, signal.SIGCONT)
             self.pair.close()
             shutil.rmtree(self.root / "agents", ignore_errors=True)  # keys

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION peersync.publish(
     OUT published integer, OUT "position" bigint, OUT hlc bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off   -- a table without statistics would be read whole each time
+SET enable_seqscan = off  -- how much of the table a range of xids holds, the planner can only guess
 SET jit = off
 AS $$
 #variable_conflict use_column

@@ -159,7 +159,7 @@ SELECT pg_catalog.md5(pg_catalog.concat_ws(' ',
         AND a.attnum > 0),
     (SELECT pg_catalog.concat(count(*), ' ', sum(g.xmin::text::bigint))
        FROM pg_catalog.pg_trigger AS g WHERE g.oid >= 16384),
-    (SELECT sum(n.xmin::text::bigint) FROM pg_catalog.pg_namespace AS n),
+    (SELECT sum(n.xmin::text::bigint) FROM pg_catalog.pg_namespace AS n WHERE n.nspname !~ '^pg_'),
     (SELECT pg_catalog.concat(count(*), ' ', sum(i.xmin::text::bigint))
        FROM pg_catalog.pg_inherits AS i),
     (SELECT sum(pg_catalog.hashtext(s.tbl || s.strategy || s.state)::bigint)

@@ -17,7 +17,6 @@ from tests.plugins.clusters import Database
 
 OTHER = 7_000_007
 ALL = Patterns(["*"])
-FAR = 1 << 52  # an hlc that is newer than any clock of this century
 
 
 async def connect(database: Database) -> asyncpg.Connection:
@@ -75,8 +74,9 @@ async def put_conflict(
             reason, state, kept_origin, kept_position, kept_hlc, kept_op, kept_shape, kept_image,
             in_origin, in_position, in_ordinal, in_hlc, in_op, in_shape, in_image)
         SELECT tbl, schema_name, table_name, $2, 'update_origin_differs', 'newer_wins', $5,
-               'it is 2 s newer', $6, $7, 1, 1000000, CASE WHEN $3::text IS NULL THEN 'D' ELSE 'U' END,
-               shape, $3, $8, 1, 1, 3000000, CASE WHEN $4::text IS NULL THEN 'D' ELSE 'U' END, shape, $4
+               'it is 2 s newer', $6,
+               $7, 1, 1000000, CASE WHEN $3::text IS NULL THEN 'D' ELSE 'U' END, shape, $3,
+               $8, 1, 1, 3000000, CASE WHEN $4::text IS NULL THEN 'D' ELSE 'U' END, shape, $4
           FROM peersync.synced_table WHERE table_name = $1 RETURNING id
         """,
         table,
@@ -107,8 +107,8 @@ async def put_quarantined(
         """
         INSERT INTO peersync.quarantine (cause, origin, position, ordinal, hlc, changed_at, tbl,
             schema_name, table_name, shape, op, key, image, sqlstate, reason)
-        SELECT $7, $6, $5, 1, $8, now(), tbl, schema_name, table_name, shape, $2::text::"char", $3, $4,
-               '23505', 'duplicate key value violates unique constraint'
+        SELECT $7, $6, $5, 1, $8, now(), tbl, schema_name, table_name, shape,
+               $2::text::"char", $3, $4, '23505', 'duplicate key value violates unique constraint'
           FROM peersync.synced_table WHERE table_name = $1 RETURNING id
         """,
         table,

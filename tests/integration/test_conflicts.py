@@ -32,13 +32,12 @@ from tests.plugins.clusters import Database, MakeDatabase
 
 TABLE = """
 CREATE TABLE public."Odd items" (
-    "K" int, part text, name varchar(20), tags text[], raw bytea, n int GENERATED ALWAYS AS IDENTITY,
-    double int GENERATED ALWAYS AS ("K" * 2) STORED, PRIMARY KEY ("K", part));
+    "K" int, part text, name varchar(20), tags text[], raw bytea,
+    n int GENERATED ALWAYS AS IDENTITY, double int GENERATED ALWAYS AS ("K" * 2) STORED, PRIMARY KEY ("K", part));
 """
 OLD = '(1,"a b","old, one","{x,NULL,""y z""}","\\\\x00ff",1,2)'
 NEW = '(1,"a b",new,{},,1,2)'
 KEY = '(1,"a b")'
-
 
 
 class Rig(NamedTuple):
@@ -100,9 +99,7 @@ async def test_a_deleted_row_comes_back_and_goes_again(rig: Rig) -> None:
     assert settled.after is None
     assert await image(conn) is None
     assert (await captured(conn, "Odd items"))[-1] == ("D", None)
-    lost_row = await put_conflict(
-        conn, replica.origin, "Odd items", KEY, None, OLD, winner="kept"
-    )
+    lost_row = await put_conflict(conn, replica.origin, "Odd items", KEY, None, OLD, winner="kept")
     await restore(conn, lost_row, side=None, force=False, by="ann")
     assert await image(conn) == OLD
 
@@ -210,7 +207,19 @@ async def test_an_id_that_there_is_not(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "plain", 'q"uo"te', "back\\slash", "a,b", "(x)", "line\nbreak", " ", "{1,2}", "ü€😀", "NULL"],
+    [
+        "",
+        "plain",
+        'q"uo"te',
+        "back\\slash",
+        "a,b",
+        "(x)",
+        "line\nbreak",
+        " ",
+        "{1,2}",
+        "ü€😀",
+        "NULL",
+    ],
 )
 async def test_a_record_is_read_as_the_server_wrote_it(rig: Rig, value: str) -> None:
     text = await rig[0].fetchval("SELECT ROW($1::text, NULL::int, 'end'::text)::text", value)

@@ -12,7 +12,8 @@ from tests.plugins.nodes import MakeNode, Node, TwoNodes
 
 ITEMS = """
 CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, price numeric(10, 2));
-CREATE TABLE note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item int REFERENCES item, body text);
+CREATE TABLE note (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                   item int REFERENCES item, body text);
 INSERT INTO item SELECT n, 'item ' || n, n * 1.25 FROM generate_series(1, 500) AS n;
 INSERT INTO note (item, body) SELECT n, 'about ' || n FROM generate_series(1, 500) AS n;
 """

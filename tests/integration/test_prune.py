@@ -12,6 +12,7 @@ import pytest
 from peersync.core.errors import ResyncRequired
 from peersync.postgres.log.feed import open_feed
 from peersync.postgres.log.members import Replica, add_member, encode_vector, set_state
+from peersync.postgres.log.membership import say_expire
 from peersync.postgres.log.prune import (
     LogSize,
     Pruned,
@@ -141,6 +142,20 @@ async def test_a_member_that_has_left_is_not_waited_for(
     await say(conn, BETA, {replica.origin: 1})
     await conn.execute("UPDATE peersync.member SET state = 'left' WHERE origin = $1", GAMMA)
     assert (await prune(conn)).transactions == 1
+
+
+async def test_an_expired_member_is_waited_for_until_all_the_others_know(
+    conn: asyncpg.Connection, replica: Replica
+) -> None:
+    """Until then one of them may still hand on what it wrote without having seen ours (H12)."""
+    own = replica.origin
+    await write(conn, 1)
+    async with conn.transaction():
+        assert await say_expire(conn, GAMMA) == 2
+    await say(conn, BETA, {own: 1})
+    assert (await prune(conn)).transactions == 0
+    await say(conn, BETA, {own: 2})
+    assert (await prune(conn)).transactions == 2
 
 
 async def test_without_other_members_nothing_is_kept(

@@ -1,4 +1,4 @@
-"""Sequences: after `apply` two nodes never draw the same number, and what can't be helped is said."""
+"""After `apply` two nodes never draw the same number; what can't be helped is said."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from peersync.core.sequences import may_collide, next_in_class, step_for
 from peersync.postgres.errors import translated
 from peersync.postgres.log import sequences
 from peersync.postgres.log.capture import enrol
+from peersync.postgres.log.sequence_views import NodeSequences, SequencePlan, SequenceState
 from peersync.postgres.log.sequences import (
     Place,
-    SequencePlan,
     apply_sequences,
     check_sequences,
     choose_place,
@@ -104,7 +104,7 @@ async def test_a_slot_is_kept_and_nobody_gets_it_twice(conn: asyncpg.Connection)
     place = await choose_place(conn, [])
     assert (place.slot, place.step) == (5, 32)
     await conn.execute("UPDATE peersync.member SET info = '{}'")
-    taken = [sequences.NodeSequences(node="server-b", slot=0, step=64)]
+    taken = [NodeSequences(node="server-b", slot=0, step=64)]
     place = await choose_place(conn, taken)
     assert (place.slot, place.step) == (1, 64)
 
@@ -116,12 +116,18 @@ async def test_two_nodes_collide_before_and_not_after(
     try:
         await other.execute(TABLES)
         await join_group(other)
-        own, theirs = await read_sequences(conn, "server-a"), await read_sequences(other, "server-b")
+        own, theirs = (
+            await read_sequences(conn, "server-a"),
+            await read_sequences(other, "server-b"),
+        )
         found = find_collisions(own, [theirs])
         assert "server-b" in found["public", "plain_id_seq"]  # type: ignore[index]
         await apply_sequences(conn, Place(0, 16, 2), [theirs])
         await apply_sequences(other, Place(1, 16, 2), [await read_sequences(conn, "server-a")])
-        own, theirs = await read_sequences(conn, "server-a"), await read_sequences(other, "server-b")
+        own, theirs = (
+            await read_sequences(conn, "server-a"),
+            await read_sequences(other, "server-b"),
+        )
         # what nobody may set still collides
         assert {n.name for n in find_collisions(own, [theirs])} == {"shared", "round_id_seq"}
         drawn = [await draw(c, "plain", 20) for c in (conn, other)]
@@ -132,11 +138,11 @@ async def test_two_nodes_collide_before_and_not_after(
 
 async def test_what_a_peer_may_have_drawn_already_is_passed_by(conn: asyncpg.Connection) -> None:
     (theirs,) = [s for s in (await read_sequences(conn, "x")).sequences if s.table == "plain"]
-    ahead = sequences.SequenceState(
+    ahead = SequenceState(
         schema=theirs.schema, name=theirs.name, table_schema=theirs.table_schema,
         table=theirs.table, column=theirs.column, increment=1, next_value=5000,
     )  # fmt: skip
-    peer = sequences.NodeSequences(node="server-b", sequences=(ahead,))
+    peer = NodeSequences(node="server-b", sequences=(ahead,))
     plans = by_table(await plan_sequences(conn, Place(0, 16, 2), [peer]))
     assert plans["plain"].new_value == 5009
 
@@ -183,9 +189,9 @@ async def test_a_transaction_that_has_drawn_is_waited_for_and_not_for_ever(
             await draw(busy, "plain", 1)
             with pytest.raises(Locked), translated("setting the sequences"):
                 await apply_sequences(conn, Place(0, 16, 2), [])
-        assert all(
-            s.increment in (1, -1) for s in (await read_sequences(conn, "x")).sequences
-        ), "nothing of it may be left half done"
+        assert all(s.increment in (1, -1) for s in (await read_sequences(conn, "x")).sequences), (
+            "nothing of it may be left half done"
+        )
         await apply_sequences(conn, Place(0, 16, 2), [])
         assert await draw(busy, "plain", 1) == [113]
     finally:
@@ -210,4 +216,3 @@ def test_steps_have_room_and_halves_stay_apart() -> None:
     assert not may_collide(next_in_class(0, 3, 32), 32, next_in_class(0, 4, 16), 16)
     assert may_collide(next_in_class(0, 3, 32), 32, next_in_class(0, 3, 16), 16)
     assert may_collide(1, 1, 7, 16)
-

@@ -18,6 +18,7 @@ CREATE TABLE t (id int PRIMARY KEY, v text, w int);
 CREATE TABLE "Odd one" ("A" text, b int, v text, PRIMARY KEY ("A", b));
 CREATE TABLE numbered (id serial PRIMARY KEY, v text);
 CREATE TABLE keyless (v text);
+CREATE TABLE coded (id int PRIMARY KEY, code text UNIQUE);
 """
 
 
@@ -52,7 +53,9 @@ def clash(pair: TwoNodes, number: int) -> None:
 
 
 def conflicts(node: Node, *options: str) -> list[dict[str, Any]]:
-    listed: list[dict[str, Any]] = node.run("conflicts", "list", "--json", *options).json["conflicts"]
+    listed: list[dict[str, Any]] = node.run("conflicts", "list", "--json", *options).json[
+        "conflicts"
+    ]
     return listed
 
 
@@ -78,7 +81,9 @@ def test_a_conflict_is_seen_and_gone_back_on_from_the_command_line(pair: TwoNode
     assert ["w", "2", "2"] in lines
     assert "server-b" in shown.out
     a.run("conflicts", "restore", str(found["id"]))
-    wait_until("it is everywhere", lambda: b.database.psql("SELECT v FROM t WHERE id = 1") == "of a")
+    wait_until(
+        "it is everywhere", lambda: b.database.psql("SELECT v FROM t WHERE id = 1") == "of a"
+    )
     again = a.run("conflicts", "restore", str(found["id"]), "--json").json
     assert again["written"] is False
     b.database.psql("UPDATE t SET v = 'later' WHERE id = 1")
@@ -102,7 +107,8 @@ def test_a_manual_conflict_waits_and_is_decided_for_both(pair: TwoNodes) -> None
     ).json
     assert settled["after"] == {"id": "2", "v": "agreed = yes", "w": None}
     wait_until(
-        "it is everywhere", lambda: b.database.psql("SELECT v FROM t WHERE id = 2") == "agreed = yes"
+        "it is everywhere",
+        lambda: b.database.psql("SELECT v FROM t WHERE id = 2") == "agreed = yes",
     )
     assert conflicts(a, "--open") == []
     for node in pair:
@@ -133,7 +139,9 @@ def test_a_row_that_differs_is_said_with_an_exit_code(pair: TwoNodes) -> None:
     a, b = pair
     a.database.psql("INSERT INTO t VALUES (50, 'same', 1)")
     wait_equal(a, b)
-    b.database.psql("SET session_replication_role = replica; UPDATE t SET v = 'not sent' WHERE id = 50")
+    b.database.psql(
+        "SET session_replication_role = replica; UPDATE t SET v = 'not sent' WHERE id = 50"
+    )
     assert a.run("trace", "t", "50", check=False).code == 4
     b.database.psql("SET session_replication_role = replica; DELETE FROM t WHERE id = 50")
     told = a.run("trace", "t", "50", "--json", check=False)
@@ -175,6 +183,34 @@ def test_new_keys_are_kept_apart(pair: TwoNodes) -> None:
     assert b.run("sequences", "apply", "--slot", "3", "--json").json["slot"] == 3
     taken = a.run("sequences", "apply", "--slot", "3", "--json", check=False)
     assert (taken.code, taken.json["error"]["message"]) == (2, "slot 3 belongs to server-b")
+
+
+def test_rows_that_refuse_each_other_are_mended_from_the_command_line(pair: TwoNodes) -> None:
+    a, b = pair
+    with apart(pair):
+        a.database.psql("INSERT INTO coded VALUES (1, 'X')")
+        b.database.psql("INSERT INTO coded VALUES (2, 'X')")
+    for node in pair:
+        wait_until("it is put aside", lambda node=node: quarantined(node))
+    (ours,), (theirs,) = quarantined(b), quarantined(a)
+    assert (ours["node"], ours["sqlstate"], ours["tries"] >= 1) == ("server-a", "23505", True)
+    assert "coded_code_key" in b.run("quarantine", "show", str(ours["id"])).out
+    refused = b.run("quarantine", "retry", str(ours["id"]), check=False)
+    assert (refused.code, "refused" in refused.out) == (1, True)
+    b.run("quarantine", "edit", str(ours["id"]), "code=Y")
+    wait_until("it is sent", lambda: a.database.psql("SELECT code FROM coded WHERE id = 1") == "Y")
+    if quarantined(a):  # perhaps the agent has tried it by itself
+        a.run("quarantine", "retry", "--all")
+    wait_equal(a, b, table="coded")
+    assert a.database.psql("SELECT count(*) FROM coded") == "2"
+    assert quarantined(a) == quarantined(b) == []
+    gone = a.run("quarantine", "retry", str(theirs["id"]), "--json", check=False)
+    assert (gone.code, "does not wait any more" in gone.json["error"]["message"]) == (2, True)
+
+
+def quarantined(node: Node) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = node.run("quarantine", "list", "--json").json["changes"]
+    return listed
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peersync.core.order.change import Image, Transaction
 from peersync.core.order.fold import fold
-from peersync.core.order.membership import expiry_complete
+from peersync.core.order.membership import Start, Told, expiry_complete
 from peersync.core.order.plan import Plan, Run
 from peersync.core.order.stability import Known, Pruned
 from peersync.core.order.vector import merge
@@ -197,3 +197,25 @@ class SponsorsAtOnce(SimNode):
 
     def may_sponsor(self) -> bool:
         return True
+
+
+class ForgetsItsIds(SimNode):
+    """R11: writes again what the others have already, because it lost the position of it."""
+
+    def knows_again(self, uid: int, there: set[int]) -> bool:
+        return False
+
+
+class GoesOnAfterARestore(SimNode):
+    """R13: publishes other transactions under positions that the others know already."""
+
+    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
+        return Start.GO_ON
+
+
+class AsksOneOnly(SimNode):
+    """R13: one peer that knows no more of it is enough to go on."""
+
+    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
+        one = dict(sorted(answers.items())[:1])
+        return super().verdict(recorded, one)

@@ -33,6 +33,7 @@ class Onlooker:
         self.has: dict[int, int] = defaultdict(int)  # by node
         self.past: dict[int, int] = {}  # by uid
         self.writer: dict[int, int] = {}  # node by uid
+        self.forgotten: set[int] = set()  # writes that a restore took from their writer
         self.uid: dict[tuple[int, int], int] = {}  # by (origin, position)
         self.published_count = 0
         self.heartbeats = 0
@@ -117,6 +118,22 @@ class Onlooker:
         self.everything[node.origin] = {key: list(changes) for key, changes in source.items()}
         self.has[node.origin] = self.has[sponsor.origin]
         self.trace.add("join", node=node.origin, sponsor=sponsor.origin)
+
+    def rolled_back(self, node: SimNode, had: int) -> None:
+        """Its database is an older one: `had` is what it had at the time of the backup."""
+        gone = self.has[node.origin] & ~had
+        self.forgotten |= {
+            uid for uid, by in self.writer.items() if by == node.origin and gone >> uid & 1
+        }
+        self.has[node.origin] = had
+        for key, changes in self.everything[node.origin].items():
+            still = [
+                c
+                for c in changes
+                if had >> self._uid(c) & 1 and c.version.position <= node.vector.get(c.origin, 0)
+            ]
+            self.everything[node.origin][key] = still
+        self.trace.add("restore", node=node.origin)
 
     # --- what must hold ---------------------------------------------------------------------
     def _uid(self, change: Change) -> int:

@@ -30,12 +30,14 @@ def unsent(node: SimNode, sponsor: SimNode, onlooker: Onlooker) -> list[Listed]:
         version = Version(node.hlc, node.origin, 1 << 40)
         listed.append((uid, tuple(Change(version, w.op, w.key, w.image, w.old) for w in changes)))
     theirs = onlooker.has[sponsor.origin]
+    there = {uid for uid, _ in listed if theirs >> uid & 1}
+    listed = [each for each in listed if not node.knows_again(each[0], there)]
     for uid, _ in listed:
         if theirs >> uid & 1:
             raise Violation(f"write {uid} of node {node.origin} would be made twice")
     mine = {uid for uid, writer in onlooker.writer.items() if writer == node.origin}
     lost = {uid for uid in mine if not theirs >> uid & 1} - {uid for uid, _ in listed}
-    if lost:
+    if lost - onlooker.forgotten:
         raise Violation(f"writes {sorted(lost)} of node {node.origin} are nowhere any more")
     return listed
 

@@ -39,6 +39,7 @@ class Scenario:
     joins: int
     leaves: int
     expiries: int
+    restores: int
     skew_us: dict[int, int] = field(default_factory=dict)
     frame: int = 10
 
@@ -57,6 +58,7 @@ def draw(
     joins: int = 0,
     leaves: int = 0,
     expiries: int = 0,
+    restores: int = 0,
     writes: int | None = None,
 ) -> Scenario:
     """The scenario of a seed, where the caller does not fix a part of it."""
@@ -65,8 +67,8 @@ def draw(
     count = nodes or drawn
     shape, name = rng.choice(TOPOLOGIES), rng.choice(STRATEGIES)
     shape = topology or shape
-    if leaves or expiries:  # who goes must not be anybody's only way
-        only = leaves + expiries > 1 or shape in ("mesh", "star", "random")
+    if leaves or expiries or restores:  # who goes must not be anybody's only way
+        only = leaves + expiries + restores > 1 or shape in ("mesh", "star", "random")
         shape = "mesh" if only else "ring"
     if joins and shape == "one-way chain":  # a join is not heard of upstream
         shape = "chain"
@@ -86,6 +88,7 @@ def draw(
         joins=joins,
         leaves=leaves,
         expiries=expiries,
+        restores=restores,
         skew_us={
             n: rng.choice([0, 0, 1_000, -80_000, 5_000_000, -86_400_000_000])
             for n in range(1, count + joins + 1)

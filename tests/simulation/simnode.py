@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from peersync.core.order import clock
 from peersync.core.order.change import Change, Image, Kind, Op, Transaction, Version
 from peersync.core.order.fold import Strategy, decide, rivals
 from peersync.core.order.membership import (
+    Start,
+    Told,
     acknowledged,
+    at_start,
     expiry_complete,
     join_is_void,
     known_of_joiner,
+    when_held,
 )
 from peersync.core.order.plan import Plan, plan_runs
 from peersync.core.order.stability import (
@@ -284,6 +289,25 @@ class SimNode:
 
     def known_of_joiner(self, head: Transaction) -> Known:
         return known_of_joiner(head.origin, head.position, head.seen)
+
+    # --- backups ----------------------------------------------------------------------------
+    def backup(self) -> dict[str, Any]:
+        """All that the database holds."""
+        left_out = ("watch", "strategy", "origin")
+        return deepcopy({k: v for k, v in vars(self).items() if k not in left_out})
+
+    def restore(self, backup: dict[str, Any]) -> None:
+        vars(self).update(deepcopy(backup))
+
+    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
+        """What it may do after a restart; `recorded` is kept outside the database."""
+        if at_start(recorded, self.vector.get(self.origin, 0)) is Start.GO_ON:
+            return Start.GO_ON
+        return when_held(self.origin, self.vector, answers)
+
+    def knows_again(self, uid: int, there: set[int]) -> bool:
+        """Whether a write of its list is in the history of its baseline, by its unique id."""
+        return uid in there
 
     def expiry_complete(self, subject: int, expirer: int, position: int) -> bool:
         return expiry_complete(

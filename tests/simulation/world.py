@@ -12,7 +12,9 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
+from peersync.core.order.membership import Start, Told
 from tests.simulation.onlooker import Onlooker, Violation
 from tests.simulation.returning import again, unsent
 from tests.simulation.scenario import Scenario
@@ -46,6 +48,7 @@ class World:
         self._last_origin = scenario.nodes + scenario.joins
         self.returning: set[int] = set()  # origins that came back as another
         self.expired: set[int] = set()
+        self.restored: list[Start] = []
         self.lost_for_good: set[int] = set()
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
@@ -91,6 +94,8 @@ class World:
             self.at(rng.uniform(0, span), self._leave)
         for _ in range(scenario.expiries):
             self.at(rng.uniform(0, span), self._lose)
+        for _ in range(scenario.restores):
+            self.at(rng.uniform(0, span), self._back_up)
         for link in self.links:
             self.at(rng.uniform(0, 500), partial(self._pull_again, link))
         for node in list(self.nodes.values()):
@@ -124,7 +129,8 @@ class World:
     # --- what goes wrong --------------------------------------------------------------------
     def _crash(self) -> None:
         origin = self.rng.choice(list(self.nodes))
-        self.down[origin] = self.now + self.rng.randint(100, 3000) * MS
+        until = self.now + self.rng.randint(100, 3000) * MS
+        self.down[origin] = max(until, self.down.get(origin, 0))
         self.life[origin] += 1
         self.trace.add("crash", node=origin, until=self.down[origin])
 
@@ -134,6 +140,30 @@ class World:
         for link in self.links:
             if (link[0] in side) != (link[1] in side):
                 self.cut[link] = until
+
+    def _back_up(self) -> None:
+        node = self.rng.choice(self._remaining())
+        backup, had = node.backup(), self.onlooker.has[node.origin]
+        self.at(self.rng.uniform(100, 3000), partial(self._restore, node, backup, had))
+
+    def _restore(self, node: SimNode, backup: dict[str, Any], had: int) -> None:
+        """The database is the backup; the others drop what it sent and say what they have."""
+        if node.origin in self.dead | self.gone or self.expired:
+            return
+        recorded = node.vector.get(node.origin, 0)
+        node.restore(backup)
+        self.onlooker.rolled_back(node, had)
+        self.life[node.origin] += 1
+        answers: dict[int, Told | None] = {
+            m.origin: Told(m.vector.get(node.origin, 0), m.known[node.origin].seen)
+            for m in self._remaining()
+            if m is not node and node.origin in m.members
+        }
+        self.restored.append(node.verdict(recorded, answers))
+        if self.restored[-1] is not Start.GO_ON:
+            self.dead.add(node.origin)
+            self.expired.add(node.origin)
+            self.down[node.origin] = 1 << 62  # held: it waits for its return
 
     def _jump(self) -> None:
         origin = self.rng.choice(list(self.nodes))
@@ -174,14 +204,14 @@ class World:
             return
         if self.nodes[link[1]].refuses(link[0]):
             return
-        size = self.scenario.frame
+        size, lives = self.scenario.frame, (life, self.life[link[1]])
         answer = self.nodes[link[1]].serve(link[0], vector, 3 * size)
         if isinstance(answer, ResyncRequired) or not answer.transactions:
-            self._send(link, partial(self._arrive, link[0], answer, life))
+            self._send(link, partial(self._arrive, link[0], answer, lives))
             return
         for first in range(0, len(answer.transactions), size):
             piece = replace(answer, transactions=answer.transactions[first : first + size])
-            self._send(link, partial(self._arrive, link[0], self._damaged(piece), life))
+            self._send(link, partial(self._arrive, link[0], self._damaged(piece), lives))
 
     def _damaged(self, frame: Frame) -> Frame:
         """The frame, or what is left of it when the connection was cut."""
@@ -189,10 +219,11 @@ class World:
             return frame
         return replace(frame, transactions=frame.transactions[: self.rng.randint(0, 2)])
 
-    def _arrive(self, puller: int, answer: Frame | ResyncRequired, life: int) -> None:
+    def _arrive(self, puller: int, answer: Frame | ResyncRequired, lives: tuple[int, int]) -> None:
         fenced = self.nodes[puller].refuses(answer.sender)
         listens = self._up(puller) and puller not in self.gone
-        if listens and self.life[puller] == life and not fenced:
+        same = (self.life[puller], self.life[answer.sender]) == lives
+        if listens and same and not fenced:
             self._take(self.nodes[puller], answer)
 
     def _take(self, node: SimNode, answer: Frame | ResyncRequired) -> None:
@@ -360,6 +391,10 @@ class World:
                 raise Violation(f"node {node.origin} differs: {node.rows}, {nodes[0].rows}")
             if node.members != nodes[0].members:
                 raise Violation(f"node {node.origin} counts {node.members}, {nodes[0].members}")
+        has, writers = self.onlooker.has[nodes[0].origin], self.onlooker.writer.items()
+        nowhere = {uid for uid, by in writers if by not in self.dead and not has >> uid & 1}
+        if nowhere - self.onlooker.forgotten:
+            raise Violation(f"lost: nobody has the writes {sorted(nowhere)}")
         for node in nodes:
             left = [t for log in node.log.values() for t in log.values() if t.head.kind != "b"]
             if left or any(node.kept.values()):

@@ -16,6 +16,11 @@ from peersync.agent.admin_api import AdminApi
 from peersync.agent.checks import CheckResult
 from peersync.agent.jobs import JobView
 from peersync.agent.peer_api import PeerApi
+from peersync.agent.periodic.admin_api import OperatorApi
+from peersync.agent.periodic.barrier import LinkProof
+from peersync.agent.periodic.links import LinkView
+from peersync.agent.periodic.look_api import LookApi
+from peersync.agent.periodic.routes import NowAnswer, PausedLinks, PeriodicApi
 from peersync.agent.plan import Plan, TablePlan
 from peersync.agent.safe import RunningSync, SafeAnswer
 from peersync.agent.script_api import ClearedHistory
@@ -33,6 +38,16 @@ from peersync.cli.main import VERBS, cli
 from peersync.cli.watch import result
 from peersync.core.progress import Progress, StepProgress
 from peersync.core.results import ErrorRecord, TableResult
+from peersync.postgres.log.chosen import TableView
+from peersync.postgres.log.conflicts import ConflictSide, ConflictView, Settled
+from peersync.postgres.log.quarantine import QuarantineView, Tried
+from peersync.postgres.log.sequence_views import (
+    CheckedSequence,
+    SequencePlan,
+    SequencesCheck,
+    SequencesPlan,
+)
+from peersync.postgres.log.trace import RowState, Trace, TraceEntry
 from peersync.transport import health, line_routes, peer_routes
 from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
 
@@ -50,6 +65,10 @@ STRUCTS = [
     Status,
     DatabaseStatus,
     LinkStatus,
+    LinkView,
+    NowAnswer,
+    LinkProof,
+    PausedLinks,
     CheckResult,
     PeerList,
     PeerView,
@@ -63,6 +82,19 @@ STRUCTS = [
     SyncTotals,
     PeerStatistics,
     StuckSync,
+    ConflictView,
+    ConflictSide,
+    Settled,
+    QuarantineView,
+    Tried,
+    TableView,
+    SequencesPlan,
+    SequencePlan,
+    SequencesCheck,
+    CheckedSequence,
+    Trace,
+    RowState,
+    TraceEntry,
 ]
 
 
@@ -167,7 +199,8 @@ def routes_in(source: object) -> set[tuple[str, str]]:
 
 def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
-    real |= routes_in(line_routes)
+    real |= routes_in(line_routes) | routes_in(PeriodicApi)
+    real |= routes_in(OperatorApi) | routes_in(LookApi)
     rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
     assert set(rows) == real
 

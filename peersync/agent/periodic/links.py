@@ -255,12 +255,8 @@ def judge(database: str, facts: Facts) -> Verdict:
     if trouble is not None and not isinstance(trouble, PeerUnreachable):
         return "failed", trouble.message, trouble.hint
     if facts.late_s is not None and isinstance(facts.answer, PeersyncError):
-        words = f"{peer.name} has not taken what is kept for it for {facts.late_s / 86_400:.1f} d"
-        return (
-            "unreachable",
-            f"{words}, longer than periodic.retention_d or retention_mib",
-            BRING_BACK,
-        )
+        words = f"{peer.name} has been away for {facts.late_s / 86_400:.1f} d"
+        return "unreachable", f"{words}: more is kept for it than [periodic] wants", BRING_BACK
     if isinstance(facts.answer, PeersyncError):
         state = "unreachable" if isinstance(facts.answer, PeerUnreachable) else "failed"
         return state, facts.answer.message, facts.answer.hint

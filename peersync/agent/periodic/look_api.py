@@ -24,12 +24,14 @@ from peersync.core.errors import BadRequest, PeersyncError, PeerUnreachable, Per
 from peersync.core.names import TableName
 from peersync.core.sequences import MAX_STEP, MIN_STEP
 from peersync.postgres.log.members import read_members, read_replica
-from peersync.postgres.log.sequences import (
+from peersync.postgres.log.sequence_views import (
     NodeSequences,
-    Place,
     SequencePlan,
     SequencesCheck,
     SequencesPlan,
+)
+from peersync.postgres.log.sequences import (
+    Place,
     apply_sequences,
     check_sequences,
     choose_place,

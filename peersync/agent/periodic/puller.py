@@ -64,12 +64,19 @@ class Puller:
         lock_s = self._config.periodic.lock_timeout_s
         applier = Applier(self._hub.database, replica.origin, lock_timeout_s=lock_s)
         async with applier, asyncio.TaskGroup() as group:
-            fetch = self._ask(group, replica, vector, ahead=False)
+            # the first is answered at once: it proves that whatever was wrong is over
+            fetch = self._ask(group, replica, vector, wait=False)
             while True:
-                fetch = await self._take(group, applier, fetch)
+                fetch = await self._take(group, applier, replica, fetch)
 
     def _ask(
-        self, group: asyncio.TaskGroup, replica: Replica, vector: Vector, *, ahead: bool
+        self,
+        group: asyncio.TaskGroup,
+        replica: Replica,
+        vector: Vector,
+        *,
+        wait: bool = True,
+        ahead: bool = False,
     ) -> Fetch:
         wait_s = min(self._config.periodic.interval_s, MAX_WAIT_S)
         asked = FeedRequest(
@@ -77,7 +84,7 @@ class Puller:
             group=replica.group_id,
             origin=replica.origin,
             vector=vector,
-            wait_s=0 if ahead else wait_s,
+            wait_s=wait_s if wait else 0,
         )
         read_s = self._config.network.read_timeout_s
         fetch = Fetch(self._client(), asked, ahead=ahead, read_timeout_s=read_s)
@@ -86,33 +93,35 @@ class Puller:
         )
         return fetch
 
-    async def _take(self, group: asyncio.TaskGroup, applier: Applier, fetch: Fetch) -> Fetch:
+    async def _take(
+        self, group: asyncio.TaskGroup, applier: Applier, replica: Replica, fetch: Fetch
+    ) -> Fetch:
         """Applies one frame while the next is on its way, which it returns."""
         try:
             head = await fetch.head()
         except PeerFailed as error:
             raise self._named(error) from error
-        replica, _ = await self._standing()
         self._check(replica, head, fetch.arrived_at)
-        await self._refuse_older_self(replica, head)
-        self._link.trouble.over()
+        if head.vector.get(replica.origin, 0) > fetch.vector.get(replica.origin, 0):
+            await self._refuse_older_self(head)
         ahead: Fetch | None = None
         if head.more:
             after = merge(fetch.vector, {t.origin: t.position for t in head.transactions})
-            ahead = self._ask(group, replica, after, ahead=True)
-        await self._apply(applier, head, fetch)
-        replica, vector = await self._standing()
+            ahead = self._ask(group, replica, after, wait=False, ahead=True)
+        vector = await self._apply(applier, head, fetch)
+        self._link.trouble.over()
         if ahead is not None and covers(vector, ahead.vector):
             return ahead
         if ahead is not None:
             ahead.cancel()
-        return self._ask(group, replica, vector, ahead=False)
+        return self._ask(group, replica, vector)
 
-    async def _apply(self, applier: Applier, head: FeedHead, fetch: Fetch) -> None:
+    async def _apply(self, applier: Applier, head: FeedHead, fetch: Fetch) -> Vector:
+        """How far the database is afterwards."""
         if not head.transactions:
             async for _ in fetch.rows():
                 raise ProtocolError(f"{self._link.peer} sent rows of no transaction")
-            return
+            return (await self._standing())[1]
         link = self._link
         link.applying = True
         try:
@@ -124,6 +133,7 @@ class Puller:
         self._hub.note_heard(head, applied.vector)
         await self._tell()
         await self._look_at_stop(applied)
+        return applied.vector
 
     async def _look_at_stop(self, applied: Applied) -> None:
         """A frame that could not even begin: its past comes by another link, or never."""
@@ -153,6 +163,9 @@ class Puller:
 
     async def _tell(self) -> None:
         """What was applied may be news to others: relayed changes, and how far this one is."""
+        if not self._hub.announces:
+            self._hub.news.tell()
+            return
         async with self._hub.database.acquire("telling what was applied") as conn:
             await self._hub.tell(conn)
 
@@ -181,8 +194,9 @@ class Puller:
             raise PeersyncError(f"{hub.name} takes no part in periodic sync now")
         return replica, vector
 
-    async def _refuse_older_self(self, replica: Replica, head: FeedHead) -> None:
+    async def _refuse_older_self(self, head: FeedHead) -> None:
         """Holds this database when the peer knows more of it than it does (R13)."""
+        replica, _ = await self._standing()
         theirs = head.vector.get(replica.origin, 0)
         if theirs <= replica.position:
             return

@@ -5,8 +5,8 @@ one with the higher version wins on every node: what is decided here depends on 
 never on what arrived first. Only what lies above the run's least `seen` can be in conflict, so the
 log is not searched by key: the window above it is read, in the order of its index.
 
-Owns the statements that find such pairs, tell of them, and drop the losers. All of it is SQL; what
-a strategy other than "newer wins" makes of a pair is decided in `apply_merge`.
+Owns the statements that find such pairs, tell of them, and drop the losers. All of it is SQL. A
+table's strategy is looked at for one thing only: `manual` leaves its conflicts open.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ _MAX = (1 << 63) - 1
 _MOST_KEYS = 200_000  # staged rows; beyond, their keys are no hash table in memory
 
 # A log that grows faster than it is analyzed must not be read whole: along its indexes only.
-_SWITCH = "; ".join(
-    f"SET LOCAL {name} = {{0}}"
-    for name in ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
-)
-_BY_INDEX, _AS_USUAL = _SWITCH.format("off"), _SWITCH.format("on")
+_METHODS = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
+_BY_INDEX = "; ".join(f"SET LOCAL {method} = off" for method in _METHODS)
+_AS_USUAL = "; ".join(f"SET LOCAL {method} = on" for method in _METHODS)
 
 _KEPT = f"""
 INSERT INTO peersync_kept (origin, position, ordinal, hlc, tbl, key, op, shape)
@@ -83,7 +81,7 @@ SELECT s.tbl, s.schema_name, s.table_name, c.key,
             WHEN c.op IN ('D', 'T') AND i.op = 'I' THEN 'insert_deleted'
             WHEN c.op IN ('D', 'T') THEN 'update_missing'
             WHEN i.op = 'I' THEN 'insert_exists' ELSE 'update_origin_differs' END,
-       coalesce(y.strategy, 'newer_wins'),
+       CASE WHEN y.strategy = 'manual' THEN y.strategy ELSE 'newer_wins' END,
        CASE WHEN c.kept_wins THEN 'kept' ELSE 'incoming' END,
        format('%s %s the row, %s %s it, neither saw the other; %s''s stands because %s%s',
               kn.node_name, {_WHAT.format("c.op")}, inn.node_name, {_WHAT.format("i.op")},

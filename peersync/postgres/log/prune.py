@@ -19,6 +19,7 @@ import asyncpg
 
 from peersync.core.order.stability import Known, floors
 from peersync.postgres.log.members import Member, encode_vector, read_members, read_replica
+from peersync.postgres.log.membership import counting
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("prune")
@@ -78,7 +79,7 @@ async def prune(conn: asyncpg.Connection, *, batch_rows: int = BATCH_ROWS) -> Pr
 
 def known(members: Sequence[Member]) -> dict[int, Known]:
     """What each member that counts is known to have: of the last that it published (R3)."""
-    return {m.origin: Known(m.applied, m.seen) for m in members if m.counts}
+    return {m.origin: Known(m.applied, m.seen) for m in counting(members)}
 
 
 async def log_size(conn: asyncpg.Connection) -> LogSize:

@@ -44,7 +44,7 @@ async def test_a_bug_has_an_id_and_its_traceback_is_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     try:
-        {}["missing"]
+        raise KeyError("missing")
     except KeyError as bug:
         error = explained(ExceptionGroup("tasks", [bug]), "shop from b")
     assert error.message.startswith("internal error ")
