@@ -230,6 +230,9 @@ CREATE TABLE peersync.link (
 );
 COMMENT ON TABLE peersync.link IS 'What an operator has set for a peer of this database';
 
--- Capture writes its rows one statement at a time; what is deleted later leaves room for new ones.
-ALTER TABLE peersync.change SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+-- What is deleted leaves room for new rows soon. Cutting off empty pages takes a lock that capture,
+-- and with it people's statements, would wait for.
+ALTER TABLE peersync.change SET (
+    autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05,
+    vacuum_truncate = off, toast.vacuum_truncate = off);
 ALTER TABLE peersync.transaction SET (autovacuum_vacuum_scale_factor = 0.05);

@@ -1,3 +1,11 @@
+-- name: try_prune
+-- Whether this session may prune now; whoever takes a baseline keeps it out.
+SELECT pg_catalog.pg_try_advisory_lock(x'70737963'::int, pg_catalog.hashtext('prune'));
+
+-- name: end_prune
+-- Lets the next one.
+SELECT pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('prune'));
+
 -- Takes what nobody needs any more out of the log, in pieces, and says how large it is.
 
 -- name: plans

@@ -20,6 +20,7 @@ import asyncpg
 from peersync.core.order.stability import Known, floors
 from peersync.postgres.log.members import Member, encode_vector, read_members, read_replica
 from peersync.postgres.log.membership import counting
+from peersync.postgres.log.membership import counting
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("prune")
@@ -61,11 +62,20 @@ class LogSize:
 async def prune(conn: asyncpg.Connection, *, batch_rows: int = BATCH_ROWS) -> Pruned:
     """Deletes what is stable. Not inside a transaction: it makes many short ones.
 
-    Does nothing unless this database is an active member of its group.
+    Does nothing unless this database is an active member of its group, nor while somebody takes
+    its log as a baseline.
     """
     replica = await read_replica(conn)
-    if replica is None or replica.state != "active":
+    if replica is None or replica.state != "active" or not await conn.fetchval(_SQL["try_prune"]):
         return Pruned()
+    try:
+        return await _prune(conn, batch_rows)
+    finally:
+        if not conn.is_closed():
+            await conn.execute(_SQL["end_prune"])
+
+
+async def _prune(conn: asyncpg.Connection, batch_rows: int) -> Pruned:
     members = await read_members(conn)
     reached = await _raise_floors(conn, members)
     transactions = changes = 0
