@@ -1,3 +1,5 @@
+-- Takes what nobody needs any more out of the log, in pieces, and says how large it is.
+
 -- name: try_prune
 -- Whether this session may prune now; whoever takes a baseline keeps it out.
 SELECT pg_catalog.pg_try_advisory_lock(x'70737963'::int, pg_catalog.hashtext('prune'));
@@ -5,8 +7,6 @@ SELECT pg_catalog.pg_try_advisory_lock(x'70737963'::int, pg_catalog.hashtext('pr
 -- name: end_prune
 -- Lets the next one.
 SELECT pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('prune'));
-
--- Takes what nobody needs any more out of the log, in pieces, and says how large it is.
 
 -- name: plans
 -- Pins how the log is read (it may have grown from nothing since anybody counted its rows), and

@@ -8,8 +8,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from peersync.core.errors import CorruptData, Locked, ProtocolError
+from peersync.core.errors import CorruptData, DatabaseError, Locked, NotFound, ProtocolError
+from peersync.core.names import TableName
 from peersync.postgres.log.apply import Applier
+from peersync.postgres.log.members import set_state
+from peersync.postgres.log.rows import read_shapes, read_target, write_row
 from tests.integration.apply_rig import Node, drain, make_group, stream
 from tests.plugins.clusters import MakeDatabase
 
@@ -211,3 +214,32 @@ async def test_a_row_that_somebody_holds_delays_the_run_and_says_who(two: list[N
     await drain(a, b)
     for node in two:
         assert await node.rows("SELECT n, note FROM acc") == [(0, "mine")]
+
+
+async def test_a_held_database_applies_nothing(two: list[Node]) -> None:
+    a, b = two
+    await a.execute("INSERT INTO acc VALUES (1, 0, 'x')")
+    head, rows = await a.frame(b)
+    await set_state(b.conn, "held", "restored from a backup")
+    for doing in (b.applier.apply(head, stream(rows)), b.applier.resume_parked()):
+        with pytest.raises(DatabaseError, match="it is held") as caught:
+            await doing
+        assert caught.value.detail == "restored from a backup"
+    assert await b.rows("SELECT count(*) FROM acc") == [(0,)]
+
+
+async def test_one_row_is_written_by_its_literals(two: list[Node]) -> None:
+    _, b = two
+    await b.execute("INSERT INTO acc VALUES (1, 1, 'x')")
+    ((tbl,),) = await b.rows("SELECT tbl FROM peersync.synced_table WHERE table_name = 'acc'")
+    target = await read_target(b.conn, tbl)
+    assert (target.name, target.key, target.parked) == (TableName("public", "acc"), ("id",), None)
+    ((number,),) = await b.rows("SELECT shape FROM peersync.shape WHERE table_name = 'acc'")
+    shape = (await read_shapes(b.conn, [number]))[number]
+    assert await write_row(b.conn, target, shape, "U", "(1)", '(1,2,"a ""b""")') == 1
+    assert await write_row(b.conn, target, shape, "I", "(2)", "(2,,)") == 1
+    assert await b.rows("SELECT * FROM acc ORDER BY id") == [(1, 2, 'a "b"'), (2, None, None)]
+    assert await write_row(b.conn, target, shape, "D", "(1)", None) == 1
+    assert await write_row(b.conn, target, shape, "D", "(1)", None) == 0
+    with pytest.raises(NotFound):
+        await read_target(b.conn, 99)

@@ -43,7 +43,7 @@ async def test_refused_rows_wait_alone_and_the_others_are_applied(two: list[Node
     assert "(7, 500, k7)" in waiting[0][2]
     assert await b.rows("SELECT count(*) FROM acc") == [(37,)]
     assert await b.rows("SELECT count(*) FROM other") == [(1,)]
-    assert applied.vector[a.origin] == 5
+    assert applied.vector[a.origin] == 4
 
 
 async def test_a_later_change_of_a_refused_row_takes_its_place(two: list[Node]) -> None:

@@ -33,7 +33,8 @@ from tests.plugins.clusters import Database, MakeDatabase
 TABLE = """
 CREATE TABLE public."Odd items" (
     "K" int, part text, name varchar(20), tags text[], raw bytea,
-    n int GENERATED ALWAYS AS IDENTITY, double int GENERATED ALWAYS AS ("K" * 2) STORED, PRIMARY KEY ("K", part));
+    n int GENERATED ALWAYS AS IDENTITY, double int GENERATED ALWAYS AS ("K" * 2) STORED,
+    PRIMARY KEY ("K", part));
 """
 OLD = '(1,"a b","old, one","{x,NULL,""y z""}","\\\\x00ff",1,2)'
 NEW = '(1,"a b",new,{},,1,2)'

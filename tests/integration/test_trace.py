@@ -190,8 +190,7 @@ def test_rows_that_refuse_each_other_are_mended_from_the_command_line(pair: TwoN
     with apart(pair):
         a.database.psql("INSERT INTO coded VALUES (1, 'X')")
         b.database.psql("INSERT INTO coded VALUES (2, 'X')")
-    for node in pair:
-        wait_until("it is put aside", lambda node=node: quarantined(node))
+    wait_until("both are put aside", lambda: quarantined(a) and quarantined(b))
     (ours,), (theirs,) = quarantined(b), quarantined(a)
     assert (ours["node"], ours["sqlstate"], ours["tries"] >= 1) == ("server-a", "23505", True)
     assert "coded_code_key" in b.run("quarantine", "show", str(ours["id"])).out

@@ -209,13 +209,20 @@ class ForgetsItsIds(SimNode):
 class GoesOnAfterARestore(SimNode):
     """R13: publishes other transactions under positions that the others know already."""
 
-    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
+    def verdict(self, answers: dict[int, Told | None]) -> Start:
         return Start.GO_ON
 
 
 class AsksOneOnly(SimNode):
     """R13: one peer that knows no more of it is enough to go on."""
 
-    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
+    def verdict(self, answers: dict[int, Told | None]) -> Start:
         one = dict(sorted(answers.items())[:1])
-        return super().verdict(recorded, one)
+        return super().verdict(one)
+
+
+class RecordsItsPositionOnly(SimNode):
+    """R13: does not record the vectors that its frames taught the others (see `at_start`)."""
+
+    def keep_record(self) -> None:
+        self.record = {self.origin: self.vector.get(self.origin, 0)}

@@ -44,6 +44,14 @@ class Scenario:
     frame: int = 10
 
     @property
+    def events(self) -> str:
+        """What happens beside writes and faults, in words."""
+        return (
+            f"{self.joins} joins, {self.leaves} leaves, {self.expiries} expiries, "
+            f"{self.restores} restores"
+        )
+
+    @property
     def connected(self) -> bool:
         """Whether what a node writes reaches every other."""
         return self.topology != "one-way chain"

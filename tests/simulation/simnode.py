@@ -102,6 +102,7 @@ class SimNode:
     known: dict[int, Known] = field(default_factory=dict)
     hlc: int = 0
     expiring: dict[int, tuple[int, int]] = field(default_factory=dict)  # who, and what said so
+    record: dict[int, int] = field(default_factory=dict)  # what it told, kept outside the database
     join: tuple[int, int] | None = None  # the sponsor, and the position of its word
     pending: list[tuple[int, tuple[Written, ...]]] = field(default_factory=list)
 
@@ -234,6 +235,7 @@ class SimNode:
             for position, tx in transactions.items()
             if position > vector.get(origin, 0)
         ]
+        self.keep_record()
         lacking.sort(key=lambda tx: (tx.head.hlc, tx.head.origin, tx.head.position))
         return Frame(self.origin, dict(self.vector), tuple(lacking[:most]))
 
@@ -293,17 +295,21 @@ class SimNode:
     # --- backups ----------------------------------------------------------------------------
     def backup(self) -> dict[str, Any]:
         """All that the database holds."""
-        left_out = ("watch", "strategy", "origin")
+        left_out = ("watch", "strategy", "origin", "record")
         return deepcopy({k: v for k, v in vars(self).items() if k not in left_out})
 
     def restore(self, backup: dict[str, Any]) -> None:
         vars(self).update(deepcopy(backup))
 
-    def verdict(self, recorded: int, answers: dict[int, Told | None]) -> Start:
-        """What it may do after a restart; `recorded` is kept outside the database."""
-        if at_start(recorded, self.vector.get(self.origin, 0)) is Start.GO_ON:
+    def verdict(self, answers: dict[int, Told | None]) -> Start:
+        """What it may do after a restart."""
+        if at_start(self.record, self.vector) is Start.GO_ON:
             return Start.GO_ON
         return when_held(self.origin, self.vector, answers)
+
+    def keep_record(self) -> None:
+        """Before a frame leaves: what others may learn from it."""
+        self.record = dict(self.vector)
 
     def knows_again(self, uid: int, there: set[int]) -> bool:
         """Whether a write of its list is in the history of its baseline, by its unique id."""

@@ -9,6 +9,7 @@ import os
 
 import pytest
 
+from peersync.core.order.membership import Start
 from tests.simulation.scenario import STRATEGIES, TOPOLOGIES, draw
 from tests.simulation.simnode import KEYS
 from tests.simulation.trace import Trace
@@ -53,6 +54,15 @@ def test_who_was_expired_or_joined_in_vain_comes_back_with_its_writes() -> None:
         world.run()
         returned += len(world.returning)
     assert returned or len(seeds()) < 20
+
+
+def test_a_database_that_is_set_back_to_a_backup_forks_nothing() -> None:
+    verdicts = set()
+    for seed in seeds():
+        world = World(draw(seed, restores=1))
+        world.run()
+        verdicts.update(world.restored)
+    assert verdicts == {Start.GO_ON, Start.RETURN} or len(seeds()) < 20
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -37,6 +37,10 @@ OFF: list[tuple[type[SimNode], str, str, dict[str, int]]] = [
     (broken.HearsTheExpired, "newer_wins", "lost", {"expiries": 1}),
     (broken.NeverJoinsAnew, "newer_wins", "lost|start anew", {"joins": 2, "expiries": 1}),
     (broken.SponsorsAtOnce, "newer_wins", "lost|start anew", {"joins": 3, "expiries": 1}),
+    (broken.ForgetsItsIds, "newer_wins", "made twice", {"restores": 1}),
+    (broken.GoesOnAfterARestore, "newer_wins", f"{WRONG}|start anew|lost", {"restores": 1}),
+    (broken.AsksOneOnly, "newer_wins", f"{WRONG}|start anew|lost", {"restores": 1}),
+    (broken.RecordsItsPositionOnly, "newer_wins", "for concurrent|start anew", {"restores": 1}),
 ]
 MOST = 150
 

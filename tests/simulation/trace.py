@@ -4,7 +4,7 @@ A step is a dict of JSON values with a `do`:
 - write: node, uid, ops [{op, key, image}]; one transaction of an application
 - publish: node, position, hlc, wall, kind, seen, uid (None where kind is not d), subject
 - apply: node, source, origin, position, conflicts [[key, origin, position, ordinal], …]
-- join: node, sponsor; crash: node, until
+- join: node, sponsor; crash: node, until; restore: node (its database is an older one from here)
 Nodes are numbers from 1 and are their own origin; times are microseconds. Steps are in the order
 in which they happened, so replaying them one by one gives the same positions.
 """

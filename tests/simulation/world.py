@@ -64,7 +64,7 @@ class World:
             scenario = self.scenario
             raise Violation(
                 f"seed {scenario.seed} ({scenario.nodes} nodes, {scenario.topology}, "
-                f"{scenario.strategy.name}): {violation}\n"
+                f"{scenario.strategy.name}, {scenario.events}): {violation}\n"
                 f"again: PEERSYNC_SIM_SEEDS={scenario.seed}-{scenario.seed} pytest tests/simulation"
             ) from violation
         self.trace.rows = dict(self._remaining()[0].rows)
@@ -150,7 +150,6 @@ class World:
         """The database is the backup; the others drop what it sent and say what they have."""
         if node.origin in self.dead | self.gone or self.expired:
             return
-        recorded = node.vector.get(node.origin, 0)
         node.restore(backup)
         self.onlooker.rolled_back(node, had)
         self.life[node.origin] += 1
@@ -159,7 +158,7 @@ class World:
             for m in self._remaining()
             if m is not node and node.origin in m.members
         }
-        self.restored.append(node.verdict(recorded, answers))
+        self.restored.append(node.verdict(answers))
         if self.restored[-1] is not Start.GO_ON:
             self.dead.add(node.origin)
             self.expired.add(node.origin)

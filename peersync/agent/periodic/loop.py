@@ -38,7 +38,7 @@ log = logging.getLogger("peersync.periodic")
 
 LEASE: Final = "periodic"
 LOOK_S: Final = 2.0
-CONNECTIONS: Final = 12
+CONNECTIONS: Final = 8
 
 
 class Periodic:

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from peersync.core.order.change import Change, Image, Version
 from peersync.core.order.stability import Known
-from peersync.core.order.vector import Vector
+from peersync.core.order.vector import Vector, covers
 
 
 # --- joining (R8, R9) -----------------------------------------------------------------------
@@ -148,12 +148,16 @@ class Start(StrEnum):
     RETURN = "return"  # it was set back: join anew with a new origin
 
 
-def at_start(recorded: int | None, position: int) -> Start:
-    """Compares the record kept outside the database with its own highest position.
+def at_start(recorded: Vector | None, vector: Vector) -> Start:
+    """Compares the record kept outside the database with the vector that it has.
 
-    No record, or a database behind it, may be a restored backup: only the peers can tell.
+    The record holds what others may have learned from it: its highest own position, written
+    before the frame that has it leaves. Where a frame's own vector teaches the others too
+    (`learn_frame`), it must be in the record as well: a database that is set back behind a
+    vector that it told lacks what the others have forgotten since, even where its own position
+    is right. No record, or a database behind it, may be a restored backup: only peers can tell.
     """
-    return Start.GO_ON if recorded is not None and position >= recorded else Start.HELD
+    return Start.GO_ON if recorded is not None and covers(vector, recorded) else Start.HELD
 
 
 def at_contact(own: int, position: int, peer_vector: Vector) -> Start:

@@ -34,6 +34,7 @@ from peersync.wire.feed import FeedHead, TransactionHead
 
 _TARGETS: Final = queries("apply")["targets"]
 _HOLDERS: Final = queries("catalog")["lock_holders"]
+_BROKEN: Final = (*DRIVERS, ConnectionError)
 _IN_THE_WAY: Final = ("40001", "40P01", "55P03")
 _MODES: Final = [
     f"{mode}Lock"
@@ -114,7 +115,7 @@ class Applier:
         """
         try:
             return await self._apply(await self._opened(), head, rows)
-        except DRIVERS as error:
+        except _BROKEN as error:
             self._drop()
             raise await self._translated(error, head) from error
         except BaseException:
@@ -125,9 +126,10 @@ class Applier:
         """Applies what waits for tables that fit by now; the others' reason is said anew."""
         try:
             session = await self._opened()
+            await self._refuse_unless_active(session)
             parked = await parked_tables(session.conn)
             return [done for table in parked if (done := await resume(session, table)) is not None]
-        except DRIVERS as error:
+        except _BROKEN as error:
             self._drop()
             raise translate(error, what="applying the waiting changes of a table") from error
         except BaseException:
@@ -157,13 +159,7 @@ class Applier:
         )
 
     async def _plan(self, session: Session, head: FeedHead) -> Plan:
-        replica = next(iter(await session.fetch("replica")), None)
-        if replica is None or (replica["origin"], replica["state"]) != (self._origin, "active"):
-            state = "no member of a group" if replica is None else f"{replica['state']}"
-            raise DatabaseError(
-                f"database {self._database.name} applies nothing now: it is {state}",
-                detail=replica["reason"] if replica else None,
-            )
+        await self._refuse_unless_active(session)
         members = list(map(member_of, await session.fetch("members")))
         return plan_runs(
             transactions_of(head),
@@ -172,6 +168,15 @@ class Applier:
             members=[m.origin for m in members if m.counts or m.state == "expired"],
             fenced=_fenced(members, head.origin),
         )
+
+    async def _refuse_unless_active(self, session: Session) -> None:
+        replica = next(iter(await session.fetch("replica")), None)
+        if replica is None or (replica["origin"], replica["state"]) != (self._origin, "active"):
+            state = "no member of a group" if replica is None else f"{replica['state']}"
+            raise DatabaseError(
+                f"database {self._database.name} applies nothing now: it is {state}",
+                detail=replica["reason"] if replica else None,
+            )
 
     @staticmethod
     async def _filled(

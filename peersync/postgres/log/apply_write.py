@@ -39,9 +39,13 @@ _QUARANTINE: Final = """
 INSERT INTO peersync.quarantine AS q (
        cause, origin, position, ordinal, hlc, changed_at, tbl, schema_name, table_name,
        shape, op, key, image, old, sqlstate, reason)
-SELECT '{cause}', i.origin, i.position, i.ordinal, t.hlc, i.at, s.tbl, s.schema_name, s.table_name,
+SELECT '{cause}', i.origin, i.position, i.ordinal,
+       coalesce(t.hlc, (SELECT k.hlc FROM peersync.transaction AS k  -- one of ours, written again
+                         WHERE k.origin = i.origin AND k.position = i.position), 0),
+       i.at, s.tbl, s.schema_name, s.table_name,
        i.shape, i.op, i.key, i.image, i.old, $1, $2
-  FROM {table} AS i JOIN peersync_tx AS t USING (origin, position) JOIN {shapes} USING (shape)
+  FROM {table} AS i LEFT JOIN peersync_tx AS t USING (origin, position)
+  JOIN {shapes} USING (shape)
  WHERE {where} ORDER BY i.n
 ON CONFLICT (origin, position, ordinal) DO UPDATE
    SET tries = q.tries + 1, tried_at = clock_timestamp(), state = 'waiting',

@@ -107,10 +107,11 @@ def test_a_change_of_who_returns_is_made_again_only_where_that_is_right(
 
 
 def test_a_database_behind_its_record_is_held() -> None:
-    assert at_start(7, 7) is Start.GO_ON
-    assert at_start(7, 9) is Start.GO_ON
-    assert at_start(7, 6) is Start.HELD
-    assert at_start(None, 6) is Start.HELD
+    assert at_start({1: 7}, {1: 7, 2: 4}) is Start.GO_ON
+    assert at_start({1: 7}, {1: 9}) is Start.GO_ON
+    assert at_start({1: 7}, {1: 6}) is Start.HELD
+    assert at_start({1: 7, 2: 5}, {1: 7, 2: 4}) is Start.HELD
+    assert at_start(None, {1: 6}) is Start.HELD
 
 
 def test_a_peer_that_knows_more_of_us_than_we_do_shows_that_we_were_set_back() -> None:
