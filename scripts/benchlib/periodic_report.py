@@ -23,7 +23,6 @@ TITLES = {
     "publish": "Publishing alone",
     "nodes": "More nodes",
 }
-YARDSTICKS = {"capture": NONE, "nodes": "2 nodes"}  # NATIVE for the other parts
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def summarize(figures: Iterable[Figure]) -> list[Line]:
         runs[one.repetition] = max(runs.get(one.repetition, 0.0), one.value)
     lines = []
     for (part, major, engine, name), values in found.items():
-        yardstick = YARDSTICKS.get(part, NATIVE)
+        yardstick = _yardstick(part, next(e for p, m, e, _ in found if (p, m) == (part, major)))
         theirs = found.get((part, major, yardstick, name), {})
         ratios = [] if engine == yardstick or name.startswith("others") else _ratios(values, theirs)
         lines.append(
@@ -64,6 +63,11 @@ def summarize(figures: Iterable[Figure]) -> list[Line]:
             )
         )
     return lines
+
+
+def _yardstick(part: str, first: str) -> str:
+    """The part of more nodes begins with the fewest."""
+    return {"capture": NONE, "nodes": first}.get(part, NATIVE)
 
 
 def _ratios(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:

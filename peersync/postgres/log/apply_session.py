@@ -37,12 +37,16 @@ _SETTINGS: Final = (
 
 
 class Session:
-    """One connection. `origin` is this database's own; `replica_role`: triggers are quiet."""
+    """One connection. `origin` is this database's own; `replica_role`: triggers are quiet.
+
+    `window_used`: the stages of conflicts are not empty.
+    """
 
     def __init__(self, conn: asyncpg.Connection, origin: int, *, replica_role: bool) -> None:
         self.conn = conn
         self.origin = origin
         self.replica_role = replica_role
+        self.window_used = False
         self._prepared: dict[str, Any] = {}
         self._known: set[int] = set()
         self._targets: dict[TableName, tuple[str, Target]] = {}
@@ -79,13 +83,16 @@ class Session:
         """One transaction, with empty stages. `rows` that it will stage: many are cut off whole."""
         self._since += 1 + rows
         many = rows > ANALYZE_FROM or self._since > _TRUNCATE_AFTER
-        clean = [f"TRUNCATE {', '.join(STAGES)}"] if many else [f"DELETE FROM {t}" for t in STAGES]
+        stages = STAGES if self.window_used else STAGES[:2]
+        clean = [f"TRUNCATE {', '.join(STAGES)}"] if many else [f"DELETE FROM {t}" for t in stages]
+        self.window_used = False
         if many:
             self._since = rows
         await self.conn.execute(";".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *clean]))
         try:
             yield
         except BaseException:
+            self.window_used = True  # the emptying is taken back, too
             if not self.conn.is_closed():
                 await self.conn.execute("ROLLBACK")
             raise

@@ -137,6 +137,7 @@ class Settling:
         """Pairs of staged and kept changes in conflict, which are told of; gives how many."""
         tables = [batch.target.tbl or 0 for batch in batches]
         cleared = [batch.target.tbl or 0 for batch in batches if batch.truncates]
+        self._session.window_used = True
         if not await keep_window(self._conn, after, upto, tables, cleared, self._changes):
             return 0
         shapes = shapes_sql(self.tables)

@@ -58,7 +58,7 @@ CREATE: Final = ";\n".join(
 )
 
 # ON COMMIT DELETE ROWS would cut every table and its TOAST at each commit: 10 ms for one row.
-STAGES: Final = (IN, AGAIN, "peersync_tx", "peersync_kept", "peersync_clash")
+STAGES: Final = (IN, "peersync_tx", AGAIN, "peersync_kept", "peersync_clash")
 
 # Prepared once: their plans are the same for one row and for a million.
 PREPARED: Final = {

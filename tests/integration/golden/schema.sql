@@ -1,5 +1,677 @@
 CREATE SCHEMA peersync;
 
+CREATE FUNCTION peersync.announce(kind "char", info jsonb, OUT "position" bigint, OUT hlc bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    ours    peersync.replica%ROWTYPE;
+    vector  jsonb;
+BEGIN
+    PERFORM peersync.publish();
+    SELECT * INTO ours FROM peersync.replica WHERE state = 'active' FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    vector := peersync.vector_without(ours.origin);
+    announce."position" := ours.position + 1;
+    announce.hlc := greatest(ours.hlc + 1, peersync.micros(clock_timestamp()));
+    INSERT INTO peersync.transaction (origin, position, hlc, kind, seen, info)
+    VALUES (ours.origin, announce."position", announce.hlc, announce.kind, vector, announce.info);
+    UPDATE peersync.replica SET position = announce."position", hlc = announce.hlc;
+    UPDATE peersync.member
+       SET applied = announce."position", applied_hlc = announce.hlc, seen = vector
+     WHERE origin = ours.origin;
+END $$;
+
+CREATE FUNCTION peersync.capture_anew(relation oid, tbl integer, keep_old boolean, op text, source text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    facts jsonb := peersync.capture_facts(relation);
+    known integer;
+BEGIN
+    PERFORM peersync.register_shape(facts);
+    SELECT s.tbl INTO known FROM peersync.synced_table AS s
+     WHERE s.schema_name = facts ->> 'schema' AND s.table_name = facts ->> 'table';
+    RETURN peersync.capture_statement(facts, coalesce(known, capture_anew.tbl), keep_old, op, source);
+END $$;
+
+CREATE FUNCTION peersync.capture_facts(relation oid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+SELECT jsonb_build_object(
+    'own', format('%I.%I', cn.nspname, c.relname), 'root', r.oid::bigint,
+    'schema', n.nspname, 'table', r.relname, 'partitioned', r.relkind = 'p',
+    'leaf', c.relispartition AND c.relkind = 'r',
+    'mode', CASE WHEN tree.row_mode THEN 'row' ELSE 'statement' END,
+    'current', has_table_privilege(r.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE')
+               AND NOT row_security_active(r.oid),
+    'settings', peersync.output_settings(r.oid),
+    'columns', coalesce(cols.list, '[]'), 'key', coalesce(keys.list, '[]'),
+    'triggers', CASE WHEN tree.row_mode THEN '[5, 9, 17, 32]'
+                     WHEN r.relkind <> 'p' THEN '[4, 8, 16, 32]'
+                     WHEN c.oid = r.oid THEN '[4, 8, 16, 32, 34]'
+                     WHEN c.relkind = 'p' THEN '[4, 8, 16]'
+                     ELSE '[4, 8, 16, 34]' END::jsonb)
+  FROM pg_class AS c
+  JOIN pg_namespace AS cn ON cn.oid = c.relnamespace
+  JOIN pg_class AS r ON r.oid = coalesce(pg_partition_root(c.oid::regclass)::oid, c.oid)
+  JOIN pg_namespace AS n ON n.oid = r.relnamespace
+ CROSS JOIN LATERAL (
+    SELECT r.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i
+                                        WHERE r.oid IN (i.inhparent, i.inhrelid)) AS row_mode) AS tree
+ CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(
+               a.attname, format_type(a.atttypid, a.atttypmod), a.attgenerated <> 'v',
+               CASE WHEN b.typlen <> -1
+                         OR b.oid IN ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype,
+                                      'bit'::regtype, 'interval'::regtype)
+                         OR b.oid IN ('bpchar'::regtype, 'varchar'::regtype)
+                            AND a.atttypmod BETWEEN 0 AND 100000 THEN NULL
+                    WHEN b.oid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype,
+                                   'bytea'::regtype) THEN 'text'
+                    ELSE 'any' END) ORDER BY a.attnum) AS list
+      FROM pg_attribute AS a
+      JOIN pg_type AS t ON t.oid = a.atttypid
+      JOIN pg_type AS b ON b.oid = CASE t.typtype WHEN 'd' THEN (
+               WITH RECURSIVE base AS (
+                   SELECT t.oid, t.typtype, t.typbasetype
+                   UNION ALL
+                   SELECT u.oid, u.typtype, u.typbasetype FROM base
+                     JOIN pg_type AS u ON u.oid = base.typbasetype WHERE base.typtype = 'd')
+               SELECT base.oid FROM base WHERE base.typtype <> 'd') ELSE t.oid END
+     WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped) AS cols
+  LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(
+               a.attname, format('OPERATOR(%I.%s)', opn.nspname, op.oprname),
+               coalesce(l.collisdeterministic, true)
+               AND oc.opcintype IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                   'uuid'::regtype, 'text'::regtype, 'date'::regtype, 'timestamp'::regtype,
+                   'timestamptz'::regtype, 'bool'::regtype, 'oid'::regtype, 'bytea'::regtype,
+                   'name'::regtype, 'anyenum'::regtype, '"char"'::regtype)) ORDER BY k.n) AS list
+      FROM (SELECT i.* FROM pg_index AS i
+              JOIN pg_class AS ic ON ic.oid = i.indexrelid
+              JOIN pg_am AS am ON am.oid = ic.relam AND am.amname = 'btree'
+             WHERE i.indrelid = r.oid AND i.indisunique AND i.indisvalid
+               AND i.indpred IS NULL AND i.indexprs IS NULL
+               AND (i.indisprimary OR i.indimmediate AND NOT EXISTS (
+                     SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, n)
+                       JOIN pg_attribute AS na ON na.attrelid = r.oid AND na.attnum = u.attnum
+                      WHERE u.n <= i.indnkeyatts AND NOT na.attnotnull))
+             ORDER BY i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1) AS i
+     CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
+                        WITH ORDINALITY AS k (attnum, opclass, coll, n)
+      JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.attnum
+      JOIN pg_opclass AS oc ON oc.oid = k.opclass
+      LEFT JOIN pg_collation AS l ON l.oid = k.coll
+      JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+                        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+      JOIN pg_operator AS op ON op.oid = ao.amopopr
+      JOIN pg_namespace AS opn ON opn.oid = op.oprnamespace
+     WHERE k.n <= i.indnkeyatts) AS keys ON true
+ WHERE c.oid = relation
+$$;
+
+CREATE FUNCTION peersync.capture_install(relation oid, tbl integer, keep_old boolean, log_rows boolean) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    facts   jsonb := peersync.capture_facts(relation);
+    call    text := format('peersync.capture_%s()', relation);
+    wanted  integer;
+    name    text;
+    logged  bigint := 0;
+BEGIN
+    PERFORM peersync.register_shape(facts);
+    EXECUTE peersync.capture_source(relation, tbl, keep_old);
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', call);
+    FOR wanted IN SELECT jsonb_array_elements_text(facts -> 'triggers')::integer LOOP
+        name := CASE wanted & ~1 WHEN 4 THEN 'peersync_i' WHEN 8 THEN 'peersync_d'
+                                 WHEN 16 THEN 'peersync_u' WHEN 32 THEN 'peersync_t'
+                                 ELSE 'peersync_b' END;
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_trigger AS g WHERE g.tgrelid = relation AND g.tgname = name
+               AND g.tgtype = wanted AND g.tgfoid = to_regprocedure(call)::oid);
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I %s ON %s %s FOR EACH %s EXECUTE FUNCTION %s', name,
+            CASE wanted & ~1 WHEN 4 THEN 'AFTER INSERT' WHEN 8 THEN 'AFTER DELETE'
+                             WHEN 16 THEN 'AFTER UPDATE' WHEN 32 THEN 'AFTER TRUNCATE'
+                             ELSE 'BEFORE TRUNCATE' END,
+            facts ->> 'own',
+            CASE wanted WHEN 4 THEN 'REFERENCING NEW TABLE AS x' WHEN 8 THEN 'REFERENCING OLD TABLE AS y'
+                        WHEN 16 THEN 'REFERENCING OLD TABLE AS y NEW TABLE AS x' ELSE '' END,
+            CASE wanted & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END, call);
+    END LOOP;
+    FOR name IN SELECT g.tgname FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+                 WHERE g.tgrelid = relation AND NOT g.tgisinternal
+                   AND p.pronamespace = 'peersync'::regnamespace
+                   AND NOT facts -> 'triggers' @> to_jsonb(g.tgtype) LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', name, facts ->> 'own');
+    END LOOP;
+    IF log_rows AND (SELECT relkind FROM pg_class WHERE oid = relation) = 'r' THEN
+        EXECUTE peersync.capture_statement(facts, tbl, keep_old, 'EXISTING', 'x');
+        GET DIAGNOSTICS logged = ROW_COUNT;
+    END IF;
+    RETURN logged;
+END $$;
+
+CREATE FUNCTION peersync.capture_marker(version text, stamp bigint, tbl integer, keep_old boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT format('%s %s %s %s', version, stamp, tbl, keep_old) $$;
+
+CREATE FUNCTION peersync.capture_source(relation oid, tbl integer, keep_old boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    facts  jsonb := peersync.capture_facts(relation);
+    root   bigint := facts ->> 'root';
+    stamp  bigint := peersync.facts_stamp(facts, relation);
+    source text := CASE facts ->> 'mode' WHEN 'row' THEN 'row' ELSE 'x' END;
+    body   text;
+BEGIN
+    body := format($body$
+/* peersync %1$s */
+DECLARE
+    before pg_catalog.jsonb;
+BEGIN
+    IF peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
+        IF TG_OP = 'UPDATE' THEN
+            %5$s;
+        ELSIF TG_OP = 'INSERT' THEN
+            %6$s;
+        ELSIF TG_OP = 'DELETE' THEN
+            %7$s;
+        ELSE
+            %8$s;
+        END IF;
+    ELSE
+        BEGIN
+            before := peersync.put_settings(peersync.output_settings(TG_RELID));
+            IF TG_OP = 'TRUNCATE' THEN
+                PERFORM peersync.capture_truncate(TG_RELID, %9$s, %10$L, TG_WHEN);
+            ELSIF TG_LEVEL = 'STATEMENT' THEN
+                EXECUTE peersync.capture_anew(TG_RELID, %9$s, %10$L, TG_OP, 'x');
+            ELSIF TG_OP = 'INSERT' THEN
+                EXECUTE peersync.capture_anew(TG_RELID, %9$s, %10$L, TG_OP, 'text')
+                  USING NULL::pg_catalog.text, pg_catalog.textin(pg_catalog.record_out(NEW));
+            ELSIF TG_OP = 'UPDATE' THEN
+                EXECUTE peersync.capture_anew(TG_RELID, %9$s, %10$L, TG_OP, 'text')
+                  USING pg_catalog.textin(pg_catalog.record_out(OLD)),
+                        pg_catalog.textin(pg_catalog.record_out(NEW));
+            ELSE
+                EXECUTE peersync.capture_anew(TG_RELID, %9$s, %10$L, TG_OP, 'text')
+                  USING pg_catalog.textin(pg_catalog.record_out(OLD)), NULL::pg_catalog.text;
+            END IF;
+            PERFORM peersync.put_settings(before);
+        EXCEPTION WHEN OTHERS THEN  /* the user's statement goes on: "read the table again" */
+            RAISE LOG 'peersync: capture of %%: %%', TG_RELID::pg_catalog.regclass, SQLERRM;
+            INSERT INTO peersync.change (tbl, shape, op)
+            VALUES (%9$s, peersync.table_shape(TG_RELID), 'X');
+        END;
+    END IF;
+    IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(%11$s, %12$s) THEN
+        PERFORM peersync.wake();
+    END IF;
+    RETURN NULL;
+END $body$,
+        peersync.capture_marker(peersync.capture_version(), stamp, tbl, keep_old), relation, root, stamp,
+        peersync.capture_statement(facts, tbl, keep_old, 'UPDATE', source),
+        peersync.capture_statement(facts, tbl, keep_old, 'INSERT', source),
+        peersync.capture_statement(facts, tbl, keep_old, 'DELETE', source),
+        CASE WHEN facts -> 'triggers' @> '34' OR (facts ->> 'mode' = 'statement'
+                  AND NOT facts -> 'triggers' @> '32')
+             THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
+             ELSE format('INSERT INTO peersync.change (tbl, shape, op) VALUES (%s, %L::pg_catalog.int8, ''T'')',
+                         tbl, peersync.facts_shape(facts)) END,
+        tbl, keep_old, x'70737963'::int, hashtext('awake'));
+    RETURN format(
+        'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
+        'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,
+        (SELECT string_agg(format('SET %s = %L', e.key, e.value), ' ')
+           FROM jsonb_each_text(facts -> 'settings') AS e), body);
+END $_$;
+
+CREATE FUNCTION peersync.capture_statement(facts jsonb, tbl integer, keep_old boolean, op text, source text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+DECLARE
+    shape  text := quote_literal(peersync.facts_shape(facts)) || '::pg_catalog.int8';
+    root   text := format('%I.%I', facts ->> 'schema', facts ->> 'table');
+    scan   text := CASE WHEN (facts ->> 'partitioned')::boolean THEN root ELSE 'ONLY ' || root END;
+    keyed  boolean := jsonb_array_length(facts -> 'key') > 0;
+    olds   text := CASE source WHEN 'x' THEN 'y' WHEN 'row' THEN '(SELECT OLD.*) AS y'
+                       ELSE format('(SELECT ($1::%s).*) AS y', facts ->> 'own') END;
+    news   text := CASE source WHEN 'x' THEN 'x' WHEN 'row' THEN '(SELECT NEW.*) AS x'
+                       ELSE format('(SELECT ($2::%s).*) AS x', facts ->> 'own') END;
+    into_  text := 'INSERT INTO peersync.change (tbl, shape, op, key, image, old) ';
+    key_of text;   -- of alias %1$s: its key columns as k1, …
+    text_of text;  -- the key's text
+    ks     text;   -- k1, k2, …
+    exact  boolean;
+    found_ text;   -- t is the row of k
+    looked text;
+    kept   text;
+BEGIN
+    IF op IN ('EXISTING', 'GONE') THEN
+        olds := 'ONLY ' || (facts ->> 'own') || ' AS y';
+        news := 'ONLY ' || (facts ->> 'own') || ' AS x';
+    ELSIF source = 'row' THEN  -- fields of records, not columns of a table
+        olds := '(SELECT 1) AS y_'; news := '(SELECT 1) AS x_';
+    END IF;
+    SELECT string_agg(format('%%1$s.%I AS k%s', replace(k ->> 0, '%', '%%'), n), ', ' ORDER BY n),
+           'ROW(' || string_agg(format('%%1$s.%I', replace(k ->> 0, '%', '%%')), ', ' ORDER BY n)
+           || ')::pg_catalog.text',
+           string_agg(format('k%s', n), ', ' ORDER BY n), bool_and((k ->> 2)::boolean),
+           string_agg(format('t.%I %s k.k%s', k ->> 0, k ->> 1, n), ' AND ' ORDER BY n)
+           || CASE WHEN bool_and((k ->> 2)::boolean) THEN '' ELSE
+              format(' AND pg_catalog.record_image_eq(ROW(%s), ROW(%s))',
+                     string_agg(format('t.%I', k ->> 0), ', ' ORDER BY n),
+                     string_agg(format('k.k%s', n), ', ' ORDER BY n)) END
+      INTO key_of, text_of, ks, exact, found_
+      FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n);
+
+    IF NOT keyed OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE') THEN
+        RETURN into_ || peersync.plain_rows_sql(facts, tbl, keep_old, op, shape, olds, news,
+                            CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END,
+                            CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END, text_of);
+    END IF;
+
+    -- the keys that the statement touched
+    IF op = 'INSERT' OR op = 'DELETE' THEN
+        looked := format('SELECT %s, %s AS key, %s AS old FROM %s',
+            format(key_of, CASE WHEN source = 'row' THEN CASE op WHEN 'INSERT' THEN 'NEW' ELSE 'OLD' END
+                                WHEN op = 'INSERT' THEN 'x' ELSE 'y' END),
+            format(text_of, CASE WHEN source = 'row' THEN CASE op WHEN 'INSERT' THEN 'NEW' ELSE 'OLD' END
+                                 WHEN op = 'INSERT' THEN 'x' ELSE 'y' END),
+            CASE WHEN keep_old AND op = 'DELETE' THEN
+                 peersync.image_sql(facts, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END, false)
+                 ELSE 'NULL::pg_catalog.text' END,
+            CASE op WHEN 'INSERT' THEN news ELSE olds END);
+    ELSIF keep_old THEN
+        looked := format('SELECT %1$s, u.key, pg_catalog.max(u.old) AS old FROM ('
+            'SELECT %2$s, %3$s AS key, NULL::pg_catalog.text AS old FROM %4$s UNION ALL '
+            'SELECT %5$s, %6$s, %7$s FROM %8$s) AS u GROUP BY %1$s, u.key', ks,
+            format(key_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END),
+            format(text_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END), news,
+            format(key_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
+            format(text_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
+            peersync.image_sql(facts, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END, false), olds);
+    ELSE
+        looked := format(CASE WHEN exact
+            THEN 'SELECT %1$s, ROW(%1$s)::pg_catalog.text AS key, NULL::pg_catalog.text AS old FROM ('
+                 'SELECT %2$s FROM %4$s UNION SELECT %5$s FROM %7$s) AS u'
+            ELSE 'SELECT u.*, NULL::pg_catalog.text AS old FROM (SELECT %2$s, %3$s AS key FROM %4$s '
+                 'UNION SELECT %5$s, %6$s FROM %7$s) AS u' END, ks,
+            format(key_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END),
+            format(text_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END), news,
+            format(key_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
+            format(text_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END), olds);
+    END IF;
+    -- A child was added since: what is not in the table itself may be a row of the child.
+    kept := CASE WHEN facts ->> 'mode' = 'row' AND source = 'x' THEN format(
+        ' WHERE c.here OR NOT EXISTS (SELECT FROM %s AS t WHERE %s)', root, found_) ELSE '' END;
+    -- LATERAL with LIMIT: looked up row by row through the key's index, whatever number of rows
+    -- the plan was first made for; a cached hash join would read the whole table for one row.
+    RETURN into_ || format(
+        'SELECT %s, %s, CASE WHEN c.here IS NULL THEN ''D'' WHEN c.image IS NULL THEN ''X'' ELSE %L END'
+        '::pg_catalog."char", k.key, c.image, k.old FROM (%s) AS k LEFT JOIN LATERAL ('
+        'SELECT true AS here, %s AS image FROM %s AS t WHERE %s LIMIT 1) AS c ON true%s',
+        tbl, shape, CASE op WHEN 'INSERT' THEN 'I' ELSE 'U' END, looked,
+        peersync.image_sql(facts, 't', true), scan, found_, kept);
+END $_$;
+
+CREATE FUNCTION peersync.capture_truncate(relation oid, tbl integer, keep_old boolean, "when" text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    facts  jsonb := peersync.capture_facts(relation);
+    root   text := format(',%s,', facts ->> 'root');
+    whole  text := coalesce(current_setting('peersync.truncated', true), '');
+    is_root boolean := relation = (facts ->> 'root')::bigint::oid;
+BEGIN
+    IF is_root AND "when" = 'BEFORE' THEN
+        PERFORM set_config('peersync.truncated', whole || root, true);
+    ELSIF is_root THEN
+        PERFORM set_config('peersync.truncated', replace(whole, root, ''), true);
+        INSERT INTO peersync.change (tbl, shape, op)
+        VALUES (capture_truncate.tbl, peersync.register_shape(facts), 'T');
+    ELSIF "when" = 'BEFORE' AND (facts ->> 'leaf')::boolean AND strpos(whole, root) = 0 THEN
+        EXECUTE peersync.capture_anew(relation, tbl, keep_old, 'GONE', 'x');
+    END IF;
+END $$;
+
+CREATE FUNCTION peersync.capture_version() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
+     WHERE p.pronamespace = 'peersync'::regnamespace
+       AND p.proname IN ('capture_source', 'capture_statement', 'plain_rows_sql', 'image_sql')
+$$;
+
+CREATE FUNCTION peersync.ddl_noticed() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(x'70737963'::int, hashtext('awake')) THEN
+        PERFORM peersync.wake();
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    NULL;
+END $$;
+
+CREATE FUNCTION peersync.ended_between(earlier pg_snapshot, later pg_snapshot) RETURNS TABLE(low xid8, high xid8)
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    RETURN QUERY
+    SELECT x, x FROM pg_snapshot_xip(earlier) AS x WHERE pg_visible_in_snapshot(x, later)
+    UNION ALL
+    SELECT g.first::text::xid8, g.last::text::xid8
+      FROM (SELECT coalesce(lag(e.edge) OVER (ORDER BY e.edge) + 1,
+                            pg_snapshot_xmax(earlier)::text::bigint) AS first, e.edge - 1 AS last
+              FROM (SELECT x::text::bigint FROM pg_snapshot_xip(later) AS x
+                     WHERE x >= pg_snapshot_xmax(earlier)
+                    UNION ALL
+                    SELECT pg_snapshot_xmax(later)::text::bigint) AS e (edge)) AS g
+     WHERE g.first <= g.last;
+END $$;
+
+CREATE FUNCTION peersync.facts_shape(facts jsonb) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT peersync.shape_hash(facts ->> 'schema', facts ->> 'table',
+        ARRAY(SELECT c ->> 0 FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)
+               ORDER BY n),
+        ARRAY(SELECT c ->> 1 FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)
+               ORDER BY n),
+        ARRAY(SELECT k ->> 0 FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n)
+               ORDER BY n))
+$$;
+
+CREATE FUNCTION peersync.facts_stamp(facts jsonb, relation oid) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT ('x' || substr(md5(facts::text || coalesce(string_agg(d.name, ',' ORDER BY d.o, d.n), '')),
+                          1, 16))::bit(64)::bigint
+      FROM (SELECT o, n, pg_describe_object('pg_class'::regclass, o, n) AS name
+              FROM (SELECT DISTINCT unnest(ARRAY[relation, (facts ->> 'root')::bigint::oid]) AS o) AS u
+              JOIN pg_class AS c ON c.oid = o
+             CROSS JOIN generate_series(0, c.relnatts + 1) AS n) AS d
+     WHERE facts IS NOT NULL
+$$;
+
+CREATE FUNCTION peersync.image_sql(facts jsonb, a text, whole boolean) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT CASE WHEN s.size IS NULL THEN format('pg_catalog.textin(pg_catalog.record_out(%s))', s.r)
+           ELSE format('CASE WHEN %s < 200000000 THEN pg_catalog.textin(pg_catalog.record_out(%s))'
+                       ' ELSE peersync.try_image(%s) END', s.size, s.r, s.r) END
+      FROM (SELECT CASE WHEN whole AND bool_and((c ->> 2)::boolean) THEN a || '.*'
+                        ELSE 'ROW(' || string_agg(CASE WHEN (c ->> 2)::boolean
+                                                       THEN format('%s.%I', a, c ->> 0)
+                                                       ELSE 'NULL' END, ', ' ORDER BY n) || ')'
+                        END AS r,
+                   string_agg(CASE c ->> 3
+                       WHEN 'text' THEN format(
+                           'coalesce(2 * pg_catalog.octet_length(%s.%I)::int8, 0)', a, c ->> 0)
+                       ELSE format(
+                           'coalesce(256 * pg_catalog.pg_column_size(%s.%I)::int8, 0)', a, c ->> 0)
+                       END, ' + ' ORDER BY n)
+                       FILTER (WHERE (c ->> 2)::boolean AND c ->> 3 IS NOT NULL) AS size
+              FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)) AS s
+$$;
+
+CREATE FUNCTION peersync.micros(at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    RETURN ((EXTRACT(epoch FROM at) * (1000000)::numeric))::bigint;
+
+CREATE FUNCTION peersync.output_settings(relation oid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+WITH RECURSIVE parts AS (
+    SELECT a.atttypid AS oid FROM pg_attribute AS a
+     WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT u.oid FROM parts
+      JOIN pg_type AS t ON t.oid = parts.oid
+     CROSS JOIN LATERAL (
+        SELECT t.typbasetype WHERE t.typtype = 'd'
+        UNION ALL SELECT t.typelem WHERE t.typelem <> 0
+        UNION ALL SELECT g.rngsubtype FROM pg_range AS g WHERE t.oid IN (g.rngtypid, g.rngmultitypid)
+        UNION ALL SELECT f.atttypid FROM pg_attribute AS f
+                   WHERE t.typtype = 'c' AND f.attrelid = t.typrelid AND f.attnum > 0
+                     AND NOT f.attisdropped) AS u (oid))
+SELECT coalesce(jsonb_object_agg(s.name, s.value), '{}')
+  FROM (VALUES
+        ('DateStyle', 'ISO', '{date,timestamp,timestamptz}'::regtype[]),
+        ('IntervalStyle', 'postgres', '{interval}'),
+        ('TimeZone', 'UTC', '{timestamptz}'),
+        ('bytea_output', 'hex', '{bytea}'),
+        ('extra_float_digits', '1', '{float4,float8,point,line,lseg,box,path,polygon,circle}'),
+        ('lc_monetary', 'C', '{money}')) AS s (name, value, types)
+ WHERE EXISTS (SELECT FROM parts WHERE parts.oid = ANY (s.types))
+    OR EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid  -- an extension's: who knows
+                WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
+$$;
+
+CREATE FUNCTION peersync.plain_rows_sql(facts jsonb, tbl integer, keep_old boolean, op text, shape text, olds text, news text, old_alias text, new_alias text, key_text text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    keyed   boolean := key_text IS NOT NULL;
+    old_key text := coalesce(format(key_text, old_alias), 'NULL::pg_catalog.text');
+    new_key text := coalesce(format(key_text, new_alias), 'NULL::pg_catalog.text');
+    old_row text := peersync.image_sql(facts, old_alias, false);
+    new_row text := peersync.image_sql(facts, new_alias, false);
+    gone    text;
+    there   text;
+BEGIN
+    gone := format('SELECT %s, %s, %L::pg_catalog."char", %s, %s, %s FROM %s', tbl, shape, 'D', old_key,
+                   CASE WHEN keyed THEN 'NULL::pg_catalog.text' ELSE old_row END,
+                   CASE WHEN keyed AND keep_old THEN old_row ELSE 'NULL::pg_catalog.text' END, olds);
+    there := format('SELECT %s, %s, CASE WHEN r.image IS NULL THEN ''X'' ELSE %L END::pg_catalog."char",'
+                    ' r.key, r.image, NULL::pg_catalog.text'
+                    ' FROM (SELECT %s AS key, %s AS image FROM %s OFFSET 0) AS r',
+                    tbl, shape, CASE WHEN keyed AND op = 'UPDATE' THEN 'U' ELSE 'I' END,
+                    new_key, new_row, news);
+    RETURN CASE
+        WHEN op IN ('INSERT', 'EXISTING') THEN there
+        WHEN op IN ('DELETE', 'GONE') THEN gone
+        WHEN keyed THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
+                        || ' UNION ALL ' || there
+        ELSE gone || ' UNION ALL ' || there END;
+END $$;
+
+CREATE FUNCTION peersync.publish(OUT published integer, OUT "position" bigint, OUT hlc bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET jit TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    started   timestamptz;
+    ours      peersync.replica%ROWTYPE;
+    now_seen  pg_snapshot;
+    lows      xid8[];
+    highs     xid8[];
+    vector    jsonb;
+BEGIN
+    publish.published := 0;
+    PERFORM pg_advisory_xact_lock(x'70737963'::int, hashtext('publish'));
+    SELECT * INTO ours FROM peersync.replica;
+    IF NOT FOUND OR ours.state <> 'active' THEN
+        RETURN;
+    END IF;
+    publish."position" := ours.position;
+    publish.hlc := ours.hlc;
+
+    started := clock_timestamp();
+    now_seen := peersync.snapshot_without_self();
+    SELECT array_agg(r.low), array_agg(r.high) INTO lows, highs
+      FROM peersync.ended_between(ours.published, now_seen) AS r;
+    IF NOT EXISTS (SELECT FROM unnest(lows, highs) AS r (low, high)
+                     CROSS JOIN LATERAL (SELECT FROM peersync.change AS c
+                                          WHERE c.xid >= r.low AND c.xid <= r.high LIMIT 1) AS c) THEN
+        IF clock_timestamp() - started > interval '1 millisecond' THEN
+            -- it went over what was rolled back: not again
+            UPDATE peersync.replica SET published = now_seen;
+        END IF;
+        RETURN;
+    END IF;
+
+    SELECT * INTO ours FROM peersync.replica FOR UPDATE;
+    IF NOT FOUND OR ours.state <> 'active' THEN
+        RETURN;
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);  -- peers rely on what they are shown
+    END IF;
+    vector := peersync.vector_without(ours.origin);
+    WITH found AS MATERIALIZED (
+        SELECT c.xid, max(c.id) AS last, max(c.at) AS at, count(*) AS changes,
+               sum(coalesce(octet_length(c.key), 0) + coalesce(octet_length(c.image), 0)
+                   + coalesce(octet_length(c.old), 0)) AS bytes
+          FROM unnest(lows, highs) AS r (low, high)
+         CROSS JOIN LATERAL (SELECT * FROM peersync.change AS c
+                              WHERE c.xid >= r.low AND c.xid <= r.high OFFSET 0) AS c
+         GROUP BY c.xid
+    ), placed AS (
+        SELECT f.*, row_number() OVER (ORDER BY f.last) AS nth FROM found AS f
+    ), clocked AS (
+        -- hlc = greatest(its own time, the hlc before + 1), without a loop
+        SELECT p.*, p.nth + greatest(ours.hlc, max(peersync.micros(p.at) - p.nth)
+                                               OVER (ORDER BY p.nth)) AS hlc
+          FROM placed AS p
+    ), written AS (
+        INSERT INTO peersync.transaction
+               (origin, position, hlc, kind, xid, changes, bytes, at, seen)
+        SELECT ours.origin, ours.position + k.nth, k.hlc, 'd', k.xid, k.changes, k.bytes, k.at, vector
+          FROM clocked AS k ORDER BY k.nth
+        RETURNING position, hlc)
+    SELECT count(*), max(w.position), max(w.hlc)
+      INTO publish.published, publish."position", publish.hlc FROM written AS w;
+    UPDATE peersync.replica
+       SET published = now_seen, position = publish."position", hlc = publish.hlc;
+    UPDATE peersync.member
+       SET applied = publish."position", applied_hlc = publish.hlc, seen = vector
+     WHERE origin = ours.origin;
+END $$;
+
+CREATE FUNCTION peersync.put_settings(settings jsonb) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(jsonb_object_agg(s.key, s.was), '{}')
+      FROM (SELECT e.key, current_setting(e.key) AS was, e.value FROM jsonb_each_text(settings) AS e
+            OFFSET 0) AS s
+     CROSS JOIN LATERAL (SELECT set_config(s.key, s.value, true) AS now WHERE s.was IS NOT NULL) AS n
+$$;
+
+CREATE FUNCTION peersync.register_shape(facts jsonb) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    number bigint := peersync.facts_shape(facts);
+BEGIN
+    INSERT INTO peersync.shape (shape, schema_name, table_name, columns, types, key)
+    SELECT number, facts ->> 'schema', facts ->> 'table',
+           ARRAY(SELECT c ->> 0 FROM jsonb_array_elements(facts -> 'columns')
+                 WITH ORDINALITY AS u (c, n) ORDER BY n),
+           ARRAY(SELECT c ->> 1 FROM jsonb_array_elements(facts -> 'columns')
+                 WITH ORDINALITY AS u (c, n) ORDER BY n),
+           ARRAY(SELECT k ->> 0 FROM jsonb_array_elements(facts -> 'key')
+                 WITH ORDINALITY AS u (k, n) ORDER BY n)
+     WHERE NOT EXISTS (SELECT FROM peersync.shape AS s WHERE s.shape = number);
+    RETURN number;
+END $$;
+
+CREATE FUNCTION peersync.shape_hash(schema_name text, table_name text, columns text[], types text[], key text[]) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT ('x' || substr(md5(jsonb_build_array(schema_name, table_name, to_jsonb(columns),
+                                                to_jsonb(types), to_jsonb(key))::text), 1, 16)
+           )::bit(64)::bigint
+$$;
+
+CREATE FUNCTION peersync.snapshot_without_self() RETURNS pg_snapshot
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    taken  pg_snapshot := pg_current_snapshot();
+    self   xid8 := pg_current_xact_id_if_assigned();
+BEGIN
+    IF self IS NULL OR NOT pg_visible_in_snapshot(self, taken) THEN
+        RETURN taken;
+    END IF;
+    RETURN (SELECT concat_ws(':', least(self, pg_snapshot_xmin(taken)), pg_snapshot_xmax(taken),
+                             string_agg(open.xid::text, ',' ORDER BY open.xid))
+              FROM (SELECT pg_snapshot_xip(taken) UNION ALL SELECT self) AS open (xid))::pg_snapshot;
+END $$;
+
+CREATE FUNCTION peersync.table_shape(relation oid) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT peersync.facts_shape(peersync.capture_facts(relation)) $$;
+
+CREATE FUNCTION peersync.table_stamp(relation oid, root oid) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT peersync.facts_stamp(peersync.capture_facts(relation), relation) $$;
+
+CREATE FUNCTION peersync.try_image(r record) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    image text;
+BEGIN
+    image := textin(record_out(r));
+    RETURN CASE WHEN octet_length(image) <= 500000000 THEN image END;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION peersync.vector_without(own bigint) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT coalesce(jsonb_object_agg(m.origin::text, m.applied), '{}')
+      FROM peersync.member AS m WHERE m.origin <> own AND m.applied > 0
+$$;
+
+CREATE FUNCTION peersync.wake() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+BEGIN
+    IF current_setting('max_prepared_transactions') = '0' AND pg_notification_queue_usage() < 0.5 THEN
+        NOTIFY peersync;
+    END IF;
+END $$;
+
 CREATE TABLE peersync.baselines (
     session_id uuid NOT NULL,
     source_id text NOT NULL,
@@ -22,7 +694,7 @@ CREATE TABLE peersync.change (
     image text,
     old text
 )
-WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_analyze_scale_factor='0.05');
+WITH (autovacuum_vacuum_scale_factor='0.05', autovacuum_analyze_scale_factor='0.05', vacuum_truncate=off, toast.vacuum_truncate=off);
 
 COMMENT ON TABLE peersync.change IS 'Changes made here, as the triggers caught them';
 
