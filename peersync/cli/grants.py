@@ -14,7 +14,7 @@ from peersync.core.errors import BadRequest
 if TYPE_CHECKING:
     from peersync.postgres.rights import Right
 
-Mode = Literal["pull", "push", "both"]
+Mode = Literal["pull", "push", "both", "join", "periodic"]
 
 
 @click.command()
@@ -22,10 +22,12 @@ Mode = Literal["pull", "push", "both"]
 @click.option("--role", metavar="ROLE", help="Which role; else that of the conninfo.")
 @click.option(
     "--mode",
-    type=click.Choice(["pull", "push", "both"]),
+    type=click.Choice(["pull", "push", "both", "join", "periodic"]),
     default="both",
     show_default=True,
-    help="pull: rows are written here. push: rows are read here, to push or to be pulled.",
+    help="pull: rows are written here. push: rows are read here, to push or to be pulled. "
+    "periodic: changes are captured and applied. join: that, and before it a join, a merge or a "
+    "rebaseline.",
 )
 @click.option("--missing", is_flag=True, help="Only what the role does not have.")
 @click.option("--sql", is_flag=True, help="Print it for psql, to be run as a superuser.")

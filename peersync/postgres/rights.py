@@ -7,7 +7,7 @@ writes GRANTs for whoever may give them, and gives none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,11 +16,16 @@ from peersync.core.names import TableName, quote_ident
 from peersync.postgres.catalog import Fetches
 from peersync.postgres.sqlfiles import queries
 
-Mode = Literal["pull", "push", "both"]
+Mode = Literal["pull", "push", "both", "join", "periodic"]
 Wanted = Callable[[TableName], bool]
 
 LARGE_OBJECTS_A_GRANT: Final = 100
 _MAINTAIN_SINCE: Final = 170000
+_FOR: Final = {
+    "push": "read here",
+    "pull": "written here, though it can be read",
+    "periodic": "synced periodically",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Relation:
     may_insert: bool
     may_update: bool
     may_delete: bool
+    may_trigger: bool
+    owns: bool
     row_security: bool  # rows may be hidden from this role
     belongs_to: int | None
     parents: tuple[int, ...]
@@ -117,6 +124,8 @@ def _relation(row: Any) -> Relation:
         may_insert=row["may_insert"],
         may_update=row["may_update"],
         may_delete=row["may_delete"],
+        may_trigger=row["may_trigger"],
+        owns=row["owns"],
         row_security=row["row_security"],
         belongs_to=row["belongs_to"],
         parents=tuple(row["parents"] or ()),
@@ -128,18 +137,25 @@ def needed(rights: Rights, mode: Mode, wanted: Wanted) -> list[Right]:
     """Every right that a mode needs for the tables that are wanted, held or not.
 
     push: rows are read here (this node pushes, or a peer pulls). pull: rows are written here
-    (this node pulls, or a peer pushes), which reads them, too. both: both.
+    (this node pulls, or a peer pushes), which reads them, too. both: both. periodic: changes are
+    captured and applied, and others join here. join: that, and rows are taken before, as by a pull.
     """
-    writes = mode != "push"
+    periodic = mode in ("join", "periodic")
+    takes = mode in ("pull", "both", "join")
     chosen = [r for r in rights.relations.values() if _is_wanted(rights, r, wanted)]
-    found = [*_on_database(rights, writes), *_on_schemas(rights, writes, chosen)]
+    found = [
+        *_on_database(rights, takes or periodic, takes),
+        *_on_schemas(rights, takes, chosen),
+    ]
     for relation in chosen:
         if relation.is_sequence:
-            found.append(_on_sequence(rights, relation, writes))
+            found.append(_on_sequence(rights, relation, takes))
+        elif periodic:
+            found.append(_on_synced_table(rights, relation, takes))
         else:
-            found.append(_on_table(rights, relation, writes))
-    found += _on_large_objects(rights, writes)
-    hidden = [r.name.sql for r in chosen if r.row_security and not r.is_parent]
+            found.append(_on_table(rights, relation, takes))
+    found += _on_large_objects(rights, takes)
+    hidden = [r.name.sql for r in chosen if r.row_security and (periodic or not r.is_parent)]
     if hidden:
         found.append(
             Right(
@@ -158,22 +174,34 @@ def missing_rights(rights: Rights, mode: Mode, wanted: Wanted) -> list[Right]:
     return [right for right in needed(rights, mode, wanted) if not right.held]
 
 
-def verdict(rights: Rights, wanted: Wanted) -> tuple[bool, str, str] | None:
+def verdict(
+    rights: Rights, wanted: Wanted, *, member: bool = False
+) -> tuple[bool, str, str] | None:
     """Whether it stops every sync, what is missing, and what mends it; None: nothing is.
 
-    What keeps rows from being read stops every sync; what keeps them from being written only
-    those that write here.
+    What keeps rows from being read stops every sync, and so does, on a `member`, what keeps
+    changes from being captured or applied. What keeps rows from being written by a full sync
+    stops only those that write here.
     """
-    modes: tuple[Mode, ...] = ("push", "pull")
+    modes: tuple[Mode, ...] = ("push", "periodic", "pull") if member else ("push", "pull")
     for mode in modes:
         lacking = missing_rights(rights, mode, wanted)
         if lacking:
             words = _listed([f"{r.kind} {r.name}" for r in lacking])
-            what = "read here" if mode == "push" else "written here, though it can be read"
-            every = f"peersync grants --mode {mode} --missing --sql prints every statement"
-            fix = "\n".join([r.sql for r in lacking[:3]] + ([every] if lacking[3:] else []))
-            return mode == "push", f"not all can be {what}: {words}", fix
+            return mode != "pull", f"not all can be {_FOR[mode]}: {words}", statements(lacking, mode)
     return None
+
+
+def statements(lacking: Sequence[Right], mode: Mode) -> str:
+    """The first statements that give what is missing, and the command that prints all."""
+    every = f"peersync grants --mode {mode} --missing --sql prints every statement"
+    return "\n".join([r.sql for r in lacking[:3]] + ([every] if lacking[3:] else []))
+
+
+def sequences_of_others(rights: Rights, wanted: Wanted) -> list[TableName]:
+    """Those of tables whose owner this role is not: `ALTER SEQUENCE` is refused to it."""
+    chosen = (r for r in rights.relations.values() if _is_wanted(rights, r, wanted))
+    return [r.name for r in chosen if r.is_sequence and r.belongs_to and not r.owns]
 
 
 def _is_wanted(rights: Rights, relation: Relation, wanted: Wanted) -> bool:
@@ -185,14 +213,14 @@ def _is_wanted(rights: Rights, relation: Relation, wanted: Wanted) -> bool:
     return wanted(relation.name if table is None or table.is_parent else table.name)
 
 
-def _on_database(rights: Rights, writes: bool) -> Iterator[Right]:
+def _on_database(rights: Rights, writes: bool, takes: bool) -> Iterator[Right]:
     server, role = rights.server, rights.role_sql
     name = quote_ident(server["database"])
     yield Right(
         "database",
         name,
         f"GRANT CONNECT, CREATE ON DATABASE {name} TO {role};",
-        "to connect, and to create schema peersync" + (" and schemas of a peer" * writes),
+        "to connect, and to create schema peersync" + (" and schemas of a peer" * takes),
         held=server["may_connect"] and (server["may_create"] or server["has_schema"]),
     )
     if writes:
@@ -227,6 +255,27 @@ def _on_table(rights: Rights, relation: Relation, writes: bool) -> Right:
         held = held and relation.may_insert and relation.may_update and relation.may_delete
     if writes:
         # REFERENCES, MAINTAIN: nice to have, so a role without them still has what it needs.
+        what += ", REFERENCES"
+        if rights.server["version_num"] >= _MAINTAIN_SINCE and not relation.is_parent:
+            what += ", MAINTAIN"
+    name = relation.name.sql
+    return Right("table", name, f"GRANT {what} ON TABLE {name} TO {rights.role_sql};", why, held)
+
+
+def _on_synced_table(rights: Rights, relation: Relation, takes: bool) -> Right:
+    """Of a partitioned table the parent, too: it has triggers, and is what rows are written to."""
+    what = "SELECT, INSERT, UPDATE, DELETE, TRIGGER"
+    why = "its changes are captured by triggers, and a peer's changes written"
+    held = all(
+        (
+            relation.may_select,
+            relation.may_insert,
+            relation.may_update,
+            relation.may_delete,
+            relation.may_trigger,
+        )
+    )
+    if takes:
         what += ", REFERENCES"
         if rights.server["version_num"] >= _MAINTAIN_SINCE and not relation.is_parent:
             what += ", MAINTAIN"

@@ -41,6 +41,8 @@ SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'INSERT') AS may_insert,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE') AS may_update,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE') AS may_delete,
+       pg_catalog.has_table_privilege(r.oid, c.oid, 'TRIGGER') AS may_trigger,
+       pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
        c.relrowsecurity AND NOT (r.rolsuper OR r.rolbypassrls
            OR NOT c.relforcerowsecurity AND pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE'))
            AS row_security,
@@ -81,3 +83,15 @@ SELECT m.oid::bigint AS oid,
                     ELSE pg_catalog.pg_has_role(r.oid, a.grantee, 'USAGE') END) AS p
  WHERE $2::boolean OR NOT (o.all_of_it OR p.given @> '{SELECT,UPDATE}')
  ORDER BY m.oid;
+
+-- name: triggers_off
+-- Our triggers that do not fire as they should, as SQL writes them and their tables.
+SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) AS on_table,
+       pg_catalog.format('%I', g.tgname) AS trigger
+  FROM pg_catalog.pg_trigger AS g
+  JOIN pg_catalog.pg_proc AS p ON p.oid = g.tgfoid
+  JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace AND pn.nspname = 'peersync'
+  JOIN pg_catalog.pg_class AS c ON c.oid = g.tgrelid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE g.tgenabled <> 'O'
+ ORDER BY 1, 2;

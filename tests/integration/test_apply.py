@@ -125,14 +125,13 @@ async def test_truncate_empties_the_table_but_for_what_is_newer(two: list[Node])
     await drain(a, b)
     await b.execute("UPDATE acc SET note = 'before' WHERE id = 1")
     await a.execute("INSERT INTO acc VALUES (8, 0, 'gone'); TRUNCATE acc")
-    await a.execute("INSERT INTO acc VALUES (9, 0, 'a')")
-    await b.execute(
-        "UPDATE acc SET note = 'after' WHERE id = 2; INSERT INTO acc VALUES (7, 0, 'b')"
-    )
+    await a.execute("INSERT INTO acc VALUES (9, 0, 'a'), (3, 0, 'a')")
+    await b.execute("UPDATE acc SET note = 'after' WHERE id IN (2, 3)")
+    await b.execute("INSERT INTO acc VALUES (7, 0, 'b')")
     await drain(a, b)
     for node in two:
         found = await node.rows("SELECT id, note FROM acc ORDER BY id")
-        assert found == [(2, "after"), (7, "b"), (9, "a")]
+        assert found == [(2, "after"), (3, "after"), (7, "b"), (9, "a")]
 
 
 async def test_tables_without_a_key_keep_their_number_of_equal_rows(two: list[Node]) -> None:

@@ -128,7 +128,7 @@ async def test_a_session_that_is_ended_at_any_moment_applies_nothing_twice(
     async def kill_now_and_then() -> None:
         nonlocal ended
         while True:
-            await asyncio.sleep(random.uniform(0.01, 0.6))
+            await asyncio.sleep(random.uniform(0.01, 0.3))
             ended += await killer.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
                 "WHERE application_name = 'peersync/apply' AND datname = current_database()"
@@ -146,4 +146,4 @@ async def test_a_session_that_is_ended_at_any_moment_applies_nothing_twice(
     assert await b.rows("SELECT n, count(*) FROM heap GROUP BY n ORDER BY n") == [
         (n, 20) for n in range(300)
     ]
-    assert failed > 3, f"{ended} were ended"
+    assert failed, f"{ended} were ended"

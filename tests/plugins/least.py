@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from tests.plugins.nodes import Node
 
 ROLE = "least"
+# what a command needs here, and what it needs at the peer
+SYNCS = {
+    "pull": ("pull", "push"),
+    "push": ("pull", "push"),
+    "join": ("join", "periodic"),
+    "merge": ("join", "periodic"),
+    "rebaseline": ("join", "periodic"),
+    "tables": ("periodic", "periodic"),
+}
 ASKED = os.environ.get("PEERSYNC_LEAST_PRIVILEGE") == "1"
 
 

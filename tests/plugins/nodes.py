@@ -102,8 +102,8 @@ class Node:
         self, *arguments: str, check: bool = True, timeout_s: float = RUN_S, text: str | None = None
     ) -> Result:
         """Types a command; Failed when `check` and its exit code is not 0."""
-        if arguments[0] in ("pull", "push"):
-            self.grant()
+        if arguments[0] in least.SYNCS:
+            self.grant(*least.SYNCS[arguments[0]])
         process = self.popen(
             *arguments,
             stdin=subprocess.PIPE if text is not None else subprocess.DEVNULL,
@@ -174,11 +174,11 @@ class Node:
         """`peersync pull PEER --yes --json`; `.json` is the final object."""
         return self.run("pull", peer, "--yes", "--json", *options, check=check)
 
-    def grant(self) -> None:
+    def grant(self, own: str = "pull", peers: str = "push") -> None:
         """Where nodes have the least rights: those for the tables that there are now."""
-        least.grant(self, "pull")
+        least.grant(self, own)
         for peer in self.peers:
-            least.grant(peer, "push")
+            least.grant(peer, peers)
 
     def invite(self) -> str:
         return self.run("peer", "invite", "-q").out.split()[-1]

@@ -254,7 +254,7 @@ class Writer:
                 keys = (
                     "SELECT k.key AS literal FROM peersync_kept AS k JOIN peersync_clash AS c "
                     "USING (origin, position, ordinal) "
-                    f"WHERE c.kept_wins AND c.n = {group.truncated}"
+                    f"WHERE c.kept_wins AND k.tbl = {target.tbl or 0}"
                 )
                 kept = keys if self._survivors and shape.key else None
                 yield clear_sql(target, tuple(shape.key), kept)
