@@ -43,7 +43,7 @@ def ordeal(
             join_all(cluster, TABLES)
             faults = plan(chance, cluster, kinds, seconds)
             with Nemesis(cluster, chance, step) as worker:
-                with Load(cluster, seed_text) as load:
+                with Load(cluster, seed_text, pause_s=chance.choice((0.005, 0.02))) as load:
                     history = load.history
                     step("all are members")
                     worker.run(faults, seconds)

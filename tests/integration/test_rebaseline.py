@@ -51,7 +51,7 @@ def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: Two
     shows(target.database, "SELECT state FROM peersync.replica", "held")
     status = target.run("status", check=False)
     assert status.code != 0
-    assert "rebaseline" in status.out or "reset-identity" in status.out
+    assert "peersync rebaseline server-a" in status.out
     source.database.psql("UPDATE item SET name = 'newer' WHERE id = 5")
 
     target.run("rebaseline", "server-a", "--yes")

@@ -7,6 +7,7 @@ of no peers.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -15,14 +16,18 @@ import asyncpg
 
 from peersync.agent.periodic.hub import Hub
 from peersync.config.model import Periodic
+from peersync.core.order.membership import majority
 from peersync.core.order.stability import heartbeat_due
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.apply import Applier
 from peersync.postgres.log.capture import catalog_stamp, enrol
 from peersync.postgres.log.members import Replica, read_members, read_replica
+from peersync.postgres.log.membership import say_expire
 from peersync.postgres.log.parking import parked_tables
 from peersync.postgres.log.prune import expired_candidates, log_size, prune
 from peersync.postgres.log.publish import beat
+
+log = logging.getLogger("peersync.periodic")
 
 LOOK_S: Final = 1.0
 RETRY_CAPTURE_S: Final = 10.0  # of tables that somebody held
@@ -79,13 +84,27 @@ class Keeper:
         self._enrol_at = now + RETRY_CAPTURE_S if refused else float("inf")
 
     async def _look_who_is_late(self, conn: asyncpg.Connection) -> None:
-        """For whom changes are kept longer, or more of them, than is wanted."""
+        """For whom changes are kept longer, or more of them, than is wanted (R12)."""
         late = expired_candidates(
             await log_size(conn),
             max_age_s=self._config.retention_d * DAY_S,
             max_bytes=self._config.retention_mib * MIB or UNBOUNDED,
         )
         self._hub.late = {waiting.origin: waiting.age_s for waiting in late}
+        members = {m.origin for m in await read_members(conn) if m.counts}
+        heard = members - self._hub.late.keys()
+        if not late or not majority(heard, members):
+            return  # the others may have as good a reason to expire us: a person decides
+        for waiting in late:
+            log.error(
+                "%s: %s has been away too long, nothing is kept for it any more; when it is back: "
+                "peersync rebaseline, there",
+                self._hub.name,
+                waiting.node_name,
+            )
+            async with conn.transaction():
+                await say_expire(conn, waiting.origin)
+        await self._hub.tell(conn)
 
     async def _resume(self, conn: asyncpg.Connection, replica: Replica) -> None:
         """Changes of tables that fit by now are applied."""

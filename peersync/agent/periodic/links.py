@@ -34,7 +34,6 @@ from peersync.transport.peers import Peer
 
 _SQL: Final = queries("links")
 ASK_S: Final = 5.0
-BRING_BACK: Final = "bring it back: the log here grows until it has taken its changes"
 STATES: Final = (
     "failed", "unreachable", "conflict", "behind", "paused", "syncing", "never synced", "in sync",
 )  # fmt: skip
@@ -238,8 +237,7 @@ def judge(database: str, facts: Facts) -> Verdict:
     trouble = facts.link.trouble.error if facts.link else None
     if local.replica.state in ("held", "expired"):
         reason = local.replica.reason or "this database may not take part any more"
-        hint = f"peersync node reset-identity --database {database}"
-        return "failed", reason, hint
+        return "failed", reason, f"peersync rebaseline {peer.name} --database {database}"
     if facts.member.state == "expired":
         return "failed", f"{peer.name} was expired: it was away for too long", _again(database)
     if peer.node_id in local.paused:
@@ -256,7 +254,8 @@ def judge(database: str, facts: Facts) -> Verdict:
         return "failed", trouble.message, trouble.hint
     if facts.late_s is not None and isinstance(facts.answer, PeersyncError):
         words = f"{peer.name} has been away for {facts.late_s / 86_400:.1f} d"
-        return "unreachable", f"{words}: more is kept for it than [periodic] wants", BRING_BACK
+        hint = f"bring it back, or: peersync members expire {peer.name} --database {database}"
+        return "unreachable", f"{words}: more is kept for it than [periodic] wants", hint
     if isinstance(facts.answer, PeersyncError):
         state = "unreachable" if isinstance(facts.answer, PeerUnreachable) else "failed"
         return state, facts.answer.message, facts.answer.hint

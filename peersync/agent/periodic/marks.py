@@ -18,7 +18,7 @@ from peersync.postgres.log.members import Replica
 from peersync.transport.files import make_private_directory, read_private, write_private
 
 MAX_BYTES = 64 * 1024
-RESET = "peersync node reset-identity"
+RESET = "move the file away; if the database was restored: peersync rebaseline PEER"
 _FORMER = 100
 
 
