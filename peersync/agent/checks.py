@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
+from peersync.agent.check_result import CheckResult, guarded
 from peersync.agent.databases import Databases
+from peersync.agent.member_checks import check_member
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.config.places import trouble_with
-from peersync.core.errors import ConfigError, PeersyncError, ToolMissing
+from peersync.core.errors import ConfigError, ToolMissing
 from peersync.core.words import counted
 from peersync.postgres.binaries import choose_pg_dump
 from peersync.postgres.catalog import read_catalog, read_server
 from peersync.postgres.filters import read_shapes
+from peersync.postgres.log.members import Replica, read_replica
 from peersync.postgres.migrate import status
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, verdict
@@ -34,15 +35,6 @@ from peersync.wire.spool import free_bytes
 MIN_SUPPORTED = 150000
 LOW_DISK_BYTES = 1 << 30
 CLOCK_WARNING_S = 5.0
-
-
-class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: ok, or a warning, or failed, which blocks syncing; `fix` can be pasted."""
-
-    name: str
-    state: Literal["ok", "warning", "failed"]
-    text: str
-    fix: str | None = None
 
 
 class Checks:
@@ -89,20 +81,30 @@ class Checks:
         """The part that /readyz asks: databases and disk, no peers."""
         results: list[CheckResult] = []
         for database in self._databases:
-            results += await _guarded(f"database {database.name}", self._reachable(database))
+            results += await guarded(f"database {database.name}", self._reachable(database))
         return [*results, await self._disk()]
 
     async def _database(self, database: Database) -> list[CheckResult]:
         name = f"database {database.name}"
-        found = await _guarded(name, self._reachable(database))
+        found = await guarded(name, self._reachable(database))
         if found[0].state == "failed":
             return found
-        found += await _guarded(f"schema of {database.name}", self._schema(database))
-        found += await _guarded(f"rights in {database.name}", self._rights(database))
+        found += await guarded(f"schema of {database.name}", self._schema(database))
+        replica = await self._replica(database) if found[-1].state == "ok" else None
+        found += await guarded(
+            f"rights in {database.name}", self._rights(database, replica is not None)
+        )
         if self._config.database[database.name].filter:
-            found += await _guarded(f"filters of {database.name}", self._filters(database))
-        found += await _guarded(f"pg_dump for {database.name}", self._tool(database))
+            found += await guarded(f"filters of {database.name}", self._filters(database))
+        found += await guarded(f"pg_dump for {database.name}", self._tool(database))
+        if replica is not None:
+            found += await check_member(database, replica, self._config)
         return found
+
+    async def _replica(self, database: Database) -> Replica | None:
+        """What it is in its group; None where it takes part in no periodic sync."""
+        async with database.acquire(f"checking {database.name}") as connection:
+            return await read_replica(connection)
 
     async def _reachable(self, database: Database) -> CheckResult:
         async with database.acquire(f"checking {database.name}") as connection:
@@ -131,12 +133,13 @@ class Checks:
             "CREATE on it",
         )
 
-    async def _rights(self, database: Database) -> CheckResult:
+    async def _rights(self, database: Database, member: bool) -> CheckResult:
         name = f"rights in {database.name}"
         async with database.acquire(f"checking {database.name}") as connection:
             rights = await read_rights(connection)
             tables = await connection.fetch(queries("catalog")["tables"])
-        found = verdict(rights, self._databases.patterns(database.name).match)
+        wanted = self._databases.patterns(database.name).match
+        found = verdict(rights, wanted, member=member)
         if found is not None:
             stops, text, fix = found
             state: Literal["failed", "warning"] = "failed" if stops else "warning"
@@ -167,7 +170,7 @@ class Checks:
         return CheckResult(name=name, state=state, text=tool.note or f"{tool.version}, {tool.path}")
 
     async def _peer(self, peer: Peer) -> list[CheckResult]:
-        return await _guarded(f"peer {peer.name}", self._hello(peer))
+        return await guarded(f"peer {peer.name}", self._hello(peer))
 
     async def _hello(self, peer: Peer) -> CheckResult:
         before = time.time()
@@ -175,10 +178,13 @@ class Checks:
         offset = hello.unix_time - (before + time.time()) / 2
         text = f"{peer.address}, version {hello.version}, clock {offset:+.3f} s"
         if abs(offset) > CLOCK_WARNING_S:
+            limit_s = self._config.periodic.max_clock_offset_s
+            held = abs(offset) > limit_s and self._config.periodic.enabled
+            more = f": above periodic.max_clock_offset_s = {limit_s:g}, changes are not taken"
             return CheckResult(
                 name=f"peer {peer.name}",
                 state="warning",
-                text=text,
+                text=text + more * held,
                 fix="set the clock of the server that is wrong: timedatectl set-ntp true",
             )
         return CheckResult(name=f"peer {peer.name}", state="ok", text=text)
@@ -215,12 +221,3 @@ def _spool_trouble(root: Path) -> str | None:
         if trouble := trouble_with(room):
             return f"{room if room.is_dir() else root}: {trouble}"
     return None
-
-
-async def _guarded(name: str, check: Awaitable[CheckResult]) -> list[CheckResult]:
-    try:
-        return [await check]
-    except PeersyncError as exc:
-        words = f"{exc.message}: {exc.detail}" if exc.detail else exc.message
-        fix = exc.hint or "see what the log of PostgreSQL, or of the peer's agent, says about it"
-        return [CheckResult(name=name, state="failed", text=words, fix=fix)]

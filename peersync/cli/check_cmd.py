@@ -14,7 +14,7 @@ from peersync.core.errors import PeersyncError
 from peersync.core.words import counted
 
 if TYPE_CHECKING:
-    from peersync.agent.checks import CheckResult
+    from peersync.agent.check_result import CheckResult
     from peersync.config.model import Node
     from peersync.transport.identity import Identity
 
@@ -76,7 +76,7 @@ async def _run(ctx: Context) -> list[CheckResult]:
 
 async def _agent(node: Node, identity: Identity) -> CheckResult:
     """Whether an agent answers on the socket, and whether it is this node's."""
-    from peersync.agent.checks import CheckResult
+    from peersync.agent.check_result import CheckResult
     from peersync.transport.local import AgentClient
     from peersync.transport.peer_routes import ADMIN_PATH, PeerList
 

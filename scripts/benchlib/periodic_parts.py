@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import asyncpg
 import psycopg
@@ -102,14 +103,14 @@ class Round:
 def capture(turns: Round) -> None:
     """What catching changes costs those who make them; nobody fetches them meanwhile."""
     for kind in ("simple-update", "tpcb-like"):
-        turns.play(_armed(lambda turn, kind=kind: _flat_out(turn, kind)))  # type: ignore[misc]
+        turns.play(_armed(partial(_flat_out, kind=kind)))
     turns.play(_bulk)
 
 
 def lag(turns: Round) -> None:
     """From commit to sight, while pgbench works at a rate."""
     for rate in turns.size.rates:
-        turns.play(lambda turn, rate=rate: _at_rate(turn, rate))  # type: ignore[misc]
+        turns.play(partial(_at_rate, rate=rate))
     turns.compare()
 
 
@@ -153,11 +154,11 @@ def _flat_out(turn: Turn, kind: str) -> None:
 
 def _bulk(turn: Turn) -> None:
     for name, sql in periodic_load.statements(turn.size.bulk_rows).items():
+        _armed(partial(_statement, name=name, sql=sql))(turn)
 
-        def statement(turn: Turn, name: str = name, sql: str = sql) -> None:
-            turn.note(f"{name} s", periodic_load.timed(turn.engine.source, sql))
 
-        _armed(statement)(turn)
+def _statement(turn: Turn, name: str, sql: str) -> None:
+    turn.note(f"{name} s", periodic_load.timed(turn.engine.source, sql))
 
 
 def _at_rate(turn: Turn, rate: int) -> None:

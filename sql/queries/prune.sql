@@ -4,6 +4,20 @@
 -- Whether this session may prune now; whoever takes a baseline keeps it out.
 SELECT pg_catalog.pg_try_advisory_lock(x'70737963'::int, pg_catalog.hashtext('prune'));
 
+-- name: quarantined
+-- Whether any change waits for a person.
+SELECT EXISTS (SELECT FROM peersync.quarantine WHERE state = 'waiting' AND key IS NOT NULL);
+
+-- name: supersede
+-- What waits in quarantine for a row that was changed here later: tried again, it would undo that,
+-- and once the later change has left the log nobody could tell.
+UPDATE peersync.quarantine AS q
+   SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a later change'
+  FROM peersync.replica AS r, peersync.transaction AS t, peersync.change AS c
+ WHERE q.state = 'waiting' AND q.key IS NOT NULL
+   AND t.origin = r.origin AND t.hlc > q.hlc AND c.xid = t.xid
+   AND c.tbl = q.tbl AND c.key = q.key;
+
 -- name: end_prune
 -- Lets the next one.
 SELECT pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('prune'));

@@ -146,17 +146,18 @@ def _introduce(cluster: Cluster, number: int) -> None:
             asyncio.run(book.store(peer))
 
 
-def join_all(cluster: Cluster, tables: str) -> None:
-    """The first node has the tables; every other one joins through a member that it knows."""
-    cluster.nodes[0].database.psql(tables)
-    joined = {0}
-    while len(joined) < len(cluster.nodes):
+def join_all(cluster: Cluster, joined: Callable[[int], None]) -> None:
+    """Every node but the first joins through a member that it knows; `joined` is told of each."""
+    members = {0}
+    joined(0)
+    while len(members) < len(cluster.nodes):
         for one, other in cluster.edges:
             for new, sponsor in ((one, other), (other, one)):
-                if sponsor in joined and new not in joined:
+                if sponsor in members and new not in members:
                     name = cluster.nodes[sponsor].name
                     cluster.nodes[new].run("join", name, "--yes", "--json")
-                    joined.add(new)
+                    members.add(new)
+                    joined(new)
 
 
 def launch(node: Node) -> None:

@@ -145,8 +145,9 @@ def no_write_lost(cluster: Cluster, history: History, table: str) -> list[str]:
 def recorded(cluster: Cluster, table: str) -> set[str]:
     """The values of both sides of all conflicts, of any node."""
     query = "SELECT kept_image, in_image FROM peersync.conflict WHERE table_name = %s"
-    images = (i for node in cluster.members for row in cluster.rows(node, query, table) for i in row)
-    return {match[1] for image in images if image and (match := _TOKEN.match(image))}
+    rows = [row for node in cluster.members for row in cluster.rows(node, query, table)]
+    images = [image for row in rows for image in row if image]
+    return {match[1] for image in images if (match := _TOKEN.match(image))}
 
 
 def raised(cluster: Cluster, history: History) -> list[str]:

@@ -174,7 +174,8 @@ class _Session:
                 for (new,) in self.sql(query, key, value).fetchall():
                     self.wrote("mix", new, None)
             elif what < 0.85:
-                for (prev,) in self.sql("DELETE FROM mix WHERE id = %s RETURNING v", key).fetchall():
+                gone = self.sql("DELETE FROM mix WHERE id = %s RETURNING v", key)
+                for (prev,) in gone.fetchall():
                     self.wrote("mix", None, prev)
             elif len(keys) == 1:
                 self.change("mix", key, self.chance.randrange(1, KEYS))
@@ -227,28 +228,28 @@ class _Session:
 
 
 class Load:
-    """`with Load(…) as load:` people write and look; afterwards `history` has all of it."""
+    """`with Load(…) as load:` people write and look on every node that is let in."""
 
     def __init__(self, cluster: Cluster, seed: str, *, writers: int = 2, pause_s: float = 0.02):
         self.cluster, self.seed, self.pause_s = cluster, seed, pause_s
         self.over = threading.Event()
         self.history = History()
-        sessions = [_Session(self, node, nth) for node in cluster.members for nth in range(writers)]
-        self._threads = [threading.Thread(target=s.run, name=s.name) for s in sessions]
-        self._threads += [
-            threading.Thread(target=self._look, args=(node,), name=f"look-{node}")
-            for node in cluster.members
-        ]
+        self._writers = writers
+        self._threads: list[threading.Thread] = []
+
+    def admit(self, node: int) -> None:
+        """From now on people work on this node, too."""
+        sessions = [_Session(self, node, nth) for nth in range(self._writers)]
+        new = [threading.Thread(target=s.run, name=s.name) for s in sessions]
+        new.append(threading.Thread(target=self._look, args=(node,), name=f"look-{node}"))
+        for thread in new:
+            thread.start()
+        self._threads += new
 
     def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
         self.over.set()
         for thread in self._threads:
             thread.join(60)

@@ -40,11 +40,13 @@ def ordeal(
         wrong: list[str] = []
         history = History()
         try:
-            join_all(cluster, TABLES)
+            cluster.nodes[0].database.psql(TABLES)
             faults = plan(chance, cluster, kinds, seconds)
+            load = Load(cluster, seed_text, pause_s=chance.choice((0.005, 0.02)))
+            history = load.history
             with Nemesis(cluster, chance, step) as worker:
-                with Load(cluster, seed_text, pause_s=chance.choice((0.005, 0.02))) as load:
-                    history = load.history
+                with load:
+                    join_all(cluster, load.admit)
                     step("all are members")
                     worker.run(faults, seconds)
                 cluster.heal()

@@ -35,7 +35,11 @@ class WrongClock(pgcluster.Cluster):
         if library is None:
             super().start()
             return
-        added = {"LD_PRELOAD": str(library), "FAKETIME": _AHEAD, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        added = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME": _AHEAD,
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
         os.environ.update(added)
         try:
             super().start()

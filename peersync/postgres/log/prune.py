@@ -20,7 +20,6 @@ import asyncpg
 from peersync.core.order.stability import Known, floors
 from peersync.postgres.log.members import Member, encode_vector, read_members, read_replica
 from peersync.postgres.log.membership import counting
-from peersync.postgres.log.membership import counting
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("prune")
@@ -76,6 +75,8 @@ async def prune(conn: asyncpg.Connection, *, batch_rows: int = BATCH_ROWS) -> Pr
 
 
 async def _prune(conn: asyncpg.Connection, batch_rows: int) -> Pruned:
+    if await conn.fetchval(_SQL["quarantined"]):
+        await conn.execute(_SQL["supersede"])
     members = await read_members(conn)
     reached = await _raise_floors(conn, members)
     transactions = changes = 0

@@ -45,7 +45,16 @@ class Reissue:
         return self._connection.execute(_EARLIER.encode()).fetchone() == (True,)
 
     def decide(self, loads: Iterable[TableLoad]) -> None:
-        """Says which of them lose. Before any row is written."""
+        """Says which of them lose. Before any row is written.
+
+        A change that was sent before this database was set back is there already: it is known by
+        the moment at which it was captured, which no backup sets back.
+        """
+        self._run(
+            _ALREADY_THERE.format(
+                entries=self._stage.table("entry").sql, shapes=self._stage.table("shape").sql
+            )
+        )
         floors = quote_literal(encode_vector({m.origin: m.floor for m in self._group.members}))
         whole = self._connection.execute(_WHOLE.format(floors=floors).encode()).fetchone()
         if whole == (True,):
@@ -111,6 +120,13 @@ SELECT coalesce(pg_catalog.bool_and(f.value::text::bigint <= coalesce(m.applied,
   LEFT JOIN peersync.member AS m ON m.origin = f.key::bigint
  WHERE NOT EXISTS (SELECT FROM peersync.replica AS r, peersync.member AS own
                     WHERE own.node_id = r.node_id AND own.origin = f.key::bigint)
+"""
+_ALREADY_THERE: Final = """
+DELETE FROM peersync_reissue AS r
+ USING {entries} AS e
+  JOIN (SELECT DISTINCT ON (shape) shape, schema_name, table_name FROM {shapes}) AS s USING (shape)
+ WHERE (s.schema_name, s.table_name) = (r.schema_name, r.table_name)
+   AND e.key IS NOT DISTINCT FROM r.key AND e.at = r.at AND e.op = r.op
 """
 _LOSE_TO_NEWER: Final = """
 WITH rival AS (
