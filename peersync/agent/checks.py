@@ -17,7 +17,7 @@ from peersync.agent.member_checks import check_member
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.config.places import trouble_with
-from peersync.core.errors import ConfigError, ToolMissing
+from peersync.core.errors import ConfigError, PeersyncError, ToolMissing
 from peersync.core.words import counted
 from peersync.postgres.binaries import choose_pg_dump
 from peersync.postgres.catalog import read_catalog, read_server
@@ -103,8 +103,11 @@ class Checks:
 
     async def _replica(self, database: Database) -> Replica | None:
         """What it is in its group; None where it takes part in no periodic sync."""
-        async with database.acquire(f"checking {database.name}") as connection:
-            return await read_replica(connection)
+        try:
+            async with database.acquire(f"checking {database.name}") as connection:
+                return await read_replica(connection)
+        except PeersyncError:
+            return None  # the check of its rights says so
 
     async def _reachable(self, database: Database) -> CheckResult:
         async with database.acquire(f"checking {database.name}") as connection:

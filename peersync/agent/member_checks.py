@@ -152,7 +152,7 @@ def judge_log(size: LogSize, config: Config, name: str) -> Found:
         limit = f"{periodic.retention_d:g} d" + (
             f", {periodic.retention_mib} MiB" if periodic.retention_mib else ""
         )
-        fix = f"start {oldest.node_name} again; or wait for it no more: peersync members list"
+        fix = f"start {oldest.node_name} again; or wait no more: peersync members expire NODE"
         return "warning", f"{text}; [periodic] wants no more than {limit}", fix
     return "ok", text, None
 

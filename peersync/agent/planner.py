@@ -11,7 +11,12 @@ from peersync.agent.backups import Backups
 from peersync.agent.compare import Comparison, estimate
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.plan import Plan, make_plan
-from peersync.agent.refused import marked, refuse_what_no_table_stands_for, with_refused
+from peersync.agent.refused import (
+    marked,
+    refuse_unable_to_sync,
+    refuse_what_no_table_stands_for,
+    with_refused,
+)
 from peersync.agent.workers import Workers
 from peersync.core.errors import BadRequest, PeersyncError, ToolMissing
 from peersync.core.names import TableName, quote_ident
@@ -50,13 +55,23 @@ _HASHED_BY_ENUM = (
 
 
 async def describe(
-    database: Database, patterns: Patterns, name: str, backups: Backups, workers: Workers
+    database: Database,
+    patterns: Patterns,
+    name: str,
+    backups: Backups,
+    workers: Workers,
+    *,
+    join: bool,
 ) -> Catalogue:
-    """What a peer may know of a database before it pulls it; `name` is this node's."""
+    """What a peer may know of a database before it pulls it; `name` is this node's.
+
+    `join`: it comes to stay. Raises PermissionMissing where changes can't be captured here then.
+    """
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         scattered = await connection.fetch(queries("partitions")["hashed_by_enum"])
-        closed = unreadable(await read_rights(connection))
+        rights = await read_rights(connection)
+        closed = unreadable(rights)
         async with connection.transaction(readonly=True):
             shapes = await shapes_for_peer(connection, backups.filters(database.name), catalog)
     try:
@@ -66,6 +81,8 @@ async def describe(
         tool_words, tool_ok = f"{exc.message}: {exc.hint}", False
     no_place = {TableName(row["schema"], row["name"]) for row in scattered}
     refuse_what_no_table_stands_for(closed, patterns, name)
+    if join:
+        refuse_unable_to_sync(rights, patterns, name)
     described = marked(_table_infos(catalog, shapes), closed)
     infos = [t for t in described if TableName(t.schema, t.name) not in no_place]
     tables = tuple(t for t in infos if patterns.match(TableName(t.schema, t.name)))
@@ -158,7 +175,7 @@ async def plan_pull(
     exactly. Raises ToolMissing, Denied, SchemaMismatch … where
     the sync could not work.
     """
-    asked = DescribeRequest(database=database.name, session=offered)
+    asked = DescribeRequest(database=database.name, session=offered, join=options.join)
     source = await client.call("POST", "/api/sync/describe", asked, Catalogue)
     kept = tuple(t for t in source.tables if patterns.match(TableName(t.schema, t.name)))
     skipped = (*source.skipped, *_skipped(source.tables, kept, node_name))
@@ -176,6 +193,8 @@ async def plan_pull(
         relations = await connection.fetch(queries("created")["relations"])
         named = await connection.fetch("SELECT nspname FROM pg_catalog.pg_namespace")
         schemas = frozenset(row["nspname"] for row in named)
+        if options.join:
+            refuse_unable_to_sync(await read_rights(connection), patterns, node_name)
     kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
     plan = make_plan(
         source,

@@ -15,8 +15,9 @@ from peersync.agent.plan import Plan, TablePlan
 from peersync.core.errors import PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
+from peersync.core.words import counted
 from peersync.postgres.catalog import DatabaseCatalog
-from peersync.postgres.rights import Unreadable
+from peersync.postgres.rights import Rights, Unreadable, missing_rights, statements
 from peersync.wire.messages import BackupRequest, Catalogue, TableInfo
 
 
@@ -29,6 +30,18 @@ def refuse_what_no_table_stands_for(closed: Unreadable, patterns: Patterns, name
         raise PermissionMissing(
             f"{name} may not read all large objects",
             hint=f"{closed.large_objects}\npeersync grants --sql prints every statement.",
+        )
+
+
+def refuse_unable_to_sync(rights: Rights, patterns: Patterns, name: str) -> None:
+    """Raises PermissionMissing where a role can't capture or apply the changes of some table."""
+    lacking = missing_rights(rights, "periodic", patterns.match)
+    if lacking:
+        raise PermissionMissing(
+            f"role {rights.role} of {name} lacks {counted(len(lacking), 'right')} that periodic "
+            f"sync needs, on {lacking[0].kind} {lacking[0].name}"
+            + (f" and {len(lacking) - 1} more" if lacking[1:] else ""),
+            hint=f"On {name}, as a superuser:\n{statements(lacking, 'periodic')}",
         )
 
 

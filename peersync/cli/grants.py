@@ -14,6 +14,11 @@ from peersync.core.errors import BadRequest
 if TYPE_CHECKING:
     from peersync.postgres.rights import Right
 
+_PERIODIC = ("join", "periodic")
+_NO_GRANT = (
+    "no GRANT lets a role alter a sequence: who does not own the tables types, before "
+    "peersync sequences apply: peersync sequences plan --sql | psql, as their owner"
+)
 Mode = Literal["pull", "push", "both", "join", "periodic"]
 
 
@@ -62,6 +67,8 @@ def command(
             _print_sql(ctx, name, rights)
         else:
             _print_text(name, who, rights)
+    if mode in _PERIODIC and not ctx.quiet:
+        print_err(_NO_GRANT)
     if not sql and not ctx.quiet:
         print_err("to give them: peersync grants --sql | psql, as a superuser")
 

@@ -57,7 +57,6 @@ class Relation:
     may_update: bool
     may_delete: bool
     may_trigger: bool
-    owns: bool
     row_security: bool  # rows may be hidden from this role
     belongs_to: int | None
     parents: tuple[int, ...]
@@ -125,7 +124,6 @@ def _relation(row: Any) -> Relation:
         may_update=row["may_update"],
         may_delete=row["may_delete"],
         may_trigger=row["may_trigger"],
-        owns=row["owns"],
         row_security=row["row_security"],
         belongs_to=row["belongs_to"],
         parents=tuple(row["parents"] or ()),
@@ -196,12 +194,6 @@ def statements(lacking: Sequence[Right], mode: Mode) -> str:
     """The first statements that give what is missing, and the command that prints all."""
     every = f"peersync grants --mode {mode} --missing --sql prints every statement"
     return "\n".join([r.sql for r in lacking[:3]] + ([every] if lacking[3:] else []))
-
-
-def sequences_of_others(rights: Rights, wanted: Wanted) -> list[TableName]:
-    """Those of tables whose owner this role is not: `ALTER SEQUENCE` is refused to it."""
-    chosen = (r for r in rights.relations.values() if _is_wanted(rights, r, wanted))
-    return [r.name for r in chosen if r.is_sequence and r.belongs_to and not r.owns]
 
 
 def _is_wanted(rights: Rights, relation: Relation, wanted: Wanted) -> bool:

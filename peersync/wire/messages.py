@@ -120,10 +120,14 @@ class Catalogue(Message, frozen=True, kw_only=True):
 
 
 class DescribeRequest(Message, frozen=True, kw_only=True):
-    """`session`: of a push that was offered to the asker, who then needs no right to pull."""
+    """`session`: of a push that was offered to the asker, who then needs no right to pull.
+
+    `join`: the asker is to become a member, so the one asked must be able to be one.
+    """
 
     database: Name
     session: SessionId | None = None
+    join: bool = False
 
 
 SchemaScope = Literal["none", "all", "tables"]

@@ -42,7 +42,6 @@ SELECT c.oid::bigint AS oid, n.nspname::text AS schema, c.relname::text AS name,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'UPDATE') AS may_update,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'DELETE') AS may_delete,
        pg_catalog.has_table_privilege(r.oid, c.oid, 'TRIGGER') AS may_trigger,
-       pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE') AS owns,
        c.relrowsecurity AND NOT (r.rolsuper OR r.rolbypassrls
            OR NOT c.relforcerowsecurity AND pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE'))
            AS row_security,

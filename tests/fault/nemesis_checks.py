@@ -96,7 +96,8 @@ def differences(cluster: Cluster, table: str, most: int = 3) -> list[str]:
 
 def one_history(cluster: Cluster) -> list[str]:
     """No two nodes tell a position of an origin differently, and time goes up with positions."""
-    wrong, known = [], {}
+    wrong: list[str] = []
+    known: dict[tuple[int, int], list[Any]] = {}
     for number, node in enumerate(cluster.nodes):
         last: dict[int, tuple[int, int]] = {}
         for origin, position, *rest in sorted(cluster.rows(number, _LOG)):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from peersync.transport.identity import load_identity
+from tests.plugins import least
 from tests.plugins.nodes import Node
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text)"
@@ -24,6 +25,7 @@ def make_group(*nodes: Node, table: str = TABLE) -> list[int]:
     origins = [1_000 + number for number, _ in enumerate(nodes)]
     for mine, node in enumerate(nodes):
         node.database.psql(table)
+        least.grant(node, "periodic")
         _wait_for(node, "the schema is made", "SELECT to_regclass('peersync.replica')")
         members = ", ".join(
             f"({origin}, '{node_id(other)}', '{other.name}')"

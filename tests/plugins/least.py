@@ -23,7 +23,6 @@ SYNCS = {
     "join": ("join", "periodic"),
     "merge": ("join", "periodic"),
     "rebaseline": ("join", "periodic"),
-    "tables": ("periodic", "periodic"),
 }
 ASKED = os.environ.get("PEERSYNC_LEAST_PRIVILEGE") == "1"
 
