@@ -19,10 +19,14 @@ from peersync import __version__
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs, JobView, view_entry
+from peersync.agent.member_checks import read_alarms
 from peersync.agent.periodic.links import LinkView
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress, seconds_between
+from peersync.postgres.errors import TRANSLATED
 from peersync.postgres.history import History
+from peersync.postgres.log.members import read_replica
+from peersync.postgres.pool import Database
 from peersync.transport.peers import Peer, PeerBook
 
 _LOOKED_AT = 200
@@ -56,10 +60,13 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`warnings`: sentences about what is in sync now, and will not stay so by itself."""
+
     name: str
     reachable: bool
     problem: str | None = None
     hint: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,13 +104,16 @@ async def make_status(report: StatusReport) -> Status:
             d.name: group.create_task(_entries(History(d)), name=f"history-{d.name}")
             for d in report.databases
         }
+        alarms = {
+            d.name: group.create_task(_alarms(d), name=f"alarms-{d.name}") for d in report.databases
+        }
         periodic = group.create_task(report.periodic(), name="periodic-links")
     views = {(v.database, v.peer): v for v in periodic.result()}
     databases, links = [], []
     running, giving = report.jobs.views.running(), report.backups.running()
     for name, read in reads.items():
         entries, problem = read.result()
-        databases.append(_database(name, problem))
+        databases.append(_database(name, problem, alarms[name].result()))
         for peer in peers:
             now: str | None = None
             if any(p.database == name and p.source == peer.name for p in running):
@@ -170,10 +180,23 @@ async def _entries(history: History) -> tuple[list[JobView], PeersyncError | Non
         return [], exc
 
 
-def _database(name: str, problem: PeersyncError | None) -> DatabaseStatus:
+async def _alarms(database: Database) -> tuple[str, ...]:
+    """None where the database can't be asked: that is said elsewhere."""
+    try:
+        async with database.acquire(f"looking for what may go wrong in {database.name}") as conn:
+            replica = await read_replica(conn)
+            return tuple(await read_alarms(conn)) if replica else ()
+    except (PeersyncError, *TRANSLATED):
+        return ()
+
+
+def _database(
+    name: str, problem: PeersyncError | None, warnings: tuple[str, ...]
+) -> DatabaseStatus:
     return DatabaseStatus(
         name=name,
         reachable=problem is None,
+        warnings=warnings,
         problem=problem.message if problem else None,
         hint=problem.hint if problem else None,
     )

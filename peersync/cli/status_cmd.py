@@ -57,6 +57,8 @@ def _print(ctx: Context, status: Status) -> None:
     for database in status.databases:
         if not database.reachable:
             print_err(f"database {database.name}: {indented(database.problem or '')}")
+        for warning in database.warnings:
+            print_err(f"warning: {database.name}: {indented(warning)}")
     if status.links:
         print_out("")
         print_table(

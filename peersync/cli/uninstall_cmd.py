@@ -1,6 +1,7 @@
 """`peersync uninstall`: takes everything of peersync's out of a database again.
 
-It holds the lease that a full sync holds, so neither starts while the other runs.
+It holds the lease that a full sync holds, so neither starts while the other runs. Of a member of
+a group it says what is lost, and does not leave the group for it: that needs the agents.
 """
 
 from __future__ import annotations
@@ -14,7 +15,13 @@ from peersync.cli.output import clean, emit_json, print_err, print_out
 from peersync.core.errors import BadRequest, Locked
 from peersync.core.words import counted
 from peersync.postgres.locks import refuse_if_held
-from peersync.postgres.migrate import SchemaObject, list_objects, uninstall
+from peersync.postgres.migrate import (
+    Membership,
+    SchemaObject,
+    list_objects,
+    read_membership,
+    uninstall,
+)
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.postgres.sqlfiles import queries
@@ -28,21 +35,34 @@ _LEASES = queries("leases")  # read now: the loop must not wait for a file later
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(ctx: Context, database: str | None, dry_run: bool, yes: bool) -> None:
-    """Drop schema peersync and its triggers. Your tables and rows stay as they are."""
+    """Drop schema peersync and its triggers. Your tables and rows stay as they are.
+
+    A member of periodic sync leaves first: peersync leave.
+    """
     name = ctx.database_name(database)
     if not (dry_run or yes or ctx.interactive):
         raise BadRequest("nobody is here to confirm this", hint="add --yes, or --dry-run first")
     found = Database(name, ctx.resolved(name))
-    objects = asyncio.run(_list(found))
+    objects, membership = asyncio.run(_list(found))
     if not ctx.json:
         _print(ctx, objects, name)
+    if membership:
+        print_err(clean(_what_is_lost(membership, name), keep="\n"))
     if objects and not dry_run:
         if not yes:
             click.confirm(f"Drop these from {found.resolved.display()}?", abort=True, err=True)
         objects = asyncio.run(_uninstall(found))
     if ctx.json:
         listed = [{"kind": item.kind, "name": item.name} for item in objects]
-        emit_json({"database": name, "dropped": not dry_run and bool(objects), "objects": listed})
+        emit_json(
+            {
+                "database": name,
+                "dropped": not dry_run and bool(objects),
+                "member_with": None if membership is None else membership.others,
+                "unsent": 0 if membership is None else membership.unsent,
+                "objects": listed,
+            }
+        )
     elif objects and not dry_run and not ctx.quiet:
         print_err(f"peersync is gone from {name}: {counted(len(objects), 'object')} dropped")
         print_err(
@@ -58,9 +78,22 @@ def _print(ctx: Context, objects: tuple[SchemaObject, ...], name: str) -> None:
         print_out(f"{item.kind} {clean(item.name)}")
 
 
-async def _list(database: Database) -> tuple[SchemaObject, ...]:
+def _what_is_lost(membership: Membership, name: str) -> str:
+    others = ", ".join(membership.others) or "nobody yet"
+    lines = [f"warning: {name} is a member of periodic sync with {others}. First: peersync leave"]
+    if membership.unsent:
+        lines.append(
+            f"without that {counted(membership.unsent, 'change')} of this server get to nobody, and"
+        )
+    else:
+        lines.append("without that")
+    lines.append("the others keep their changes for it until: peersync members expire NODE")
+    return "\n".join(lines)
+
+
+async def _list(database: Database) -> tuple[tuple[SchemaObject, ...], Membership | None]:
     async with database.connect("uninstall", what="uninstalling peersync") as conn:
-        return await list_objects(conn)
+        return await list_objects(conn), await read_membership(conn)
 
 
 async def _uninstall(database: Database) -> tuple[SchemaObject, ...]:

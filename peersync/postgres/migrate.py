@@ -63,6 +63,15 @@ class SchemaObject:
     name: str
 
 
+@dataclass(frozen=True)
+class Membership:
+    """A member of periodic sync. `unsent`: its changes that no other is known to have."""
+
+    state: str
+    others: list[str]
+    unsent: int
+
+
 async def status(conn: asyncpg.Connection, scripts: Scripts | None = None) -> SchemaStatus:
     """What is installed and what is pending; raises SchemaMismatch where they do not fit."""
     scripts = scripts or _SHIPPED
@@ -109,6 +118,15 @@ async def list_objects(conn: asyncpg.Connection) -> tuple[SchemaObject, ...]:
     return tuple(SchemaObject(row["kind"], row["name"]) for row in rows)
 
 
+async def read_membership(conn: asyncpg.Connection) -> Membership | None:
+    """None where the database takes part in no periodic sync, or has no schema for it."""
+    with translated("looking whether the database is a member"):
+        if await conn.fetchval("SELECT pg_catalog.to_regclass('peersync.replica')") is None:
+            return None
+        row = await conn.fetchrow(_SQL["membership"])
+    return None if row is None else Membership(**row)
+
+
 async def uninstall(conn: asyncpg.Connection, *, dry_run: bool) -> tuple[SchemaObject, ...]:
     """Drop our triggers and the schema in one transaction; returns what goes, or would.
 
@@ -126,10 +144,7 @@ async def uninstall(conn: asyncpg.Connection, *, dry_run: bool) -> tuple[SchemaO
                     detail="\n".join(foreign),
                     hint="drop them first, then uninstall again",
                 )
-            if not dry_run:
-                for item in objects:
-                    if item.kind == "trigger":  # its name is quoted by format('%I') already
-                        await conn.execute(f"DROP TRIGGER {item.name}")
+            if not dry_run:  # takes our triggers along, for which it needs not own their tables
                 await conn.execute("DROP SCHEMA peersync CASCADE")
     return objects
 

@@ -186,7 +186,11 @@ def verdict(
         lacking = missing_rights(rights, mode, wanted)
         if lacking:
             words = _listed([f"{r.kind} {r.name}" for r in lacking])
-            return mode != "pull", f"not all can be {_FOR[mode]}: {words}", statements(lacking, mode)
+            return (
+                mode != "pull",
+                f"not all can be {_FOR[mode]}: {words}",
+                statements(lacking, mode),
+            )
     return None
 
 

@@ -51,6 +51,11 @@ SELECT 0 AS rank, 'trigger' AS kind,
   JOIN pg_catalog.pg_namespace tn ON tn.oid = c.relnamespace AND tn.nspname <> 'peersync'
  WHERE NOT t.tgisinternal AND t.tgparentid = 0
 UNION ALL
+SELECT 0, 'event trigger', pg_catalog.format('%I', e.evtname)
+  FROM pg_catalog.pg_event_trigger e
+  JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname = 'peersync'
+UNION ALL
 SELECT 1,
        CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
                       WHEN 'S' THEN 'sequence' WHEN 'f' THEN 'foreign table' ELSE 'table' END,
@@ -67,11 +72,29 @@ UNION ALL
 SELECT 3, 'type', pg_catalog.format('%I.%I', n.nspname, t.typname)
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
- WHERE n.nspname = 'peersync' AND t.typtype IN ('d', 'e', 'r')
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+ WHERE n.nspname = 'peersync' AND (t.typtype IN ('d', 'e', 'r') OR c.relkind = 'c')
 UNION ALL
 SELECT 4, 'schema', n.nspname
   FROM pg_catalog.pg_namespace n WHERE n.nspname = 'peersync'
  ORDER BY 1, 2, 3;
+
+-- name: membership
+-- Where the database is a member of a group: the nodes of the other members, and how many of its
+-- changes none of them is known to have. No row where it is not.
+SELECT r.state,
+       ARRAY(SELECT m.node_name FROM peersync.member AS m
+              WHERE m.origin <> r.origin AND m.state IN ('member', 'joining')
+              ORDER BY m.node_name) AS others,
+       (SELECT count(*) FROM peersync.change AS c
+         WHERE NOT EXISTS (
+               SELECT FROM peersync.transaction AS t
+                WHERE t.xid = c.xid AND t.origin = r.origin
+                  AND t.position <= (SELECT coalesce(max((m.seen ->> r.origin::text)::bigint), 0)
+                                       FROM peersync.member AS m
+                                      WHERE m.origin <> r.origin
+                                        AND m.state IN ('member', 'joining')))) AS unsent
+  FROM peersync.replica AS r;
 
 -- name: foreign_dependents
 -- What the user built on our tables, which a cascade would take away with them.

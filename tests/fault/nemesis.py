@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -29,7 +30,7 @@ from peersync.transport.identity import load_identity
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Rights
 from tests.fault.rig import ask, eventually
 from tests.plugins.clusters import Database
-from tests.plugins.nodes import MakeNode, Node
+from tests.plugins.nodes import MakeNode, Node, Result
 from tests.plugins.proxy import Proxy
 
 SEED = int(os.environ.get("PEERSYNC_NEMESIS_SEED", "0"))
@@ -146,18 +147,33 @@ def _introduce(cluster: Cluster, number: int) -> None:
             asyncio.run(book.store(peer))
 
 
-def join_all(cluster: Cluster, joined: Callable[[int], None]) -> None:
-    """Every node but the first joins through a member that it knows; `joined` is told of each."""
-    members = {0}
+def join_all(cluster: Cluster, joined: Callable[[int], None], upto: int | None = None) -> None:
+    """Every node but the first joins through a member that it knows; `joined` is told of each.
+
+    `upto`: nodes from this number on do not join now.
+    """
+    members, wanted = {0}, set(list(cluster.members)[:upto])
     joined(0)
-    while len(members) < len(cluster.nodes):
+    while members != wanted:
         for one, other in cluster.edges:
             for new, sponsor in ((one, other), (other, one)):
-                if sponsor in members and new not in members:
+                if sponsor in members and new in wanted - members:
                     name = cluster.nodes[sponsor].name
                     cluster.nodes[new].run("join", name, "--yes", "--json")
                     members.add(new)
                     joined(new)
+
+
+def join_anyhow(cluster: Cluster, new: int, over: threading.Event) -> Result:
+    """Types `join` again and again, through one sponsor, as somebody would to whom it fails."""
+    sponsor = next(giver for taker, giver in cluster.links if taker == new)
+    while True:
+        last = over.is_set()
+        name = cluster.nodes[sponsor].name
+        found = cluster.nodes[new].run("join", name, "--yes", check=False)
+        if found.code == 0 or "takes part in periodic sync already" in found.err or last:
+            return found
+        over.wait(0.5)
 
 
 def launch(node: Node) -> None:

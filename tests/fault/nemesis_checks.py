@@ -26,7 +26,10 @@ _CONFLICTS = """
 SELECT kind, winner, kept_origin, kept_position, kept_image, in_origin, in_position, in_image
   FROM peersync.conflict WHERE table_name = %s AND key = %s ORDER BY id"""
 _VECTOR = "SELECT origin, applied, state FROM peersync.member ORDER BY origin"
-_LOG = "SELECT origin, position, hlc, kind, changes FROM peersync.transaction"
+_LOG = """
+SELECT t.origin, t.position, t.hlc, t.kind, t.changes
+  FROM peersync.transaction AS t JOIN peersync.member AS m ON m.origin = t.origin
+ WHERE t.position > m.floor"""
 _WAITING = "SELECT id, table_name, key, op, sqlstate, reason FROM peersync.quarantine"
 _WRONG_WINNER = """
 SELECT id, key, winner FROM peersync.conflict

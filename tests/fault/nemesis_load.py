@@ -4,7 +4,8 @@ A write is *sure* when its commit was acknowledged, and *perhaps* there when the
 while it committed. Every value is written once in a run, and every row says which value it took
 the place of, so that a lost write can be told from an overwritten one (`nemesis_checks`).
 
-hot: four rows that all nodes change. mix: 200 keys, inserted, changed, deleted, moved to other
+hot: at any time two rows that all nodes change, and soon leave alone, so that they keep how it
+ended. mix: 200 keys, inserted, changed, deleted, moved to other
 keys. item: rows that are inserted, and perhaps deleted, once. bag: the same without a key, where
 a change that is applied twice shows. bank and safe: money that a node moves between its own rows,
 in both tables. fact: a row names another one that its writer had just read.
@@ -25,7 +26,8 @@ from psycopg import errors
 
 from tests.fault.nemesis import Cluster
 
-HOT, KEYS, ACCOUNTS, AMOUNT = 4, 200, 5, 1000
+HOT, KEYS, ACCOUNTS, AMOUNT = 2000, 200, 5, 1000
+_HOT_S = 0.7  # each pair of them
 _LOOK_S = 0.15
 _NODES = "abcde"
 TABLES = f"""
@@ -78,7 +80,7 @@ class _Session:
     """One writer. Its connection is made anew whenever it breaks."""
 
     def __init__(self, load: Load, node: int, nth: int) -> None:
-        self.load, self.node = load, node
+        self.load, self.node, self.nth = load, node, nth
         self.name = f"{_NODES[node]}{nth}"
         self.chance = random.Random(f"{load.seed} {self.name}")
         self.count = 0
@@ -87,8 +89,8 @@ class _Session:
 
     def run(self) -> None:
         kinds: dict[Callable[[], None], int] = {
-            self.hot: 3, self.mix: 4, self.item: 3, self.bag: 2, self.bank: 4, self.fact: 4
-        }  # fmt: skip
+            self.mix: 4, self.item: 3, self.bag: 2, self.bank: 4, self.fact: 4
+        } if self.nth else {self.hot: 1}  # fmt: skip
         while not self.load.over.is_set():
             began = time.monotonic()
             try:
@@ -110,8 +112,8 @@ class _Session:
                 self.conn = self.load.cluster.connect(self.node)
             self.sql("BEGIN")
             work()
-            if self.chance.random() < 0.02:  # one that commits late
-                time.sleep(self.chance.uniform(0.2, 1.5))
+            if self.chance.random() < 0.04:  # one that commits late
+                time.sleep(self.chance.uniform(0.05, 1.5) ** 2)
             committing = True
             self.sql("COMMIT")
             self.note(sure=True)
@@ -152,7 +154,8 @@ class _Session:
 
     # --- transactions ---------------------------------------------------------------------
     def hot(self) -> None:
-        self.change("hot", self.chance.randint(1, HOT))
+        now = int((time.monotonic() - self.load.began) / _HOT_S)
+        self.change("hot", (2 * now + self.chance.randrange(2)) % HOT + 1)
 
     def change(self, table: str, key: int, moved: int | None = None) -> None:
         value = self.token()
@@ -230,10 +233,11 @@ class _Session:
 class Load:
     """`with Load(…) as load:` people write and look on every node that is let in."""
 
-    def __init__(self, cluster: Cluster, seed: str, *, writers: int = 2, pause_s: float = 0.02):
+    def __init__(self, cluster: Cluster, seed: str, *, writers: int = 3, pause_s: float = 0.02):
         self.cluster, self.seed, self.pause_s = cluster, seed, pause_s
         self.over = threading.Event()
         self.history = History()
+        self.began = time.monotonic()
         self._writers = writers
         self._threads: list[threading.Thread] = []
 

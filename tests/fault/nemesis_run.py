@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from tests.fault import nemesis
-from tests.fault.nemesis import Cluster, Link, Nemesis, build, join_all, plan
+from tests.fault.nemesis import Cluster, Link, Nemesis, build, join_all, join_anyhow, plan
 from tests.fault.nemesis_checks import check
 from tests.fault.nemesis_load import TABLES, History, Load
 from tests.plugins.clusters import Database
-from tests.plugins.nodes import MakeNode
+from tests.plugins.nodes import MakeNode, Result
 
 
 def ordeal(
@@ -24,9 +26,13 @@ def ordeal(
     seconds: float,
     *,
     name: str,
+    late: bool = False,
     seed: int = nemesis.SEED,
 ) -> History:
-    """Raises AssertionError with the seed, what was done, and all that is wrong."""
+    """Raises AssertionError with the seed, what was done, and all that is wrong.
+
+    `late`: the last node joins while the faults are at work, not before.
+    """
     seed_text, seconds = f"{seed} {name}", nemesis.SECONDS or seconds
     chance = random.Random(seed_text)
     with ExitStack() as stack:
@@ -46,9 +52,11 @@ def ordeal(
             history = load.history
             with Nemesis(cluster, chance, step) as worker:
                 with load:
-                    join_all(cluster, load.admit)
+                    join_all(cluster, load.admit, -1 if late else None)
                     step("all are members")
-                    worker.run(faults, seconds)
+                    with _joining(cluster, load, step) if late else nullcontext():
+                        worker.run(faults, seconds)
+                        cluster.heal()
                 cluster.heal()
             step("all is healed")
             cluster.settle()
@@ -66,6 +74,30 @@ def ordeal(
         assert history.writes, "nobody wrote anything"
         assert history.looks, "nobody looked"
         return history
+
+
+@contextmanager
+def _joining(cluster: Cluster, load: Load, step: Callable[[str], None]) -> Iterator[None]:
+    """The last node becomes a member meanwhile, however often it has to be told."""
+    over, new = threading.Event(), cluster.members[-1]
+
+    def join() -> Result:
+        result = join_anyhow(cluster, new, over)
+        step(f"joined: {result.code} {result.err.strip()}")
+        load.admit(new)
+        return result
+
+    with ThreadPoolExecutor(1) as pool:
+        joining = pool.submit(join)
+        try:
+            yield
+            joining.result(30)
+        except TimeoutError:
+            pass  # the last try is on its way
+        finally:
+            over.set()
+        result = joining.result(120)
+    assert result.code == 0 or "already" in result.err, result
 
 
 def told(cluster: Cluster, seed: int, seconds: float, done: list[str], history: History) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.periodic_rig import make_group, wait_equal, wait_until
 from tests.integration.shared_pair import running_pair
+from tests.plugins import least
 from tests.plugins.clusters import GetCluster
 from tests.plugins.nodes import Node, TwoNodes
 
@@ -164,6 +165,7 @@ def test_a_peer_without_the_right_is_told_nothing(pair: TwoNodes) -> None:
         b.run("peer", "allow", "server-a", "--pull")
 
 
+@least.needs_more("a sequence is altered by its owner")
 def test_new_keys_are_kept_apart(pair: TwoNodes) -> None:
     a, b = pair
     plan = a.run("sequences", "plan")

@@ -6,6 +6,7 @@ killed; `run` types a command as a user would and gives back what it printed.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -20,6 +21,12 @@ from typing import Any, Protocol
 
 import pytest
 
+from peersync.config.initial import write_initial
+from peersync.postgres import pool
+from peersync.postgres.conninfo import resolve
+from peersync.postgres.migrate import migrate
+from peersync.transport.identity import create_identity, load_identity
+from peersync.transport.peers import ALL_DATABASES, DEFAULT_RIGHTS, Peer, PeerBook, Rights
 from tests.plugins import least
 from tests.plugins.clusters import Database, MakeDatabase, Pair
 
@@ -82,15 +89,28 @@ class Node:
     def spool(self) -> Path:
         return self.home / "state" / "spool"
 
+    @property
+    def state_dir(self) -> Path:
+        return self.home / "state"
+
     def init(self) -> None:
+        """What `peersync init` does, which has tests of its own, without starting a process."""
         if given := least.conninfo(self):
             self.conninfo, self.least = given, True
         conninfo = self.conninfo or self.database.conninfo()
-        self.run(
-            "init", "--name", self.name, "--database", f"{self.database_name}={conninfo}",
-            "--state-dir", str(self.home / "state"), "--listen", self.listen,
-            "--admin", self.admin, "--socket", str(self.home / "s"),
-        )  # fmt: skip
+        write_initial(
+            self.config,
+            node={
+                "name": self.name,
+                "listen": self.listen,
+                "admin": self.admin,
+                "socket": str(self.home / "s"),
+                "state_dir": str(self.state_dir),
+            },
+            databases={self.database_name: {"conninfo": conninfo}},
+        )
+        create_identity(self.state_dir, self.name)
+        asyncio.run(_prepare(conninfo))
         if self.settings:
             self.config.write_text(self.config.read_text() + "\n" + self.settings)
 
@@ -121,11 +141,17 @@ class Node:
             raise Failed(f"{arguments}: exit code {result.code}\n{result.out}\n{result.err}")
         return result
 
-    def start(self, env: Mapping[str, str] | None = None) -> None:
+    def start(self) -> None:
         """Starts the agent, and waits until it answers."""
-        log = (self.home / "agent.log").open("ab")
-        with log:
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        with (self.home / "agent.log").open("ab") as log:
             self.process = self.popen("agent", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait_until_ready(self) -> None:
+        assert self.process is not None
         deadline = time.monotonic() + START_S
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -190,6 +216,37 @@ class Node:
         self.run("peer", "allow", other.name, "--schema")
 
 
+async def _prepare(conninfo: str) -> None:
+    database = pool.Database("init", resolve(conninfo))
+    async with database.connect("init", what="preparing the database of a test") as conn:
+        await migrate(conn)
+
+
+def introduce(target: Node, source: Node) -> None:
+    """Like `pair_with`, of nodes whose agents do not run: the peer books are written."""
+    schema = {ALL_DATABASES: Rights(pull=True, push=True, schema=True)}
+    _remember(source, target, None)
+    _remember(target, source, schema)
+    target.peers.append(source)
+
+
+def _remember(node: Node, peer: Node, rights: dict[str, Rights] | None) -> None:
+    own, other = load_identity(node.state_dir), load_identity(peer.state_dir)
+    known = Peer(
+        name=peer.name,
+        node_id=other.node_id,
+        cert_pem=other.cert_pem,
+        address=peer.env.get("PEERSYNC_NODE_ADVERTISE", peer.listen),
+        added_at="2026-01-01T00:00:00+00:00",
+        rights=rights or {ALL_DATABASES: DEFAULT_RIGHTS},
+    )
+    asyncio.run(_store(PeerBook(node.state_dir / "peers.json", own.node_id), known))
+
+
+async def _store(book: PeerBook, peer: Peer) -> None:
+    await book.store(peer)
+
+
 class MakeNode(Protocol):
     def __call__(
         self, name: str, database: Database, *, settings: str = "", start: bool = True,
@@ -239,19 +296,24 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         node.close()
 
 
+def _paired(source: Node, target: Node) -> TwoNodes:
+    introduce(target, source)
+    for node in (source, target):
+        node.launch()
+    for node in (source, target):
+        node.wait_until_ready()
+    return TwoNodes(source, target)
+
+
 @pytest.fixture
 def two_nodes(source_target: Pair, make_node: MakeNode) -> TwoNodes:
     """Two paired nodes with running agents, once for each pair of `PEERSYNC_PAIRS`."""
-    source = make_node("server-a", source_target.source)
-    target = make_node("server-b", source_target.target)
-    target.pair_with(source)
-    return TwoNodes(source, target)
+    source = make_node("server-a", source_target.source, start=False)
+    return _paired(source, make_node("server-b", source_target.target, start=False))
 
 
 @pytest.fixture
 def pair_18(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
     """Two paired nodes for what does not depend on the versions of the servers."""
-    source = make_node("server-a", make_database(18))
-    target = make_node("server-b", make_database(18, nth=1))
-    target.pair_with(source)
-    return TwoNodes(source, target)
+    source = make_node("server-a", make_database(18), start=False)
+    return _paired(source, make_node("server-b", make_database(18, nth=1), start=False))
