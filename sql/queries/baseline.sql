@@ -1,11 +1,14 @@
 -- name: lock
--- Keeps publishers, appliers' commits and pruning out, for this session: before the snapshot is taken.
+-- Keeps pruning, runs of apply and publishers out, for this session: before the snapshot is taken.
+-- A run that began before somebody joins does not keep its changes for him.
 SELECT pg_catalog.pg_advisory_lock(x'70737963'::int, pg_catalog.hashtext('prune')),
+       pg_catalog.pg_advisory_lock(x'70737963'::int, pg_catalog.hashtext('join')),
        pg_catalog.pg_advisory_lock(x'70737963'::int, pg_catalog.hashtext('publish'));
 
 -- name: unlock
 -- Lets them go on.
 SELECT pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('publish')),
+       pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('join')),
        pg_catalog.pg_advisory_unlock(x'70737963'::int, pg_catalog.hashtext('prune'));
 
 -- name: give_transactions

@@ -87,7 +87,7 @@ class Cluster:
             if node.process is None:
                 launch(node)
         for node in self.nodes:
-            eventually(f"{node.name} answers", lambda n=node: answers(n))  # type: ignore[misc]
+            eventually(f"{node.name} answers", lambda n=node: answers(n), 60)  # type: ignore[misc]
 
     def settle(self, limit_s: float = 90.0) -> None:
         """`sync now --wait` on every node; again, until what is relayed has come to the last."""
@@ -186,9 +186,8 @@ def answers(node: Node) -> bool:
     assert node.process is not None
     code = node.process.poll()
     assert code is None, f"the agent of {node.name} ended by itself, exit code {code}:\n{node.log}"
-    host, _, port = node.admin.rpartition(":")
-    with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(node.home / "s")) == 0
 
 
 # --- what is done ---------------------------------------------------------------------------

@@ -30,9 +30,17 @@ _SQL: Final = {
     "members": queries("members")["members"],
 }
 _TRUNCATE_AFTER: Final = 500  # runs whose rows were deleted one by one
-# Temporary buffers hold a frame; a plan for a few rows must not be kept for many.
+# Temporary buffers hold a frame; a plan for a few rows must not be kept for many. An agent that is
+# frozen in the middle of a run must not keep people from its rows.
 _SETTINGS: Final = (
-    "SET synchronous_commit = on; SET work_mem = '64MB'; SET temp_buffers = '32MB'; SET jit = off"
+    "SET synchronous_commit = on; SET work_mem = '64MB'; SET temp_buffers = '32MB'; SET jit = off;"
+    " SET idle_in_transaction_session_timeout = '15s'"
+)
+
+# What is kept for others is decided by who they are when a run begins: nobody is admitted between
+# that and its commit (sql/queries/baseline.sql).
+_GATE: Final = (
+    "SELECT pg_catalog.pg_advisory_xact_lock_shared(x'70737963'::int, pg_catalog.hashtext('join'))"
 )
 
 
@@ -88,7 +96,7 @@ class Session:
         self.window_used = False
         if many:
             self._since = rows
-        await self.conn.execute(";".join(["BEGIN ISOLATION LEVEL READ COMMITTED", *clean]))
+        await self.conn.execute(";".join(["BEGIN ISOLATION LEVEL READ COMMITTED", _GATE, *clean]))
         try:
             yield
         except BaseException:
