@@ -110,7 +110,7 @@ async def _captured(conn: asyncpg.Connection) -> Found:
 
 
 def _lacks_right(state: TableState) -> bool:
-    return "right is missing" in (state.reason or "") or "permission" in (state.reason or "")
+    return "right is missing" in (state.reason or "")
 
 
 async def _parked(conn: asyncpg.Connection) -> Found:

@@ -74,7 +74,11 @@ def refresh(ctx: Context, database: str | None) -> int:
 @database_option
 @click.pass_obj
 def strategy(ctx: Context, pattern: str, name: str, database: str | None) -> int:
-    """Say how conflicts of tables end from now on: newer_wins, or manual."""
+    """Say how conflicts of tables end from now on.
+
+    newer_wins, manual, merge_columns, delta:COLUMN,COLUMN, origin_priority:NODE=NUMBER,…,
+    function:SCHEMA.NAME
+    """
     code = _change(ctx, database, "strategy", pattern=pattern, strategy=name)
     print_err("set the same on all nodes: with different strategies their rows come to differ")
     return code

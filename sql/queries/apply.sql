@@ -88,11 +88,14 @@ SELECT w.n FROM unnest($1::int[]) AS w (n)
 -- name: begin
 -- Locks an origin for this transaction; what is applied of every origin, and how things stand here.
 -- Of the locked one it is the latest; the others may have moved on, which the look at the end finds.
+-- merging: a strategy needs all changes of a row, so what comes in is kept for it.
 -- $1 origin
 WITH locked AS MATERIALIZED (
     SELECT m.origin, m.applied FROM peersync.member AS m WHERE m.origin = $1 FOR UPDATE)
 SELECT m.origin, m.state, coalesce(l.applied, m.applied) AS applied,
-       EXISTS (SELECT FROM peersync.quarantine AS q WHERE q.state = 'waiting' AND q.cause = 'row') AS refused
+       EXISTS (SELECT FROM peersync.quarantine AS q WHERE q.state = 'waiting' AND q.cause = 'row') AS refused,
+       EXISTS (SELECT FROM peersync.synced_table AS y
+                WHERE y.strategy NOT IN ('newer_wins', 'manual')) AS merging
   FROM peersync.member AS m LEFT JOIN locked AS l ON l.origin = m.origin;
 
 -- name: vector_now

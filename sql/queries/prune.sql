@@ -10,13 +10,17 @@ SELECT EXISTS (SELECT FROM peersync.quarantine WHERE state = 'waiting' AND key I
 
 -- name: supersede
 -- What waits in quarantine for a row that was changed here later: tried again, it would undo that,
--- and once the later change has left the log nobody could tell.
+-- and once the later change has left the log nobody could tell. Where changes are merged, only a
+-- later one that counts as having seen it takes its place.
 UPDATE peersync.quarantine AS q
    SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a later change'
   FROM peersync.replica AS r, peersync.transaction AS t, peersync.change AS c
  WHERE q.state = 'waiting' AND q.key IS NOT NULL
    AND t.origin = r.origin AND t.hlc > q.hlc AND c.xid = t.xid
-   AND c.tbl = q.tbl AND c.key = q.key;
+   AND c.tbl = q.tbl AND c.key = q.key
+   AND (coalesce((t.seen ->> q.origin::text)::bigint, 0) >= q.position
+        OR EXISTS (SELECT FROM peersync.synced_table AS s
+                    WHERE s.tbl = q.tbl AND s.strategy IN ('newer_wins', 'manual')));
 
 -- name: end_prune
 -- Lets the next one.
@@ -33,24 +37,47 @@ SELECT pg_catalog.set_config(name, value, true)
 -- Whether any row was in conflict whose strategy needs more than the newest change.
 SELECT EXISTS (SELECT FROM peersync.row_base) AS based;
 
--- name: held
--- Origins whose log has to stay from a position on: there are changes of a row with a base, and
--- not all changes of that row are stable, or one of them is not even published.
--- $1 stable positions as jsonb
-WITH e AS MATERIALIZED (
-    SELECT b.tbl, b.key, e.origin, e.position,
-           e.position > coalesce(($1::jsonb ->> e.origin::text)::bigint, 0) AS unstable
-      FROM peersync.row_base AS b
-      JOIN peersync.entry AS e ON e.tbl = b.tbl AND (e.key = b.key OR e.op = 'T')
-     UNION ALL
-    SELECT b.tbl, b.key, NULL, NULL, true
-      FROM peersync.row_base AS b
-      JOIN peersync.change AS c ON c.tbl = b.tbl AND (c.key = b.key OR c.op = 'T')
-     WHERE NOT EXISTS (SELECT FROM peersync.transaction AS t WHERE t.xid = c.xid))
+-- name: held_parked
+-- Where the log has to stay because changes wait for a table whose strategy needs all of a row's.
 SELECT e.origin, min(e.position) AS position
-  FROM e JOIN (SELECT tbl, key FROM e GROUP BY tbl, key HAVING bool_or(unstable)) AS h USING (tbl, key)
- WHERE e.origin IS NOT NULL
+  FROM peersync.entry AS e JOIN peersync.member AS m ON m.origin = e.origin AND m.floor < e.position
+ WHERE e.tbl IN (SELECT s.tbl FROM peersync.synced_table AS s
+                  WHERE s.parked IS NOT NULL AND s.strategy NOT IN ('newer_wins', 'manual'))
  GROUP BY e.origin;
+
+-- name: based_changes
+-- The transactions that have changed the rows with a base, in no order.
+WITH e AS MATERIALIZED (
+    SELECT t.origin, t.position, t.hlc, t.seen, c.tbl, c.key, c.op
+      FROM peersync.transaction AS t JOIN peersync.change AS c ON c.xid = t.xid
+      JOIN peersync.member AS m ON m.origin = t.origin AND m.floor < t.position
+     WHERE c.tbl IN (SELECT b.tbl FROM peersync.row_base AS b)
+     UNION ALL
+    SELECT t.origin, t.position, t.hlc, t.seen, r.tbl, r.key, r.op
+      FROM peersync.transaction AS t JOIN peersync.relayed AS r USING (origin, position)
+      JOIN peersync.member AS m ON m.origin = t.origin AND m.floor < t.position
+     WHERE r.tbl IN (SELECT b.tbl FROM peersync.row_base AS b))
+SELECT DISTINCT b.tbl, b.key, coalesce(s.strategy, 'newer_wins') AS strategy,
+       e.origin, e.position, e.hlc, e.seen::text AS seen
+  FROM peersync.row_base AS b
+  JOIN (SELECT tbl, key, origin, position, hlc, seen FROM e WHERE op <> 'T'
+         UNION ALL
+        SELECT t.tbl, b.key, t.origin, t.position, t.hlc, t.seen
+          FROM e AS t JOIN peersync.row_base AS b ON b.tbl = t.tbl WHERE t.op = 'T') AS e
+    ON e.tbl = b.tbl AND e.key = b.key
+  LEFT JOIN peersync.synced_table AS s ON s.tbl = b.tbl;
+
+-- name: unpublished_rows
+-- The rows with a base that have a committed change without a position.
+SELECT DISTINCT b.tbl, b.key
+  FROM peersync.change AS c JOIN peersync.row_base AS b ON b.tbl = c.tbl AND (c.key = b.key OR c.op = 'T')
+ WHERE NOT EXISTS (SELECT FROM peersync.transaction AS t WHERE t.xid = c.xid);
+
+-- name: rebase
+-- A row without the changes that the log still holds, after some of them have gone into it.
+-- $1 tbl, $2 key, $3 shape, $4 image
+UPDATE peersync.row_base SET shape = $3, image = $4, since = pg_catalog.clock_timestamp()
+ WHERE tbl = $1 AND key = $2;
 
 -- name: lock
 -- Nothing is published or applied from now to the end of this transaction.

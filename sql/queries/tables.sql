@@ -20,3 +20,18 @@ UPDATE peersync.synced_table
 UPDATE peersync.synced_table
    SET state = 'refused', reason = 'not captured yet', since = pg_catalog.clock_timestamp()
  WHERE tbl = ANY ($1::int[]) AND state = 'excluded' AND reason = $2;
+
+-- name: nodes
+-- Every origin of the group, with the name of its node.
+SELECT origin, node_name FROM peersync.member;
+
+-- name: merge_function
+-- A function that makes one row of several.
+-- $1 schema, $2 name
+SELECT p.provolatile::text AS volatility,
+       pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+       AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may
+  FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE n.nspname = $1 AND p.proname = $2 AND p.prokind = 'f' AND NOT p.proretset
+   AND p.prorettype = 'pg_catalog.jsonb'::pg_catalog.regtype
+   AND p.pronargs = 1 AND p.proargtypes[0] = 'pg_catalog.jsonb'::pg_catalog.regtype;

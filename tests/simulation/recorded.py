@@ -8,7 +8,7 @@ rows). Both only put something off: the runs stay right, as their own checks sho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from peersync.core.order.stability import Known
@@ -39,9 +39,10 @@ class RecordedNode(SimNode):
         number = len(self.trace.steps)
         step: dict[str, Any] = {"asker": asker, "vector": dict(vector), "most": most}
         if isinstance(answer, ResyncRequired):
-            self.trace.add("serve", node=self.origin, number=number, floor=answer.floor, **step)
+            self.trace.add("refuse", node=self.origin, floor=answer.floor, **step)
             return answer
-        self.trace.add("serve", node=self.origin, number=number, txs=_places(answer), **step)
+        step |= {"number": number, "txs": _places(answer), "sender": answer.vector}
+        self.trace.add("serve", node=self.origin, **step)
         return NumberedFrame(answer.sender, answer.vector, answer.transactions, number)
 
     def accept(self, frame: Frame, wall: int) -> None:
@@ -70,6 +71,7 @@ class RecordedNode(SimNode):
         self._note("delivered", stopped=stopped)
 
     def prune(self) -> None:
+        self.complete_expiries()
         super().prune()
         self._note("prune")
 
@@ -93,7 +95,7 @@ class RecordedNode(SimNode):
             log=[list(place) for place in log],
             floor={o: p for o, p in self.floor.items() if p},
             kept=sorted([list(each) for each in kept], key=str),
-            members=sorted(self.members),
+            members=sorted(self.members - self.expiring.keys()),
             **more,
         )
 
@@ -101,11 +103,6 @@ class RecordedNode(SimNode):
 def record(scenario: Scenario) -> Trace:
     """Runs it, with its checks, and gives the trace. Raises Violation."""
     return World(scenario, kind=RecordedNode).run()
-
-
-def quiet(scenario: Scenario) -> Scenario:
-    """The same without what a replay can't do: a database that is set back."""
-    return replace(scenario, restores=0)
 
 
 def _places(frame: Frame) -> list[list[int]]:

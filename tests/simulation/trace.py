@@ -5,6 +5,14 @@ A step is a dict of JSON values with a `do`:
 - publish: node, position, hlc, wall, kind, seen, uid (None where kind is not d), subject
 - apply: node, source, origin, position, conflicts [[key, origin, position, ordinal], …]
 - join: node, sponsor; crash: node, until; restore: node (its database is an older one from here)
+With `recorded.RecordedNode` there are these, too; its publish and apply steps stand inside:
+- serve: node, asker, vector, most, number, txs [[origin, position], …], sender (its vector)
+- refuse: node, asker, vector, most, floor
+- deliver: node, source, number (of the answer), txs (what has come of it), wall; then of each
+  run: node, origin, first, last, own (position before it); then delivered: node, stopped
+  [reason, origin, position] or None, and what the node has: vector, hlc, rows, floor, members,
+  log [[origin, position], …], kept [[origin, position, op, key], …]
+- prune: node, and what it has
 Nodes are numbers from 1 and are their own origin; times are microseconds. Steps are in the order
 in which they happened, so replaying them one by one gives the same positions.
 """

@@ -115,8 +115,14 @@ def saw(later: Change, earlier: Change) -> bool:
 
 
 def causally_last(changes: Collection[Change]) -> list[Change]:
-    """Those that no other of them had seen, sorted by version: one, or concurrent ones."""
-    return by_version(c for c in changes if not any(saw(other, c) for other in changes))
+    """Those that no other of them had seen, sorted by version: one, or concurrent ones.
+
+    Only the last of each origin can be: it had seen all that the earlier ones had, and them.
+    """
+    last: dict[int, Change] = {}
+    for change in by_version(changes):
+        last[change.origin] = change
+    return by_version(c for c in last.values() if not any(saw(o, c) for o in last.values()))
 
 
 def fold(strategy: Strategy, base: Image | None, changes: Collection[Change]) -> Row:

@@ -101,6 +101,7 @@ class _Apply:
                 states = await self._session.fetch("begin", run.origin)
         ours = (self._session.origin, run.origin)
         keep = any(m["state"] in _COUNTS and m["origin"] not in ours for m in states)
+        keep = keep or any(row["merging"] for row in states)
         return vector, keep, any(row["refused"] for row in states)
 
     async def _changes(self, vector: dict[int, int], keep: bool, refused: bool) -> Outcome:

@@ -4,7 +4,8 @@ The order of the steps is what makes it right. What is known of conflicts is dec
 rows are written, and only then, with their locks held and nobody publishing, it looks whether a
 change of ours or of another applier got its place meanwhile (ORDER R2). Without that look such a
 change would later count as newer than the rows that had overwritten it. What the look finds is
-decided by version, written over, and looked at again.
+decided by version, written over, and looked at again. Rows that are merged (`apply_merge`) are
+decided there only, each from all its changes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from peersync.postgres.log.apply_conflicts import (
     record_clashes,
     stage_winners,
 )
+from peersync.postgres.log.apply_merge import Merging, Place, merging_of
 from peersync.postgres.log.apply_session import Session
 from peersync.postgres.log.apply_write import Batch, Writer
 from peersync.postgres.log.parking import number_tables
@@ -68,6 +70,7 @@ class Settling:
         self._origin = origin
         self._vector = dict(vector)
         self._changes = changes
+        self._merging = Merging(session, origin)
 
     async def write(
         self, batches: list[Batch], seen: Mapping[int, int], *, supersede: bool
@@ -79,23 +82,30 @@ class Settling:
         """
         if self._changes > ANALYZE_FROM:
             await self._conn.execute(f"ANALYZE {IN}")
+        plain, merging = merging_of(batches)
+        after = self._grown(self._vector, seen)
+        pending: set[Place] = set()
+        if merging and (after or self._origin is None):
+            pending = await self._find(after, self._vector, merging)
+            if pending:
+                await self._merging.set_aside(pending, shapes_sql(self.tables))
         before = compact_sql(
             shapes_sql(self.tables), [group for batch in batches for group, _ in batch.parts]
         )
-        after = self._grown(self._vector, seen)
         survivors = False
-        if after:
+        if after and plain:
             for statement in before:
                 await self._conn.execute(statement)
             before = []
-            if await self._clash(after, self._vector, batches):
+            if await self._clash(after, self._vector, plain):
                 survivors = True
                 await drop_losers(self._conn)
         writer = Writer(self._conn, tuple(batches), self.tables, survivors=survivors)
         await self._write_with(writer, before)
         if supersede:
             await writer.supersede()
-        await self._look(batches)
+        await self._look(plain, merging, pending)
+        self.outcome.conflicts += await self._merging.record()
 
     async def targets(self, shapes: Iterable[ShapeLike]) -> dict[TableName, Target]:
         """The tables as they are now; those that only a peer knows get their number."""
@@ -146,19 +156,35 @@ class Settling:
             self.outcome.conflicts += await record_clashes(self._conn, shapes)
         return clashes
 
-    async def _look(self, batches: list[Batch]) -> None:
-        """R2: whose change got a place while these were being written."""
+    async def _find(
+        self, after: Mapping[int, int], upto: Mapping[int, int] | None, batches: list[Batch]
+    ) -> set[Place]:
+        """Rows to be merged. The stages of conflicts are empty afterwards."""
+        self._session.window_used = True
+        shapes = shapes_sql(self.tables)
+        return await self._merging.find(after, upto, batches, shapes, self._changes)
+
+    async def _look(self, plain: list[Batch], merging: list[Batch], pending: set[Place]) -> None:
+        """R2: whose change got a place while these were being written. `pending`: to be merged."""
         while True:
             await self._session.fetch("publish")
             now = await self._session.vector()
             after = self._grown(now, self._vector)
-            if not after:
+            if not after and not pending:
                 return
             self._vector.update({origin: now[origin] for origin in after})
             await forget_window(self._conn)
-            if not await self._clash(after, None, batches):
+            if after and merging:
+                pending |= await self._find(after, None, merging)
+            staged = 0
+            if after and plain and await self._clash(after, None, plain):
+                staged = await stage_winners(self._conn)
+            if pending:
+                self._session.window_used = True
+                staged += await self._merging.stage(pending, merging)
+                pending = set()
+            if not staged:
                 return
-            await stage_winners(self._conn)
             await self._write_again()
 
     async def _write_again(self) -> None:

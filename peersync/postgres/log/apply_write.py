@@ -32,7 +32,7 @@ from peersync.postgres.log.rows import (
 from peersync.postgres.log.staging import IN, Group, shapes_sql
 
 # Nobody's fault but the moment's: the whole run is rolled back and tried again.
-_NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
+NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
 _NOT_THIS_TABLE: Final = ("42", "0A", "3F")
 
 _QUARANTINE: Final = """
@@ -224,7 +224,7 @@ class Writer:
                 "SAVEPOINT peersync_rows;\n" + ";\n".join(statements) + ";\nRELEASE peersync_rows"
             )
         except asyncpg.PostgresError as error:
-            if error.sqlstate is None or error.sqlstate.startswith(_NOT_NOW):
+            if error.sqlstate is None or error.sqlstate.startswith(NOT_NOW):
                 raise
             await self._conn.execute("ROLLBACK TO peersync_rows; RELEASE peersync_rows")
             return error

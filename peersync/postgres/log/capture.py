@@ -27,6 +27,7 @@ from peersync.postgres.sqlfiles import queries
 _SQL: Final = queries("capture")
 LOCKED: Final = "locked: another transaction uses the table; it is tried again"
 BY_OPERATOR: Final = "left out by an operator: peersync tables add takes it back"
+_NO_RIGHT: Final = "the right is missing"
 _LEFT_OUT: Final = "left out by the configuration"
 
 
@@ -151,7 +152,7 @@ def _refusal(rows: Sequence[Any]) -> str | None:
                 "changes through the parent can't be seen"
             )
         if not row["may"] and not row["current"]:
-            return f"the right is missing: GRANT TRIGGER, SELECT ON {row['own']}"
+            return f"{_NO_RIGHT}: GRANT TRIGGER, SELECT ON {row['own']}"
         if row["off"]:
             return (
                 f"its trigger {row['off']} on {row['own']} is switched off or fires always: "
@@ -180,15 +181,18 @@ async def _make_so(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float)
                     await _drop(conn, f"peersync.capture_{row['oid']}()", lock_timeout_s)
     except asyncpg.LockNotAvailableError:
         state, reason = "refused", LOCKED
-    except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectNotInPrerequisiteStateError) as exc:
+    except asyncpg.InsufficientPrivilegeError as exc:
+        state, reason = "refused", f"{_NO_RIGHT}: {exc}"
+    except asyncpg.ObjectNotInPrerequisiteStateError as exc:
         state, reason = "refused", str(exc)
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
         return  # dropped just now: the next call says so
     recorded = (root["state"], root["reason"], root["known_shape"], root["known"])
     if recorded == (state, reason, want.shape, True):
         return
-    # a table that was locked at its first sight is still new to the others when it is captured
-    seen = None if reason == LOCKED else relation
+    # a table that could not be captured at its first sight is new to the others when it is
+    waits = state == "refused" and (reason == LOCKED or (reason or "").startswith(_NO_RIGHT))
+    seen = None if waits and not root["known"] else relation
     if recorded != (state, reason, want.shape, seen is not None):
         await conn.execute(_SQL["record"], *want.name, seen, want.shape, state, reason)
 

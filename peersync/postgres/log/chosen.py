@@ -16,11 +16,11 @@ from peersync.core.errors import BadRequest
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.capture import BY_OPERATOR, TableState, enrol, table_states
 from peersync.postgres.log.members import read_replica
+from peersync.postgres.log.strategy import check_strategy
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("tables")
 LOCK_TIMEOUT_S: Final = 5.0
-STRATEGIES: Final = ("newer_wins", "manual")
 
 Action = Literal["add", "remove", "refresh", "strategy"]
 
@@ -101,7 +101,8 @@ async def _change(
         )
     numbers = [table.tbl for table in found]
     if action == "strategy":
-        await conn.execute(_SQL["set_strategy"], numbers, _checked(strategy))
+        text = await check_strategy(conn, strategy, [table.name for table in found])
+        await conn.execute(_SQL["set_strategy"], numbers, text)
     elif action == "remove":
         await conn.execute(_SQL["leave_out"], numbers, BY_OPERATOR)
     else:
@@ -117,11 +118,3 @@ def _refuse_left_out(found: list[TableState], patterns: Patterns) -> None:
         f"the configuration leaves {', '.join(left_out[:5])} out",
         hint="change include or exclude of the database, and restart the agent",
     )
-
-
-def _checked(strategy: str | None) -> str:
-    if strategy not in STRATEGIES:
-        raise BadRequest(
-            f"{(strategy or '')[:50]!r} is no strategy", hint=f"there is: {', '.join(STRATEGIES)}"
-        )
-    return strategy

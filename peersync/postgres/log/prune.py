@@ -1,9 +1,10 @@
 """Takes out of the log what every member is known to have, and says what is left and why.
 
 What is stable is decided in `core.order.stability`. Here the floor of an origin is raised
-first, so that no peer is given a part of what goes, and then the rows are deleted in pieces,
-each in a transaction of its own: no lock is held that a writer, the capture or an apply would
-wait for, and whatever ends it in between, the next call goes on.
+first, so that no peer is given a part of what goes, and what a row in conflict still needs of it
+goes into its base (`prune_rows`). Then the rows are deleted in pieces, each in a transaction of
+its own: no lock is held that a writer, the capture or an apply would wait for, and whatever ends
+it in between, the next call goes on.
 
 It refuses to decide that a member is not waited for any more: it only names those that could
 be expired. The columns of old images stay known: one row for each ALTER TABLE.
@@ -18,8 +19,9 @@ from typing import Any, Final
 import asyncpg
 
 from peersync.core.order.stability import Known, floors
-from peersync.postgres.log.members import Member, encode_vector, read_members, read_replica
+from peersync.postgres.log.members import Member, read_members, read_replica
 from peersync.postgres.log.membership import counting
+from peersync.postgres.log.prune_rows import fold_rows
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("prune")
@@ -115,17 +117,18 @@ def expired_candidates(size: LogSize, *, max_age_s: float, max_bytes: int) -> tu
 
 
 async def _raise_floors(conn: asyncpg.Connection, members: Sequence[Member]) -> dict[int, int]:
+    """Nothing is published or applied meanwhile: a row in conflict is counted, or not there yet."""
     stable = floors((m.origin for m in members), known(members))
     wanted = {m.origin: min(stable[m.origin], m.applied) for m in members}
-    if await conn.fetchval(_SQL["based"]):
-        for row in await conn.fetch(_SQL["held"], encode_vector(stable)):
-            wanted[row["origin"]] = min(wanted[row["origin"]], row["position"] - 1)
-    for member in members:
-        if wanted[member.origin] > member.floor:
-            await conn.execute(_SQL["raise_floor"], member.origin, wanted[member.origin])
-    if await conn.fetchval(_SQL["based"]):
-        async with conn.transaction():
-            await conn.execute(_SQL["lock"])
+    if all(wanted[m.origin] <= m.floor for m in members):
+        return {m.origin: m.floor for m in members}
+    async with conn.transaction():
+        await conn.execute(_SQL["lock"])
+        wanted = await fold_rows(conn, wanted)
+        for member in members:
+            if wanted[member.origin] > member.floor:
+                await conn.execute(_SQL["raise_floor"], member.origin, wanted[member.origin])
+        if await conn.fetchval(_SQL["based"]):
             await conn.execute(_SQL["delete_bases"])
     return {m.origin: max(m.floor, wanted[m.origin]) for m in members}
 

@@ -131,6 +131,14 @@ DECLARE
     logged  bigint := 0;
 BEGIN
     PERFORM peersync.register_shape(facts);
+    -- DROP TRIGGER is for the owner of the table; a trigger that goes with its function is not
+    FOR name IN SELECT DISTINCT g.tgfoid::regprocedure::text FROM pg_trigger AS g
+                  JOIN pg_proc AS p ON p.oid = g.tgfoid
+                 WHERE g.tgrelid = relation AND NOT g.tgisinternal
+                   AND p.pronamespace = 'peersync'::regnamespace
+                   AND NOT facts -> 'triggers' @> to_jsonb(g.tgtype) LOOP
+        EXECUTE format('DROP FUNCTION %s CASCADE', name);
+    END LOOP;
     EXECUTE peersync.capture_source(relation, tbl, keep_old);
     EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', call);
     FOR wanted IN SELECT jsonb_array_elements_text(facts -> 'triggers')::integer LOOP
@@ -149,15 +157,12 @@ BEGIN
                         WHEN 16 THEN 'REFERENCING OLD TABLE AS y NEW TABLE AS x' ELSE '' END,
             CASE wanted & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END, call);
     END LOOP;
-    FOR name IN SELECT g.tgname FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
-                 WHERE g.tgrelid = relation AND NOT g.tgisinternal
-                   AND p.pronamespace = 'peersync'::regnamespace
-                   AND NOT facts -> 'triggers' @> to_jsonb(g.tgtype) LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', name, facts ->> 'own');
-    END LOOP;
     IF log_rows AND (SELECT relkind FROM pg_class WHERE oid = relation) = 'r' THEN
         EXECUTE peersync.capture_statement(facts, tbl, keep_old, 'EXISTING', 'x');
         GET DIAGNOSTICS logged = ROW_COUNT;
+        IF logged > 0 AND NOT pg_try_advisory_xact_lock_shared(x'70737963'::int, hashtext('awake')) THEN
+            PERFORM peersync.wake();
+        END IF;
     END IF;
     RETURN logged;
 END $$;
@@ -183,7 +188,9 @@ BEGIN
 DECLARE
     before pg_catalog.jsonb;
 BEGIN
-    IF peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
+    /* in a restored database, a trigger may call what was made for another table since */
+    IF TG_RELID = '%2$s'::pg_catalog.oid
+       AND peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
         IF TG_OP = 'UPDATE' THEN
             %5$s;
         ELSIF TG_OP = 'INSERT' THEN
@@ -345,7 +352,10 @@ BEGIN
     ELSIF is_root THEN
         PERFORM set_config('peersync.truncated', replace(whole, root, ''), true);
         INSERT INTO peersync.change (tbl, shape, op)
-        VALUES (capture_truncate.tbl, peersync.register_shape(facts), 'T');
+        VALUES (coalesce((SELECT s.tbl FROM peersync.synced_table AS s
+                           WHERE s.schema_name = facts ->> 'schema'
+                             AND s.table_name = facts ->> 'table'), capture_truncate.tbl),
+                peersync.register_shape(facts), 'T');
     ELSIF "when" = 'BEFORE' AND (facts ->> 'leaf')::boolean AND strpos(whole, root) = 0 THEN
         EXECUTE peersync.capture_anew(relation, tbl, keep_old, 'GONE', 'x');
     END IF;

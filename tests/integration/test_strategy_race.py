@@ -1,0 +1,112 @@
+"""Applications add to the same counters on several databases while changes arrive on all.
+
+Every sum is exact in the end: nothing that was added is lost, and nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+
+from peersync.core.errors import PeersyncError
+from peersync.postgres.log.prune import prune
+from peersync.postgres.log.publish import beat
+from tests.integration.apply_rig import Node, drain
+from tests.integration.strategy_rig import group
+from tests.plugins.clusters import MakeDatabase
+
+BANK = "CREATE TABLE public.account (id int PRIMARY KEY, balance numeric NOT NULL, seen text)"
+ACCOUNTS, SECONDS, WRITERS = 6, 2.5, 2
+
+
+@pytest.fixture
+async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def pay(node: Node, seed: int, until: float, sums: dict[int, int]) -> int:
+    """Transfers between two accounts; gives how many were committed, `sums` what they add."""
+    choose, done = random.Random(seed), 0
+    conn = await asyncpg.connect(node.test.url())
+    try:
+        while asyncio.get_running_loop().time() < until:
+            one, other = choose.sample(range(ACCOUNTS), 2)
+            amount = choose.randrange(1, 100)
+            try:
+                async with conn.transaction():
+                    for key, what in sorted(((one, amount), (other, -amount))):
+                        await conn.execute(
+                            "UPDATE account SET balance = balance + $2, seen = $3 WHERE id = $1",
+                            key, what, node.name,
+                        )  # fmt: skip
+            except asyncpg.DeadlockDetectedError:
+                continue  # with the apply, which takes the rows in its own order
+            sums[one] += amount
+            sums[other] -= amount
+            done += 1
+            if choose.random() < 0.3:
+                await asyncio.sleep(choose.random() / 200)
+    finally:
+        await conn.close()
+    return done
+
+
+async def follow(node: Node, source: Node, until: float) -> None:
+    choose = random.Random(node.name)
+    while asyncio.get_running_loop().time() < until:
+        try:
+            await node.pull(source, max_changes=choose.choice((1, 20, 500)))
+            if choose.random() < 0.2:
+                await beat(node.asks)
+                await prune(node.asks)
+        except PeersyncError as error:
+            assert error.retryable, repr(error)
+
+
+async def race(nodes: list[Node], sums: dict[int, int], seed: int) -> int:
+    until = asyncio.get_running_loop().time() + SECONDS
+    async with asyncio.TaskGroup() as tasks:
+        payers = [
+            tasks.create_task(pay(node, seed + n * 100 + w, until, sums))
+            for n, node in enumerate(nodes)
+            for w in range(WRITERS)
+        ]
+        for n, node in enumerate(nodes):  # three are a ring: each relays
+            tasks.create_task(follow(node, nodes[n - 1], until))
+    await drain(*nodes)
+    return sum(task.result() for task in payers)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+async def test_sums_are_exact_after_thousands_of_concurrent_payments(
+    stack: AsyncExitStack, make_database: MakeDatabase, size: int
+) -> None:
+    nodes = await group(stack, make_database, size, "delta:balance", BANK)
+    await nodes[0].execute(
+        "INSERT INTO account SELECT i, 1000, NULL FROM generate_series(0, $1) AS i", ACCOUNTS - 1
+    )
+    await drain(*nodes)
+    sums, payments, pruned = dict.fromkeys(range(ACCOUNTS), 1000), 0, 0
+    for seed in (0, 1000):
+        payments += await race(nodes, sums, seed)
+        for node in nodes:
+            rows = await node.rows("SELECT id, balance::int FROM account ORDER BY id")
+            assert dict(rows) == sums, node.name
+            await beat(node.asks)
+        await nodes[0].execute("UPDATE account SET balance = balance + 1")  # not seen by the rest
+        sums = {key: balance + 1 for key, balance in sums.items()}
+        for node in nodes[1:]:
+            await node.execute("UPDATE account SET balance = balance + 1")
+            sums = {key: balance + 1 for key, balance in sums.items()}
+        await drain(*nodes)
+        pruned += sum([(await prune(node.asks)).transactions for node in nodes])
+    assert payments > 1000
+    assert pruned > 1000
+    merged = "SELECT count(*) FROM peersync.conflict WHERE winner = 'merged'"
+    assert (await nodes[0].rows(merged))[0][0] > 10
