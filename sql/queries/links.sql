@@ -10,6 +10,7 @@ SELECT count(*) AS transactions,
 -- name: waiting
 -- Tables whose changes wait, and whether some process runs the periodic sync of this database.
 SELECT (SELECT count(*) FROM peersync.synced_table WHERE parked IS NOT NULL) AS parked,
+       (SELECT count(*) FROM peersync.synced_table WHERE state = 'refused') AS uncaptured,
        EXISTS (SELECT FROM pg_catalog.pg_locks AS l
                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
                   AND l.database = (SELECT oid FROM pg_catalog.pg_database

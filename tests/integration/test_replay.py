@@ -2,7 +2,7 @@
 
 `PEERSYNC_REPLAY_SEEDS` says how many seeds (`2000`) or which (`17-17`). A failure ends with the
 seed and the step. Left out are strategies other than "newer wins", databases that are set back
-to a backup, joins while a member is being expired, and groups in which no more than two stay:
+to a backup, joins into a group that a member leaves, and groups in which no more than two stay:
 two keep nothing for others, and so have another log than the simulation, though the same rows.
 """
 
@@ -21,7 +21,7 @@ from tests.simulation.recorded import record
 from tests.simulation.scenario import Scenario, draw
 from tests.simulation.trace import Trace
 
-DEFAULT = (0, 1, 2, 3, 14)  # with a join, a leave, manual conflicts, an expiry and a return
+DEFAULT = (0, 1, 2, 3, 6, 14)  # with a join, a leave, manual conflicts, an expiry, a return
 WITH_A_JOIN = (1,)
 
 
@@ -40,7 +40,7 @@ def scenario_of(seed: int) -> Scenario:
         seed,
         nodes=nodes if goes is None else max(nodes, 4),
         strategy="manual" if seed % 11 == 3 else "newer_wins",
-        joins=0 if goes == "expiries" else (0, 1, 0, 0, 2, 0)[seed % 6],
+        joins=0 if goes else (0, 1, 0, 0, 2, 0)[seed % 6],
         leaves=int(goes == "leaves"),
         expiries=int(goes == "expiries"),
         writes=15 + seed % 37,

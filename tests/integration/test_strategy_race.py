@@ -21,7 +21,7 @@ from tests.integration.strategy_rig import group
 from tests.plugins.clusters import MakeDatabase
 
 BANK = "CREATE TABLE public.account (id int PRIMARY KEY, balance numeric NOT NULL, seen text)"
-ACCOUNTS, SECONDS, WRITERS = 6, 2.5, 2
+ACCOUNTS, SECONDS, WRITERS = 6, 1.5, 2
 
 
 @pytest.fixture
@@ -110,3 +110,28 @@ async def test_sums_are_exact_after_thousands_of_concurrent_payments(
     assert pruned > 1000
     merged = "SELECT count(*) FROM peersync.conflict WHERE winner = 'merged'"
     assert (await nodes[0].rows(merged))[0][0] > 10
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["no conflict before", "in conflict before"])
+async def test_what_is_committed_while_a_row_is_applied_is_in_it(
+    stack: AsyncExitStack, make_database: MakeDatabase, earlier: bool
+) -> None:
+    """The apply waits for the row, and then writes over what it had not seen (ORDER R2)."""
+    a, b = await group(stack, make_database, 2, "delta:balance", BANK)
+    await a.execute("INSERT INTO account VALUES (1, 1000, NULL)")
+    await drain(a, b)
+    if earlier:
+        await a.execute("UPDATE account SET balance = balance + 1")
+    await b.execute("UPDATE account SET balance = balance + 10")
+    async with asyncio.TaskGroup() as tasks:
+        async with a.conn.transaction():
+            await a.execute("UPDATE account SET balance = balance + 100")
+            pulling = tasks.create_task(a.pull(b))
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
+            while not await a.asks.fetchval(waiting):
+                assert not pulling.done(), pulling
+                await asyncio.sleep(0.01)
+    expected = 1111 if earlier else 1110
+    assert await a.rows("SELECT balance::int FROM account") == [(expected,)]
+    await drain(a, b)
+    assert await b.rows("SELECT balance::int FROM account") == [(expected,)]

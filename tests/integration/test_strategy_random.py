@@ -27,7 +27,7 @@ CREATE FUNCTION public.longest(candidates jsonb) RETURNS jsonb LANGUAGE sql IMMU
 STRATEGIES = (
     "merge_columns", "delta:n,m", "origin_priority:a=2,c=1", "function:public.longest"
 )  # fmt: skip
-STEPS = 160
+STEPS = 120
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def write(node: Node, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("seed", "size"), [(1, 3), (2, 3), (3, 2)])
+@pytest.mark.parametrize(("seed", "size"), [(1, 3), (2, 2)])
 async def test_every_database_has_what_the_fold_gives(
     stack: AsyncExitStack, make_database: MakeDatabase, strategy: str, seed: int, size: int
 ) -> None:

@@ -193,3 +193,21 @@ async def test_what_a_trigger_adds_to_the_same_row_counts_once(
         await b.execute("UPDATE stock SET n = n + 20, name = 'PEN'")
         await b.execute("UPDATE stock SET n = n + 40")
     assert await equal_rows(nodes) == [(1, "PEN", 271, "1.00")]
+
+
+async def test_deltas_that_waited_for_a_parked_table_are_added(
+    stack: AsyncExitStack, make_database: MakeDatabase
+) -> None:
+    nodes = await group(stack, make_database, 2, "delta:n", STOCK)
+    a, b = nodes
+    await a.execute("INSERT INTO stock VALUES (1, 'pen', 0)")
+    await equal_rows(nodes)
+    await a.execute("UPDATE stock SET n = n + 1")
+    await b.execute("UPDATE stock SET n = n + 10")
+    await b.execute("ALTER TABLE stock RENAME price TO cost")
+    assert (await b.pull(a)).parked
+    await a.execute("UPDATE stock SET n = n + 100")
+    await b.pull(a)
+    await b.execute("ALTER TABLE stock RENAME cost TO price")
+    assert [done.changes for done in await b.applier.resume_parked()] == [2]
+    assert await equal_rows(nodes) == [(1, "pen", 111, "1.00")]

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from peersync.agent.periodic.capturing import CAPTURE_LOCK_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, in_group
 from peersync.agent.periodic.links import Local, linked, read_local
 from peersync.agent.periodic.messages import PositionReply
@@ -53,6 +54,8 @@ class Barrier:
         """Publishes, wakes the pullers, and with `wait` proves each link of these peers."""
         hub = self._hub
         async with hub.database.acquire(f"publishing the changes of {hub.name}") as conn:
+            if wait:
+                await capture_tables(hub, conn, lock_timeout_s=CAPTURE_LOCK_S)
             await conn.execute("SET synchronous_commit = on")
             if await publish(conn) is not None:
                 hub.news.tell()
@@ -105,9 +108,15 @@ class Barrier:
         goal: Vector | None = None
         while True:
             try:
-                want = {} if goal is None else ours
-                wait_s = WAIT_S if goal is not None else 0
-                reply = await self._positions.ask(self._hub, peer, local, want=want, wait_s=wait_s)
+                first = goal is None
+                reply = await self._positions.ask(
+                    self._hub,
+                    peer,
+                    local,
+                    want={} if first else ours,
+                    wait_s=0 if first else WAIT_S,
+                    settle=first,
+                )
             except PeersyncError as error:
                 if not (error.retryable or error.data.get("peer_retryable")):
                     raise
@@ -146,6 +155,11 @@ class Barrier:
                 (f"on {peer.name}", reply.quarantined, reply.parked),
             )
             if rows or tables
+        ]
+        words += [
+            f"{where} {counted(number, 'table')} whose changes are not captured"
+            for where, number in (("here", local.uncaptured), (f"on {peer.name}", reply.uncaptured))
+            if number
         ]
         return "; ".join(words) or None
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import asyncpg
 
+from peersync.agent.periodic.capturing import CAPTURE_LOCK_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, hold, read_backlog
 from peersync.agent.periodic.links import read_local
 from peersync.agent.periodic.marks import Marks
@@ -119,6 +120,8 @@ class Feeds:
         async with hub.database.acquire(f"publishing the changes of {hub.name}") as conn:
             await self._admit(conn, peer, asked)
             hub.prove(asked.origin, asked.vector)
+            if asked.settle:
+                await capture_tables(hub, conn, lock_timeout_s=CAPTURE_LOCK_S)
             await conn.execute("SET synchronous_commit = on")
             if await publish(conn) is not None:
                 hub.news.tell()
@@ -140,6 +143,7 @@ class Feeds:
             oldest=backlog.oldest,
             quarantined=sum(q for q, _ in local.waiting.values()),
             parked=local.parked,
+            uncaptured=local.uncaptured,
         )
 
     async def _admit(
@@ -150,7 +154,7 @@ class Feeds:
         replica = await read_replica(conn)
         if replica is None:
             raise not_synced(self._hub.name)
-        if replica.state in ("held", "expired"):
+        if replica.state != "active":  # of one that is coming back, what it had counts as gone
             raise Denied(
                 f"{self._hub.name} is {replica.state} on this node: {replica.reason}",
                 hint="on that node: peersync status",

@@ -7,6 +7,7 @@ read from the database.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,7 @@ import asyncpg
 from peersync.agent.periodic.news import News
 from peersync.agent.periodic.restart import Failures
 from peersync.core.errors import PeersyncError
+from peersync.core.patterns import Patterns
 from peersync.postgres.log.members import Member, Vector, set_state
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
@@ -66,6 +68,10 @@ class Hub:
     late: dict[int, float] = field(default_factory=dict)  # by origin: kept for it too long, seconds
     troubles: list[Failures] = field(default_factory=list)  # of publisher and keeper
     recheck: News = field(default_factory=News)  # members, pauses or the state have changed
+    patterns: Patterns = field(default_factory=lambda: Patterns(("*",)))  # of the configuration
+    capturing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    stamp: str | None = None  # of the catalogue, when the tables were last looked at
+    capture_at: float = 0.0  # when they are looked at again in any case, of time.monotonic()
 
     async def tell(self, conn: asyncpg.Connection) -> None:
         """Something was published or applied: wakes everybody who waits for that."""

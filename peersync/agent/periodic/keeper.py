@@ -14,13 +14,12 @@ from typing import Final
 
 import asyncpg
 
+from peersync.agent.periodic.capturing import capture_tables
 from peersync.agent.periodic.hub import Hub
 from peersync.config.model import Periodic
 from peersync.core.order.membership import majority
 from peersync.core.order.stability import heartbeat_due
-from peersync.core.patterns import Patterns
 from peersync.postgres.log.apply import Applier
-from peersync.postgres.log.capture import catalog_stamp, enrol
 from peersync.postgres.log.members import Replica, read_members, read_replica
 from peersync.postgres.log.membership import say_expire
 from peersync.postgres.log.parking import parked_tables
@@ -30,7 +29,6 @@ from peersync.postgres.log.publish import beat
 log = logging.getLogger("peersync.periodic")
 
 LOOK_S: Final = 1.0
-RETRY_CAPTURE_S: Final = 10.0  # of tables that somebody held
 PRUNE_S: Final = 60.0
 DAY_S: Final = 86_400
 MIB: Final = 1 << 20
@@ -40,12 +38,10 @@ UNBOUNDED: Final = 1 << 62
 class Keeper:
     """`run` for one database, until cancelled."""
 
-    def __init__(self, hub: Hub, config: Periodic, patterns: Patterns) -> None:
+    def __init__(self, hub: Hub, config: Periodic) -> None:
         self._hub = hub
         self._config = config
-        self._patterns = patterns
-        self._stamp: str | None = None
-        self._enrol_at = self._beat_at = 0.0
+        self._beat_at = 0.0
         self._pruned_at = time.monotonic()
 
     async def run(self, works: Callable[[], None]) -> None:
@@ -60,7 +56,7 @@ class Keeper:
                 await asyncio.sleep(LOOK_S)
 
     async def _round(self, conn: asyncpg.Connection, replica: Replica, now: float) -> None:
-        await self._capture(conn, now)
+        await capture_tables(self._hub, conn, lock_timeout_s=self._config.lock_timeout_s)
         if now - self._beat_at >= self._config.beat_s and await self._beat_is_due(conn, replica):
             await beat(conn)
             self._beat_at = now
@@ -71,17 +67,6 @@ class Keeper:
             self._pruned_at = now
             await prune(conn)
             await self._look_who_is_late(conn)
-
-    async def _capture(self, conn: asyncpg.Connection, now: float) -> None:
-        """Triggers on tables that are new or have changed since the last look."""
-        stamp = await catalog_stamp(conn)
-        if stamp == self._stamp and now < self._enrol_at:
-            return
-        lock_s = self._config.lock_timeout_s
-        states = await enrol(conn, self._patterns, lock_timeout_s=lock_s)
-        refused = any(state.state == "refused" for state in states)
-        self._stamp = await catalog_stamp(conn)
-        self._enrol_at = now + RETRY_CAPTURE_S if refused else float("inf")
 
     async def _look_who_is_late(self, conn: asyncpg.Connection) -> None:
         """For whom changes are kept longer, or more of them, than is wanted (R12)."""

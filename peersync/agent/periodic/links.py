@@ -77,6 +77,7 @@ class Local:
     paused: dict[str, str | None]
     waiting: dict[int, tuple[int, int]]
     parked: int
+    uncaptured: int
     running: bool
 
 
@@ -117,6 +118,7 @@ async def read_local(conn: asyncpg.Connection) -> Local | None:
             for r in await conn.fetch(_SQL["waiting_by_origin"])
         },
         parked=row["parked"],
+        uncaptured=row["uncaptured"],
         running=row["running"],
     )
 

@@ -68,13 +68,17 @@ class Periodic:
         self._strict = strict
         self.marks = Marks(state_dir, workers)
         self.job = secrets.token_hex(16)
-        self.hubs = {d.name: Hub(d.name, self._pool(d), announces=not serves) for d in databases}
+        self.hubs = {d.name: self._hub_of(d, serves=serves) for d in databases}
         self.feeds = {n: Feeds(h, self.marks, workers) for n, h in self.hubs.items()}
 
     @property
     def patience_s(self) -> float:
         """For so long a change may be under way before a link counts as behind."""
         return self._config.periodic.interval_s
+
+    def _hub_of(self, database: Database, *, serves: bool) -> Hub:
+        patterns = self._databases.patterns(database.name)
+        return Hub(database.name, self._pool(database), announces=not serves, patterns=patterns)
 
     def refresh(self, database: str) -> None:
         """Members, pauses or the state of a database have just changed."""
@@ -183,7 +187,7 @@ class Periodic:
     async def _run_parts(self, hub: Hub) -> None:
         settings = self._config.periodic
         publisher = Publisher(hub, settings)
-        keeper = Keeper(hub, settings, self._databases.patterns(hub.name))
+        keeper = Keeper(hub, settings)
         shared = [
             Failures(f"publishing the changes of {hub.name}", self._config),
             Failures(f"keeping the log of {hub.name}", self._config),

@@ -29,12 +29,14 @@ class PositionRequest(Message, frozen=True, kw_only=True):
     vector: Vector
     want: Vector = msgspec.field(default_factory=dict)
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0.0
+    settle: bool = False  # look for tables that are not captured yet before answering
 
 
 class PositionReply(Message, frozen=True, kw_only=True):
     """`pending…`: what the answerer has and the asker's vector does not cover.
 
-    `quarantined` and `parked`: changes and tables that wait at the answerer. `hlc` in
+    `quarantined` and `parked`: changes and tables that wait at the answerer; `uncaptured`: tables
+    whose changes it does not send, and can't. `hlc` in
     microseconds, `unix_time` and `oldest` (of what is pending) in seconds since 1970.
     """
 
@@ -48,3 +50,4 @@ class PositionReply(Message, frozen=True, kw_only=True):
     oldest: float | None = None
     quarantined: Count = 0
     parked: Count = 0
+    uncaptured: Count = 0

@@ -25,7 +25,14 @@ class Positions:
         self._client_for = client_for
 
     async def ask(
-        self, hub: Hub, peer: Peer, local: Local, *, want: Vector | None = None, wait_s: float = 0
+        self,
+        hub: Hub,
+        peer: Peer,
+        local: Local,
+        *,
+        want: Vector | None = None,
+        wait_s: float = 0,
+        settle: bool = False,
     ) -> PositionReply:
         """`local`: this database as it was read a moment ago. With `want` the peer waits for it."""
         question = PositionRequest(
@@ -35,6 +42,7 @@ class Positions:
             vector=local.vector,
             want=want or {},
             wait_s=wait_s,
+            settle=settle,
         )
         began = time.time()
         reply = await self._client_for(peer).call(

@@ -117,6 +117,8 @@ class _Apply:
         batches = await self._fitting(settling, groups, targets)
         if batches:
             await settling.write(batches, run.least_seen, supersede=refused)
+        elif settling.outcome.parked:  # what was written here so far has not seen what now waits
+            await self._session.fetch("publish")
         return settling.outcome
 
     async def _fitting(

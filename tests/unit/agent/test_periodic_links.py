@@ -20,7 +20,7 @@ NOW = 1_000_000.0
 PEER = Peer(name="server-b", node_id="b" * 64, cert_pem="", address=None, added_at="")
 REPLICA = Replica("g", 1, "a" * 64, "active", None, 5, 0)
 MEMBER = Member(2, "b" * 64, "server-b", "member", 7, 0, 0, {}, None, None)
-LOCAL = Local(REPLICA, [MEMBER], {1: 5, 2: 7}, {}, {}, 0, running=True)
+LOCAL = Local(REPLICA, [MEMBER], {1: 5, 2: 7}, {}, {}, 0, 0, running=True)
 ANSWER = PositionReply(group="g", origin=2, vector={1: 5, 2: 7}, unix_time=NOW, hlc=0)
 WELL = Facts(PEER, MEMBER, LOCAL, ANSWER, now=NOW)
 
