@@ -19,6 +19,7 @@ import msgspec
 from peersync.agent.claims import checked_error, checked_progress, checked_tables
 from peersync.agent.databases import Databases
 from peersync.agent.offers import Offers
+from peersync.agent.periodic.joining import withdraw_join
 from peersync.agent.source import SourceBackup
 from peersync.agent.workers import Workers
 from peersync.config.filters import Filters
@@ -252,6 +253,10 @@ class Backups:
             if given.resting:  # it was taken up, and ended before it came here for rows
                 await _quietly(self._record_begin(given), session)
             await self._close(given, ended, error, tables)
+            join = given.backup.request.join
+            if join is not None and end.state in ("failed", "cancelled"):
+                database = self._databases.get(given.backup.request.database)
+                await _quietly(withdraw_join(database, join), session)
             return
         spool = Spool(self._root, session)  # BadRequest for what is no session
         for database in self._databases:  # this agent was restarted meanwhile

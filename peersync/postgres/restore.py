@@ -308,7 +308,7 @@ class _Restore:
         assert final.log is not None
         assert final.baseline.group is not None
         refuse_incomplete(works, mirrored=final.mirror, sent=final.send_only_here)
-        reissue.finish()
+        reissue.finish(mirrored=final.mirror)
         join_group(self._connection, final.baseline.group, final.log)
         if final.send_only_here:
             send_only_here(self._connection, works)

@@ -112,3 +112,36 @@ def test_a_clone_becomes_a_node_of_its_own(
     shows(database, "SELECT name FROM item WHERE id = 10", "from the original")
     assert_same_rows(source.database, database)
     assert_same_rows(source.database, target.database)
+
+
+def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(
+        ITEMS + "CREATE TABLE bag (a int, b text);"
+        "INSERT INTO bag SELECT n, 'row' FROM generate_series(1, 5) AS n"
+    )
+    join(target, source)
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.stop()
+    target.database.psql("INSERT INTO bag VALUES (100, 'unsent'); DELETE FROM bag WHERE a = 1")
+    source.database.psql("DELETE FROM bag WHERE a = 2")
+    source.run("members", "expire", "server-b", "--yes")
+    target.start()
+    target.run("rebaseline", "server-a", "--yes")
+    shows(source.database, "SELECT string_agg(a::text, ',' ORDER BY a) FROM bag", "1,3,4,5,100")
+    target.run("sync", "now", "--wait", "--timeout", "30")
+    assert_same_rows(source.database, target.database)
+    assert (
+        "bag" in target.run("conflicts", "list", "--open", "--json").out
+    )  # the row that came back
+
+
+def test_a_join_that_was_cancelled_leaves_no_member(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    target.run("join", "server-a", "--yes", "--no-wait", "--bandwidth", "1kB")
+    shows(source.database, "SELECT count(*) FROM peersync.member WHERE state = 'member'", "2")
+    job = target.run("jobs", "list", "--json").json["jobs"][0]["id"]
+    target.run("jobs", "cancel", job)
+    shows(source.database, "SELECT count(*) FROM peersync.member WHERE state = 'member'", "1")
+    shows(target.database, "SELECT count(*) FROM peersync.replica", "0")

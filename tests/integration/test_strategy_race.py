@@ -123,14 +123,13 @@ async def test_what_is_committed_while_a_row_is_applied_is_in_it(
     if earlier:
         await a.execute("UPDATE account SET balance = balance + 1")
     await b.execute("UPDATE account SET balance = balance + 10")
-    async with asyncio.TaskGroup() as tasks:
-        async with a.conn.transaction():
-            await a.execute("UPDATE account SET balance = balance + 100")
-            pulling = tasks.create_task(a.pull(b))
-            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
-            while not await a.asks.fetchval(waiting):
-                assert not pulling.done(), pulling
-                await asyncio.sleep(0.01)
+    async with asyncio.TaskGroup() as tasks, a.conn.transaction():
+        await a.execute("UPDATE account SET balance = balance + 100")
+        pulling = tasks.create_task(a.pull(b))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
+        while not await a.asks.fetchval(waiting):
+            assert not pulling.done(), pulling
+            await asyncio.sleep(0.01)
     expected = 1111 if earlier else 1110
     assert await a.rows("SELECT balance::int FROM account") == [(expected,)]
     await drain(a, b)

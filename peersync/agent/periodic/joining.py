@@ -30,9 +30,10 @@ from peersync.postgres.log.members import (
     back_to_earlier_origin,
     change_origin,
     found,
+    read_members,
     read_replica,
 )
-from peersync.postgres.log.membership import dissolve
+from peersync.postgres.log.membership import dissolve, say_leave
 from peersync.postgres.pool import Database
 from peersync.wire.messages import JoinRequest, Options
 
@@ -148,6 +149,19 @@ async def abandon_join(database: Database) -> None:
                 await dissolve(conn)
     except PeersyncError as exc:
         log.warning("%s: giving up a join: %s", database.name, exc)
+
+
+async def withdraw_join(database: Database, join: JoinRequest) -> None:
+    """On the sponsor: who was admitted, and did not take over, is waited for no more."""
+    async with database.connect("join", what="withdrawing a join") as conn:
+        replica = await read_replica(conn)
+        members = {member.origin: member for member in await read_members(conn)}
+        member = members.get(join.origin)
+        if replica is None or replica.state != "active" or member is None:
+            return
+        if member.counts and not member.applied:
+            async with conn.transaction():
+                await say_leave(conn, join.origin)
 
 
 def _patterns(config: Config, database: Database) -> Patterns:

@@ -38,6 +38,7 @@ class Reissue:
         """Gathers the unsent changes, the last of each row."""
         cuts = quote_literal(encode_vector({m.origin: m.applied for m in self._group.members}))
         self._run(_COLLECT.format(cuts=cuts))
+        self._run(_NOT_BY_KEY)
 
     @property
     def returns(self) -> bool:
@@ -64,7 +65,7 @@ class Reissue:
                 _LOSE_TO_NEWER.format(entries=entries, transactions=transactions, shapes=shapes)
             )
             return
-        self._run("UPDATE peersync_reissue SET loses = op <> 'I'")
+        self._run("UPDATE peersync_reissue SET loses = true WHERE op <> 'I'")
         for load in loads:
             key = load.merge.key if load.loaded and not load.created else None
             if key is not None:
@@ -83,15 +84,58 @@ class Reissue:
         rows = self._connection.execute(_UNSENT.encode()).fetchall()
         return [(TableName(r[0], r[1]), r[2], r[3], r[4]) for r in rows]
 
-    def finish(self) -> None:
-        """Forgets the earlier log, makes the winners changes of now, and keeps the losers."""
+    def finish(self, *, mirrored: bool) -> None:
+        """Forgets the earlier log, makes the winners changes of now, and keeps the losers.
+
+        `mirrored`: rows without a key that only this database had are gone; those that will be
+        sent as new are put back.
+        """
+        if mirrored:
+            self._put_bags_back()
         for statement in (_KEEP_LOSERS.format(source=self._group.origin), *_FORGET, _MAKE_AGAIN):
             self._run(statement)
+
+    def _put_bags_back(self) -> None:
+        rows = self._connection.execute(_BAGS.encode()).fetchall()
+        for table, shape, size, columns, values in rows:
+            self._run(
+                f"INSERT INTO {table} ({', '.join(columns)}) OVERRIDING SYSTEM VALUE "
+                f"SELECT {', '.join(values)} FROM ("
+                f"SELECT r.image::{fields_type(self._connection, size)} AS r"
+                f" FROM peersync_reissue AS r WHERE r.shape = {int(shape)}"
+                " AND r.key IS NULL AND NOT r.loses OFFSET 0) AS f"
+            )
 
     def _run(self, statement: str) -> None:
         self._connection.execute(statement.encode())
 
 
+def fields_type(connection: psycopg.Connection, size: int) -> str:
+    """The type that record literals of so many fields are read with, made where it is missing."""
+    name = f"peersync.fields_{size}"
+    if connection.execute("SELECT to_regtype(%s)", (name,)).fetchone() == (None,):
+        fields = ", ".join(f"c{number} text" for number in range(1, size + 1))
+        connection.execute(f"CREATE TYPE {name} AS ({fields})".encode())
+    return name
+
+
+# Tables without a key, as they are here, with what a row of each shape is written by.
+_BAGS: Final = """
+SELECT pg_catalog.format('%I.%I', h.schema_name, h.table_name), h.shape,
+       pg_catalog.cardinality(h.columns), w.columns, w.fields
+  FROM (SELECT DISTINCT shape FROM peersync_reissue
+         WHERE key IS NULL AND NOT loses AND image IS NOT NULL) AS r
+ CROSS JOIN LATERAL (SELECT * FROM peersync.shape AS s WHERE s.shape = r.shape LIMIT 1) AS h
+ CROSS JOIN LATERAL (
+    SELECT pg_catalog.array_agg(pg_catalog.quote_ident(u.name) ORDER BY u.n) AS columns,
+           pg_catalog.array_agg(pg_catalog.format('(f.r).c%s::%s', u.n,
+               pg_catalog.format_type(a.atttypid, a.atttypmod)) ORDER BY u.n) AS fields
+      FROM pg_catalog.unnest(h.columns) WITH ORDINALITY AS u (name, n)
+      JOIN pg_catalog.pg_attribute AS a
+        ON a.attrelid = pg_catalog.to_regclass(
+               pg_catalog.format('%I.%I', h.schema_name, h.table_name))
+       AND a.attname = u.name AND NOT a.attisdropped AND a.attgenerated = '') AS w
+"""
 _COLLECT: Final = """
 CREATE TEMP TABLE peersync_reissue ON COMMIT DROP AS
 SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
@@ -108,6 +152,10 @@ SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
                    c.xid, (SELECT published FROM peersync.replica))) AS c
   JOIN peersync.synced_table AS t USING (tbl)
  ORDER BY c.tbl, coalesce(c.key, c.id::text), c.id DESC
+"""
+# A TRUNCATE, or a row of a table without a key that is gone: the source has those rows again.
+_NOT_BY_KEY: Final = """
+UPDATE peersync_reissue SET loses = true WHERE op = 'T' OR (key IS NULL AND op <> 'I')
 """
 _EARLIER: Final = """
 SELECT EXISTS (SELECT FROM peersync.member AS m, peersync.replica AS r
@@ -140,7 +188,7 @@ WITH rival AS (
      WHERE e.position > coalesce(m.applied, 0)
      ORDER BY s.schema_name, s.table_name, e.key, t.hlc DESC, e.origin DESC, e.ordinal DESC)
 UPDATE peersync_reissue AS r
-   SET loses = rival.hlc > r.hlc, rival = rival.origin, rival_position = rival.position,
+   SET loses = r.loses OR rival.hlc > r.hlc, rival = rival.origin, rival_position = rival.position,
        rival_hlc = rival.hlc, rival_op = rival.op, rival_shape = rival.shape,
        rival_image = rival.image
   FROM rival
@@ -168,7 +216,9 @@ SELECT r.tbl, r.schema_name, r.table_name, r.key,
        CASE r.op WHEN 'I' THEN 'insert_exists' WHEN 'D' THEN 'delete_origin_differs'
                  ELSE 'update_origin_differs' END,
        'rebaseline', 'kept',
-       CASE WHEN r.rival IS NULL
+       CASE WHEN r.op = 'T' OR r.key IS NULL
+            THEN 'what it removed can''t be told apart from what the others have'
+            WHEN r.rival IS NULL
             THEN 'this server was away too long to tell whose change is newer'
             ELSE 'the change of the others is newer' END,
        'open', coalesce(r.rival, {source}), r.rival_position, r.rival_hlc, r.rival_op,

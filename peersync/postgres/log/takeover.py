@@ -17,7 +17,7 @@ from peersync.core.names import TableName, quote_ident
 from peersync.postgres.load import TableLoad
 from peersync.postgres.log.logcopy import LogStage
 from peersync.postgres.log.members import encode_vector
-from peersync.postgres.log.reissue import Reissue, Unsent
+from peersync.postgres.log.reissue import Reissue, Unsent, fields_type
 from peersync.postgres.sqlfiles import queries
 from peersync.wire.messages import Baseline, GroupBaseline
 
@@ -108,11 +108,7 @@ def _not_by_key(table: TableName, op: str) -> DatabaseError:
 def _parse(
     connection: psycopg.Connection, columns: list[str], keys: list[str]
 ) -> list[dict[str, str]]:
-    fields = ", ".join(f"c{number} text" for number in range(1, len(columns) + 1))
-    name = f"peersync.fields_{len(columns)}"
-    known = connection.execute("SELECT to_regtype(%s)", (name,)).fetchone()
-    if known == (None,):
-        connection.execute(f"CREATE TYPE {name} AS ({fields})".encode())
+    name = fields_type(connection, len(columns))
     rows = psycopg.RawCursor(connection).execute(
         f"SELECT (k.r).* FROM (SELECT key::{name} AS r"
         " FROM pg_catalog.unnest($1::text[]) AS key OFFSET 0) AS k",
