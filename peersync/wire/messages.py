@@ -198,6 +198,8 @@ class MemberInfo(Message, frozen=True, kw_only=True):
     seen: Vector
     sponsor: Origin | None = None
     joined_at: Count | None = None
+    expired_by: Origin | None = None
+    expired_at: Count | None = None
 
 
 class GroupBaseline(Message, frozen=True, kw_only=True):

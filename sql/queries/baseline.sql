@@ -25,6 +25,15 @@ SELECT DISTINCT ON (shape) shape, schema_name, table_name, columns, types, key
   FROM peersync.shape
  ORDER BY shape;
 
+-- name: give_bases
+-- What lies beneath the kept changes of rows that were in conflict.
+SELECT s.schema_name, s.table_name, b.key, b.shape, b.image
+  FROM peersync.row_base AS b JOIN peersync.synced_table AS s USING (tbl);
+
+-- name: give_strategies
+-- How conflicts of tables end, where it is not by the newest change.
+SELECT schema_name, table_name, strategy FROM peersync.synced_table WHERE strategy <> 'newer_wins';
+
 -- name: unsent_state
 -- Whether there is anything to keep, and of which shapes: changes that the baseline does not have.
 -- $1 vector of the baseline
@@ -46,10 +55,12 @@ SELECT s.schema_name, s.table_name, u.op::text, coalesce(h.key, '{}'), pg_catalo
 -- name: take_member
 -- An origin of the group, as the source knows it; our own row stays.
 -- $1 origin, $2 node id, $3 node name, $4 state, $5 applied, $6 applied hlc, $7 floor, $8 seen,
--- $9 sponsor, $10 joined at
+-- $9 sponsor, $10 joined at, $11 who expired it, $12 at which of its positions
 INSERT INTO peersync.member AS m (origin, node_id, node_name, state, applied, applied_hlc, floor,
-                                  seen, sponsor, joined_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10)
+                                  seen, sponsor, joined_at, info)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10,
+        CASE WHEN $11::bigint IS NULL THEN '{}'
+             ELSE pg_catalog.jsonb_build_object('by', $11::bigint, 'at', $12::bigint) END)
     ON CONFLICT (origin) DO UPDATE
    SET seen = excluded.seen, sponsor = excluded.sponsor, joined_at = excluded.joined_at,
        state = excluded.state;

@@ -139,7 +139,7 @@ def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:
 def test_a_join_that_was_cancelled_leaves_no_member(pair_18: TwoNodes) -> None:
     source, target = pair_18
     source.database.psql(ITEMS)
-    target.run("join", "server-a", "--yes", "--no-wait", "--bandwidth", "1kB")
+    target.run("join", "server-a", "--yes", "--no-wait", "--bandwidth", "2KiB")
     shows(source.database, "SELECT count(*) FROM peersync.member WHERE state = 'member'", "2")
     job = target.run("jobs", "list", "--json").json["jobs"][0]["id"]
     target.run("jobs", "cancel", job)

@@ -15,8 +15,8 @@ from peersync.core.order.plan import Run
 from peersync.postgres.log.apply_session import Session
 from peersync.postgres.log.apply_settle import Outcome, Settling
 from peersync.postgres.log.apply_write import Batch, Writer
-from peersync.postgres.log.members import encode_vector
-from peersync.postgres.log.membership import apply_event
+from peersync.postgres.log.members import encode_vector, read_members
+from peersync.postgres.log.membership import apply_event, counting
 from peersync.postgres.log.parking import misfit, park
 from peersync.postgres.log.rows import ShapeLike, Target
 from peersync.postgres.log.staging import IN, Group, check, shapes_sql, transaction_rows
@@ -100,7 +100,10 @@ class _Apply:
                 await apply_event(self._conn, t.origin, t.position, t.kind, info, t.seen)
                 states = await self._session.fetch("begin", run.origin)
         ours = (self._session.origin, run.origin)
-        keep = any(m["state"] in _COUNTS and m["origin"] not in ours for m in states)
+        counts = [m["origin"] for m in states if m["state"] in _COUNTS]
+        if any(m["state"] == "expired" for m in states):  # of whom something may still come
+            counts = [m.origin for m in counting(await read_members(self._conn))]
+        keep = any(origin not in ours for origin in counts)
         keep = keep or any(row["merging"] for row in states)
         return vector, keep, any(row["refused"] for row in states)
 

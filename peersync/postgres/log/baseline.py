@@ -144,6 +144,8 @@ def _group(replica: Replica, members: Sequence[Member]) -> GroupBaseline:
                 seen=m.seen,
                 sponsor=m.sponsor,
                 joined_at=m.joined_at,
+                expired_by=m.expired_by,
+                expired_at=m.expired_at,
             )
             for m in members
         ),

@@ -35,11 +35,15 @@ _COLUMNS: Final = {
     "shape": (
         "shape bigint, schema_name text, table_name text, columns text[], types text[], key text[]"
     ),
+    "base": "schema_name text, table_name text, key text, shape bigint, image text",
+    "strategy": "schema_name text, table_name text, strategy text",
 }
 _QUERIES: Final = {
     "transaction": "give_transactions",
     "entry": "give_entries",
     "shape": "give_shapes",
+    "base": "give_bases",
+    "strategy": "give_strategies",
 }
 
 

@@ -125,6 +125,8 @@ def join_group(connection: psycopg.Connection, group: GroupBaseline, stage: LogS
         _TAKE_TABLES.format(shapes=shapes),
         _TAKE_TRANSACTIONS.format(transactions=transactions),
         _TAKE_ENTRIES.format(shapes=shapes, entries=stage.table("entry").sql),
+        _TAKE_BASES.format(bases=stage.table("base").sql),
+        _TAKE_STRATEGIES.format(strategies=stage.table("strategy").sql),
     ):
         connection.execute(statement.encode())
     cursor: psycopg.RawCursor[Any] = psycopg.RawCursor(connection)
@@ -142,6 +144,8 @@ def join_group(connection: psycopg.Connection, group: GroupBaseline, stage: LogS
                 encode_vector(m.seen),
                 m.sponsor,
                 m.joined_at,
+                m.expired_by,
+                m.expired_at,
             ),
         )
     cursor.execute(_SQL["become_member"], (group.group, group.hlc))
@@ -190,4 +194,17 @@ SELECT e.origin, e.position, e.ordinal, e.at, t.tbl, e.shape, e.op, e.key, e.ima
   JOIN (SELECT DISTINCT ON (shape) shape, schema_name, table_name FROM {shapes}) AS s USING (shape)
   JOIN peersync.synced_table AS t USING (schema_name, table_name)
     ON CONFLICT (origin, position, ordinal) DO NOTHING
+"""
+# Without them the next conflict of such a row would be folded from another row than elsewhere.
+_TAKE_BASES: Final = """
+INSERT INTO peersync.row_base (tbl, key, shape, image)
+SELECT t.tbl, b.key, b.shape, b.image
+  FROM {bases} AS b JOIN peersync.synced_table AS t USING (schema_name, table_name)
+    ON CONFLICT (tbl, key) DO UPDATE SET shape = excluded.shape, image = excluded.image
+"""
+# Different ones give different rows. The capture that a strategy needs is made right after.
+_TAKE_STRATEGIES: Final = """
+UPDATE peersync.synced_table AS t SET strategy = s.strategy
+  FROM {strategies} AS s
+ WHERE (s.schema_name, s.table_name) = (t.schema_name, t.table_name)
 """
