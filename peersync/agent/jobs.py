@@ -181,10 +181,10 @@ class Jobs:
     async def _refuse_join(
         self, plan: Plan, options: Options, database: Database, *, replica_role: bool
     ) -> None:
-        refuse_plan(plan, options, replica_role=replica_role)
         if options.join and not options.anew:
             async with database.acquire("looking whether it is a member") as conn:
                 refuse_member(await read_replica(conn), database.name)
+        refuse_plan(plan, options, replica_role=replica_role)
 
     def _refuse_too_large(self, plan: Plan) -> None:
         """For the spool alone: what the staging tables need is on the database's disk."""

@@ -32,9 +32,9 @@ from peersync.transport.peers import Peer, PeerBook
 _LOOKED_AT = 200
 _ORDER = (
     "failed", "partly", "undone", "unreachable", "conflict", "behind", "paused", "unknown",
-    "never synced", "syncing", "giving", "synced", "given", "in sync",
+    "never synced", "syncing", "giving", "synced", "given", "in sync", "expired",
 )  # fmt: skip
-_FINE = frozenset({"syncing", "giving", "synced", "given", "in sync"})
+_FINE = frozenset({"syncing", "giving", "synced", "given", "in sync", "expired"})
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -274,7 +274,8 @@ def _link(
     elif state == "never synced":
         take = f"peersync pull {peer.name} --database {database}"
         there = f"peersync pull {node} --database {database}"
-        hint = f"to take it: {take}; to give it, on {peer.name}: {there}"
+        both = f"peersync join {peer.name} --database {database}"
+        hint = f"to keep both in step: {both}; to take it once: {take}; on {peer.name}: {there}"
         hint = hint if peer.address is not None else f"on {peer.name}: {there}"
     return LinkStatus(
         database=database,
@@ -299,6 +300,11 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
         return "No database is configured."
     if not links:
         return "No peer is known yet."
+    gone = [link for link in links if link.state == "expired"]
+    if len(gone) == len(links):
+        what = f"{gone[0].database} syncs with nobody now: {gone[0].peer} was expired"
+        return what + _more(len(gone) - 1) + "."
+    links = [link for link in links if link not in gone]
     for state, words in (
         ("failed", "failed"),
         ("partly", "left tables out"),
@@ -311,9 +317,9 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
         if found:
             what = f"{found[0].database} {_side(found[0])} {found[0].peer}"
             return f"The last sync of {what} {words}" + _more(len(found) - 1) + "."
-    gone = sorted({link.peer for link in links if link.state == "unreachable"})
-    if gone:
-        return f"{gone[0]} can't be reached" + _more(len(gone) - 1) + "."
+    away = sorted({link.peer for link in links if link.state == "unreachable"})
+    if away:
+        return f"{away[0]} can't be reached" + _more(len(away) - 1) + "."
     for state, words in (
         ("conflict", "needs a decision with"),
         ("behind", "is behind with"),

@@ -16,16 +16,19 @@ from peersync.cli.asking import (
     null_option,
     post,
     print_facts,
+    shown,
     side_by_side,
 )
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, print_err, print_out, print_table
+from peersync.cli.tables_cmd import shown_table
 from peersync.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peersync.postgres.log.conflicts import ConflictSide, ConflictView, Settled
 
 PATH = "/api/admin/conflicts"
+_UNKNOWN = "none"  # the op of a side whose change is not known
 
 
 @click.group()
@@ -94,8 +97,8 @@ def restore(
 @command.command()
 @click.argument("conflict", metavar="ID")
 @database_option
-@click.option("--keep", "choice", flag_value="keep", help="The row that was here stays.")
-@click.option("--take", "choice", flag_value="take", help="The row that came in is taken.")
+@click.option("--keep", is_flag=True, help="The row that was here stays.")
+@click.option("--take", is_flag=True, help="The row that came in is taken.")
 @click.option("--set", "pairs", metavar="COLUMN=VALUE", multiple=True, help="A row of your own.")
 @null_option
 @click.option("--force", is_flag=True, help="Also where the row has been changed since.")
@@ -104,7 +107,8 @@ def resolve(
     ctx: Context,
     conflict: str,
     database: str | None,
-    choice: str | None,
+    keep: bool,
+    take: bool,
     pairs: tuple[str, ...],
     nulls: tuple[str, ...],
     force: bool,
@@ -114,14 +118,14 @@ def resolve(
 
     number = checked_id(conflict)
     values = assignments(pairs, nulls)
-    if (choice is None) == (not values):
+    if keep + take + bool(values) != 1:
         raise BadRequest("how is it to be decided?", hint="one of --keep, --take, --set")
     settled = post(
         ctx,
         f"{PATH}/{number}/resolve",
         Settled,
         database=ctx.database_name(database),
-        choice=choice or "set",
+        choice="keep" if keep else "take" if take else "set",
         values=values,
         force=force,
     )
@@ -136,7 +140,7 @@ def _print_list(ctx: Context, found: list[ConflictView]) -> None:
             f"{one.schema}.{one.table}",
             one.key,
             one.kind,
-            f"{one.kept.node or one.kept.origin} × {one.incoming.node or one.incoming.origin}",
+            f"{_node(one.kept)} × {_node(one.incoming)}",
             "open" if one.state == "open" else _winner(one),
             one.state,
         )
@@ -152,6 +156,10 @@ def _winner(view: ConflictView) -> str:
     if view.winner == "merged":
         return "merged"
     side = view.kept if view.winner == "kept" else view.incoming
+    return _node(side)
+
+
+def _node(side: ConflictSide) -> str:
     return side.node or str(side.origin)
 
 
@@ -172,25 +180,53 @@ def _print(ctx: Context, view: ConflictView) -> None:
         ]
     )
     print_out("")
-    side_by_side(ctx, ("kept", "incoming"), view.kept.row, view.incoming.row)
+    _print_rows(ctx, view)
     if view.state == "open":
-        print_err(f"decide: peersync conflicts resolve {view.id} --keep | --take | --set …")
+        kept, incoming = _node(view.kept), _node(view.incoming)
+        print_err(f"decide: peersync conflicts resolve {view.id} --keep     what {kept} has")
+        print_err(f"        peersync conflicts resolve {view.id} --take     what {incoming} has")
+        print_err(f"        peersync conflicts resolve {view.id} --set COLUMN=VALUE …")
     elif view.state == "resolved":
         print_err(f"write the other side back: peersync conflicts restore {view.id}")
 
 
+def _print_rows(ctx: Context, view: ConflictView) -> None:
+    """Both rows; of a side that is not known it is said whose it is, and nothing compared."""
+    names = (f"kept: {_node(view.kept)}", f"incoming: {_node(view.incoming)}")
+    if view.kept.op != _UNKNOWN:
+        side_by_side(ctx, names, view.kept.row, view.incoming.row)
+        return
+    print_out(f"kept      what {_node(view.kept)} has; see it: {_trace(view)}")
+    if view.incoming.row is None:
+        print_out(f"incoming  {view.incoming.op} by {_node(view.incoming)}")
+        return
+    rows = [(name, _value(value)) for name, value in view.incoming.row.items()]
+    print_table(("column", names[1]), rows, color=ctx.color)
+
+
+def _value(value: str | None) -> str:
+    return "NULL" if value is None else shown(value)
+
+
+def _trace(view: ConflictView) -> str:
+    return f"peersync trace {shown_table(view.schema, view.table)} KEY"
+
+
 def _side(side: ConflictSide) -> str:
+    if side.op == _UNKNOWN:
+        return f"{_node(side)}, what it has by the last full sync"
     position = "not sent yet" if side.position is None else f"position {side.position}"
-    return f"{side.node or side.origin}, {side.op}, {position}, {side.at or 'unknown time'}"
+    return f"{_node(side)}, {side.op}, {position}, {side.at or 'unknown time'}"
 
 
 def _report(ctx: Context, settled: Settled) -> None:
     if ctx.json:
         emit_json(msgspec.to_builtins(settled))
         return
-    where = f"{settled.schema}.{settled.table} {settled.key}"
+    where = f"{settled.schema}.{settled.table} {settled.key or ''}".rstrip()
     if not settled.written:
-        print_out(f"conflict {settled.id}: {where} is so already; nothing was written")
+        said = f"{where} stays as it is; nothing had to be written"
+        print_out(f"conflict {settled.id} is {settled.state}: {said}")
         return
     print_out(f"conflict {settled.id}: {where} was written; the change goes to all nodes")
     if not ctx.quiet:

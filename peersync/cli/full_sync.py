@@ -116,8 +116,17 @@ _HOW = (
 )
 
 
-def full_sync(ctx: Context, action: str, options: dict[str, Any]) -> int:
-    """Plans, asks, starts and follows a full sync; gives the exit code."""
+def full_sync(
+    ctx: Context,
+    action: str,
+    options: dict[str, Any],
+    *,
+    done: Callable[[str], None] | None = None,
+) -> int:
+    """Plans, asks, starts and follows a full sync; gives the exit code.
+
+    `done` is called with the database when it has ended well.
+    """
     run = Run(options["yes"], options["dry_run"], wait=not options["no_wait"], mode=options["mode"])
     request = {
         "action": action,
@@ -142,7 +151,10 @@ def full_sync(ctx: Context, action: str, options: dict[str, Any]) -> int:
     }
     interval_s(ctx.environ)  # a wrong one is said before anything is started
     view = asyncio.run(_run(ctx, request, run))
-    return report(ctx, view, run.mode) if view is not None else 0
+    code = report(ctx, view, run.mode) if view is not None else 0
+    if done is not None and view is not None and view.state == "done":
+        done(request["database"])
+    return code
 
 
 async def _run(ctx: Context, request: dict[str, Any], run: Run) -> JobView | None:
@@ -153,7 +165,7 @@ async def _run(ctx: Context, request: dict[str, Any], run: Run) -> JobView | Non
         if run.dry_run or not run.yes:
             planned = await agent.post(PATH, {**request, "dryRun": True}, Started)
             if not run.dry_run or not ctx.json:
-                _show_plan(ctx, planned.plan)
+                _show_plan(ctx, planned.plan, _verb(request))
             if run.dry_run:
                 if ctx.json:
                     emit_json(msgspec.to_builtins(planned))
@@ -162,7 +174,7 @@ async def _run(ctx: Context, request: dict[str, Any], run: Run) -> JobView | Non
         started = await agent.post(PATH, request, Started)
         assert started.job is not None
         if run.yes:
-            _show_plan(ctx, started.plan)
+            _show_plan(ctx, started.plan, _verb(request))
         if not run.wait:
             _announce(ctx, started)
             return None
@@ -245,8 +257,15 @@ def _ctrl_c_raises() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show_plan(ctx: Context, plan: Plan) -> None:
+def _verb(request: dict[str, Any]) -> str | None:
+    """Which of the commands that make a member this is; None for pull and push."""
+    if not request["join"]:
+        return None
+    return "rebaseline" if request["anew"] else "merge" if request["merge"] else "join"
+
+
+def _show_plan(ctx: Context, plan: Plan, verb: str | None) -> None:
     if ctx.quiet or ctx.json:
         return
-    for line in plan_lines(plan):
+    for line in plan_lines(plan, verb):
         print_err(clean(line, keep="\u202f"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 from peersync.cli.context import Context
 from peersync.cli.full_sync import full_sync, join_options
 from peersync.cli.output import emit_json, print_err
+from peersync.core.errors import BadRequest, PeersyncError
 
 
 @click.command()
@@ -24,7 +26,7 @@ def join(ctx: Context, /, **options: Any) -> int:
     A full sync, after which every change on either server is sent to the other, and to all that
     have joined. Changes that are made here while it runs stay, and are sent.
     """
-    return full_sync(ctx, "pull", {**options, "join": True})
+    return full_sync(ctx, "pull", {**options, "join": True}, done=_in_step(ctx))
 
 
 @click.command()
@@ -37,7 +39,8 @@ def merge(ctx: Context, /, **options: Any) -> int:
     that have joined. Of rows that both have and that differ, PEER's are taken (peersync undo puts
     them back).
     """
-    return full_sync(ctx, "pull", {**options, "join": True, "merge": True})
+    wanted = {**options, "join": True, "merge": True}
+    return full_sync(ctx, "pull", wanted, done=_in_step(ctx))
 
 
 @click.command()
@@ -50,7 +53,8 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
     those are sent now. Where the others have a newer change of the same row, theirs stays, and
     this server's is kept as an open conflict (peersync conflicts list --open).
     """
-    return full_sync(ctx, "pull", {**options, "join": True, "anew": True, "mirror": True})
+    wanted = {**options, "join": True, "anew": True, "mirror": True}
+    return full_sync(ctx, "pull", wanted, done=_in_step(ctx))
 
 
 @click.command()
@@ -64,14 +68,20 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
     metavar="S",
     help="How long the others are waited for.",
 )
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Also if changes of this server were not fetched yet.")
 @click.pass_obj
-def leave(ctx: Context, database: str | None, timeout_s: float, force: bool) -> int:
+def leave(ctx: Context, database: str | None, timeout_s: float, yes: bool, force: bool) -> int:
     """Stop keeping this database in step: its rows stay, its changes are not sent any more."""
     from peersync.agent.periodic.leaving import Left
     from peersync.transport.local import AgentClient
 
     name = ctx.database_name(database)
+    if not yes:
+        if not ctx.interactive:
+            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        question = f"Keep {name} of this server in step with the others no more?"
+        click.confirm(question, abort=True, err=True)
 
     async def ask() -> Left:
         async with AgentClient(Path(ctx.config.node.socket)) as agent:
@@ -83,4 +93,34 @@ def leave(ctx: Context, database: str | None, timeout_s: float, force: bool) -> 
         emit_json(msgspec.to_builtins(left))
     elif not ctx.quiet:
         print_err(f"{name} of this server is on its own now; its rows are as they were.")
+        if left.behind:
+            print_err(f"{', '.join(left.behind)} did not get all changes of this server.")
     return 0
+
+
+def _in_step(ctx: Context) -> Callable[[str], None]:
+    """What is said after a join that went well."""
+
+    def say(database: str) -> None:
+        if ctx.json or ctx.quiet:
+            return
+        print_err(f"{database} is kept in step from now on: peersync status")
+        if _may_collide(ctx, database):
+            print_err(
+                "two servers may draw the same key from a sequence: "
+                f"peersync sequences plan --database {database}"
+            )
+
+    return say
+
+
+def _may_collide(ctx: Context, database: str) -> bool:
+    """False where that could not be asked: `peersync status` warns of it as well."""
+    from peersync.cli.asking import get
+    from peersync.postgres.log.sequence_views import SequencesCheck
+
+    try:
+        found = get(ctx, "/api/admin/sequences/check", SequencesCheck, database=database)
+    except PeersyncError:
+        return False
+    return any(one.problem for one in found.sequences)

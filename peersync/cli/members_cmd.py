@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
-from peersync.cli.output import emit_json, print_err, print_table
+from peersync.cli.output import ago, emit_json, print_err, print_table
 from peersync.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peersync.agent.periodic.members_api import MembersView
 
+_GONE = frozenset({"left", "expired"})
 _DATABASE = click.option("--database", metavar="NAME", help="Which; needed when there are several.")
 
 
@@ -26,10 +29,15 @@ def command() -> None:
 
 @command.command("list")
 @_DATABASE
+@click.option("--all", "everybody", is_flag=True, help="Also those that left or were expired.")
 @click.pass_obj
-def list_(ctx: Context, database: str | None) -> int:
+def list_(ctx: Context, database: str | None, everybody: bool) -> int:
     """List the members of the group, with what they have of each other."""
-    _print(ctx, asyncio.run(_list(ctx, ctx.database_name(database))))
+    view = asyncio.run(_list(ctx, ctx.database_name(database)))
+    if not everybody:
+        here = tuple(m for m in view.members if m.own or m.state not in _GONE)
+        view = msgspec.structs.replace(view, members=here)
+    _print(ctx, view)
     return 0
 
 
@@ -37,19 +45,25 @@ def list_(ctx: Context, database: str | None) -> int:
 @click.argument("node")
 @_DATABASE
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also if NODE was heard in the last minute.")
 @click.pass_obj
-def expire(ctx: Context, node: str, database: str | None, yes: bool) -> int:
-    """Keep no more changes for NODE, which is away for too long.
+def expire(ctx: Context, node: str, database: str | None, yes: bool, force: bool) -> int:
+    """Keep no more changes for NODE, which does not come back, or not soon.
 
-    When NODE comes back it has to take everything anew (peersync rebaseline there); changes that
-    it has made meanwhile are kept and sent.
+    When NODE comes back it takes everything anew (there: peersync rebaseline PEER); changes that it
+    has made meanwhile are kept and sent.
     """
     name = ctx.database_name(database)
     if not yes:
         if not ctx.interactive:
             raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        asyncio.run(_expire(ctx, name, node, force=force, dry_run=True))
         click.confirm(f"Keep no more changes of {name} for {node}?", abort=True, err=True)
-    _print(ctx, asyncio.run(_expire(ctx, name, node)))
+    view = asyncio.run(_expire(ctx, name, node, force=force, dry_run=False))
+    _print(ctx, view)
+    if not ctx.json and not ctx.quiet:
+        own = next((m.name for m in view.members if m.own), "PEER")
+        print_err(f"{node} was expired. When it is back: peersync rebaseline {own}, typed there")
     return 0
 
 
@@ -61,18 +75,24 @@ async def _list(ctx: Context, database: str) -> MembersView:
         return await agent.get("/api/admin/members", MembersView, params={"database": database})
 
 
-async def _expire(ctx: Context, database: str, node: str) -> MembersView:
+async def _expire(
+    ctx: Context, database: str, node: str, *, force: bool, dry_run: bool
+) -> MembersView:
     from peersync.agent.periodic.members_api import MembersView
     from peersync.transport.local import AgentClient
 
-    body = {"database": database, "member": node, "requestedBy": user_name()}
+    body = {
+        "database": database,
+        "member": node,
+        "force": force,
+        "dryRun": dry_run,
+        "requestedBy": user_name(),
+    }
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
         return await agent.post("/api/admin/members/expire", body, MembersView)
 
 
 def _print(ctx: Context, view: MembersView) -> None:
-    import msgspec
-
     if ctx.json:
         emit_json(msgspec.to_builtins(view))
     elif view.group is None:
@@ -85,9 +105,15 @@ def _print(ctx: Context, view: MembersView) -> None:
                 m.state,
                 str(m.applied),
                 str(m.has),
+                None if m.own else _heard(m.heard_s),
                 m.sponsor or "–",
             )
             for m in view.members
         ]
-        columns = ("node", "state", "its position here", "ours it has", "joined by")
+        columns = ("node", "state", "its position here", "ours it has", "heard", "joined by")
         print_table(columns, rows, color=ctx.color)
+
+
+def _heard(seconds: float | None) -> str:
+    now = datetime.now(UTC)
+    return ago(now - timedelta(seconds=seconds) if seconds is not None else None, now)

@@ -17,7 +17,7 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
-from peersync.core.errors import BadRequest, PeerUnreachable
+from peersync.core.errors import BadRequest, Locked, PeersyncError, PeerUnreachable
 
 if TYPE_CHECKING:
     from peersync.transport.local import AgentClient
@@ -28,6 +28,7 @@ T = TypeVar("T")
 PATH = "/api/admin/peers"
 ALL_DATABASES = "*"
 MAX_LINE_BYTES = 4096
+_ACTIVE = frozenset({"member", "joining"})
 
 
 @click.group()
@@ -73,7 +74,9 @@ def join(ctx: Context, line: str | None, address: str | None) -> None:
         emit_json({"peer": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
         print_err(f"Paired with {peer.name} ({peer.short_id}) at {peer.address}.")
-        print_err(f"Both servers know each other now. Next: peersync pull {peer.name}")
+        print_err("Both servers know each other now.")
+        print_err(f"Next, to keep a database in step on both: peersync join {peer.name}")
+        print_err(f"      or, to take a copy of it once: peersync pull {peer.name}")
 
 
 @command.command("list")
@@ -98,18 +101,46 @@ def list_(ctx: Context, probe: bool) -> None:
 
 @command.command()
 @click.argument("name")
+@click.option("--force", is_flag=True, help="Also a peer that keeps a database in step with this.")
 @click.pass_obj
-def remove(ctx: Context, name: str) -> None:
+def remove(ctx: Context, name: str, force: bool) -> None:
     """Forget a peer. It is refused from its next request on."""
     from peersync.transport.peer_routes import PeerView
 
     path = f"{PATH}/{_segment(name)}"
+    if not force:
+        _ask(ctx, lambda agent: _refuse_member(agent, name, [*ctx.config.database]))
     peer = _ask(ctx, lambda agent: agent.delete(path, PeerView))
     if ctx.json:
         emit_json({"removed": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
         print_err(f"{peer.name} ({peer.short_id}) is no peer any more.")
         print_err("It still knows this server; remove it there too: peersync peer list")
+
+
+async def _refuse_member(agent: AgentClient, name: str, databases: list[str]) -> None:
+    """Raises Locked for a peer that a database is kept in step with: its changes would pile up.
+
+    A database that does not answer says nothing against it.
+    """
+    from peersync.agent.periodic.members_api import MembersView
+    from peersync.transport.peer_routes import PeerList
+
+    found = [p for p in (await agent.get(PATH, PeerList)).peers if p.name == name]
+    for database in databases if found else ():
+        try:
+            view = await agent.get("/api/admin/members", MembersView, params={"database": database})
+        except PeersyncError:
+            continue
+        if any(m.node_id == found[0].node_id and m.state in _ACTIVE for m in view.members):
+            raise Locked(
+                f"{name} keeps {database} in step with this server; nothing was changed",
+                hint=f"End that first, on {name}: peersync leave --database {database}\n"
+                f"or, when it never comes back: peersync members expire {name} "
+                f"--database {database}\n"
+                f"Remove it all the same, and keep its changes: peersync peer remove {name} "
+                "--force",
+            )
 
 
 def _rights_options(function: Callable[..., None]) -> Callable[..., None]:

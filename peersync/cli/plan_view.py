@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from peersync.core.plancounts import RowCounts
 
 _SHOWN_TABLES = 20
+MEMBER_VERBS = ("join", "merge", "rebaseline")
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """The plan in words."""
+def plan_lines(plan: Plan, verb: str | None = None) -> list[str]:
+    """The plan in words. `verb`: join, merge or rebaseline, where it is more than a pull."""
     wanted, blocked = plan.wanted(), plan.blocked
     rows = f"about {count(plan.rows)} rows" if plan.rows is not None else "rows not counted"
     lines = [
-        _direction(plan),
+        _direction(plan, verb or plan.action),
+        *_afterwards(plan, verb),
         f"  {counted(len(wanted), 'table')}, {rows}, {human(plan.size_bytes)} on disk there",
     ]
     created = sum(t.action == "create" for t in wanted)
@@ -29,7 +31,7 @@ def plan_lines(plan: Plan) -> list[str]:
         lines.append(
             f"  created here: {counted(created, 'table')}, with the schema of {plan.source}"
         )
-    lines += [f"  {note}" for note in plan.notes]
+    lines += [f"  {_note(note, verb)}" for note in plan.notes]
     lines += _count_lines(wanted)
     keyless = [t for t in wanted if t.action == "insert"]
     if keyless:
@@ -54,11 +56,33 @@ def plan_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _direction(plan: Plan) -> str:
+def _afterwards(plan: Plan, verb: str | None) -> list[str]:
+    """What a member is, for who reads the plan of becoming one."""
+    if verb not in MEMBER_VERBS:
+        return []
+    return [
+        "  afterwards every change goes both ways, by itself: triggers are put on the tables of "
+        f"{plan.target} and {plan.source}"
+    ]
+
+
+def _note(note: str, verb: str | None) -> str:
+    """What happens to rows only here, where that is more than a pull or a mirror does."""
+    if verb == "rebaseline":
+        return note.replace(
+            "rows only here are DELETED",
+            "rows only here are deleted, unless they are changes that were not sent",
+        )
+    if verb == "merge":
+        return note.replace("are kept, nothing is deleted", "are sent to the others")
+    return note
+
+
+def _direction(plan: Plan, verb: str) -> str:
     source, target = f"{plan.source}:{plan.database}", f"{plan.target}:{plan.database}"
     if plan.action == "push":
         return f"PLAN  push  THIS SERVER {source}  ──▶  {target}  (below, “here” is {plan.target})"
-    return f"PLAN  pull  {source}  ──▶  THIS SERVER {target}"
+    return f"PLAN  {verb}  {source}  ──▶  THIS SERVER {target}"
 
 
 def _count_lines(tables: Sequence[TablePlan]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,24 @@ import msgspec
 from peersync.cli.asking import database_option, get, post
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, flat, print_err, print_out, print_table
+from peersync.core.names import quote_ident
 
 if TYPE_CHECKING:
     from peersync.postgres.log.chosen import TableView
 
 PATH = "/api/admin/tables"
+MEMBERS = "/api/admin/members"
+_PLAIN = re.compile("[a-z_][a-z0-9_$]*")  # needs no quotes
 _UNTIL_NOW = "changes made here meanwhile were not caught: a full sync brings both sides together"
+
+
+def shown_table(schema: str, table: str) -> str:
+    """A table as the commands take it: quoted where its name needs that."""
+    return f"{_quoted(schema)}.{_quoted(table)}"
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quote_ident(name)
 
 
 @click.group()
@@ -34,10 +47,16 @@ def command() -> None:
 @click.pass_obj
 def list_(ctx: Context, pattern: str | None, database: str | None) -> None:
     """List what is captured, and what is not and why."""
+    from peersync.agent.periodic.members_api import MembersView
     from peersync.postgres.log.chosen import TableView
 
     name = ctx.database_name(database)
-    _print(ctx, name, get(ctx, PATH, list[TableView], database=name, table=pattern))
+    tables = get(ctx, PATH, list[TableView], database=name, table=pattern)
+    if not ctx.json and get(ctx, MEMBERS, MembersView, database=name).group is None:
+        print_err(f"{name} takes part in no periodic sync, none of its tables is synced.")
+        print_err("begin it with another server: peersync join PEER")
+        return
+    _print(ctx, name, tables)
 
 
 @command.command()
@@ -118,7 +137,7 @@ def _print(ctx: Context, database: str, tables: list[TableView]) -> None:
         return
     rows: list[tuple[Any, ...]] = [
         (
-            f"{one.schema}.{one.table}",
+            shown_table(one.schema, one.table),
             "parked" if one.parked else one.state,
             one.strategy,
             one.waiting or None,

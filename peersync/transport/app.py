@@ -55,6 +55,10 @@ SECURITY_HEADERS = {
 }
 
 _log = logging.getLogger("peersync.http")
+# When a peer was refused with which words: one that asks every 30 s is said once an hour.
+_SAID: web.AppKey[dict[tuple[str, str, str], float]] = web.AppKey("_SAID")
+_SAID_S = 3600.0
+_SAID_MAX = 1000
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -149,6 +153,7 @@ def _app(routes: Iterable[web.RouteDef], *checks: object) -> web.Application:
     )
     app.on_response_prepare.append(_add_request_id)
     app.router.add_routes(routes)
+    app[_SAID] = {}
     return app
 
 
@@ -188,7 +193,9 @@ async def _explain_errors(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except PeersyncError as error:
-        _log.info("%s %s: %s [%s]", request.method, request.path, error, REQUEST_ID.get())
+        level = logging.DEBUG if _was_said(request, error) else logging.INFO
+        words = (request.method, request.path, error, REQUEST_ID.get())
+        _log.log(level, "%s %s: %s [%s]", *words)
         return _answer(request, error)
     except web.HTTPException as error:
         if error.status < 400:
@@ -207,6 +214,20 @@ async def _explain_errors(request: web.Request, handler: Handler) -> web.StreamR
                 hint="the log of the server that answered has the details under this id",
             ),
         )
+
+
+def _was_said(request: web.Request, error: PeersyncError) -> bool:
+    """Whether a peer that asks again and again was refused with these words a while ago."""
+    peer = request.get(PEER)
+    if peer is None:
+        return False
+    said, key, now = request.app[_SAID], (peer.node_id, request.path, str(error)), time.monotonic()
+    if now - said.get(key, now - _SAID_S) < _SAID_S:
+        return True
+    if len(said) >= _SAID_MAX:
+        said.clear()
+    said[key] = now
+    return False
 
 
 def _answer(request: web.Request, error: PeersyncError, status: int | None = None) -> web.Response:

@@ -7,6 +7,9 @@
 -- logged first, and the transition table still has the older row. Old and new keys are both
 -- looked up, so a changed key needs no trigger of its own. (A row trigger WHEN the key differs
 -- would depend on the key's columns: ALTER TABLE … TYPE and DROP COLUMN would be refused.)
+-- Where a table has no trigger or cascade that could do so, the transition table's row is the
+-- current one: it is logged without a look-up, which would also leave predicate locks behind and
+-- make SERIALIZABLE transactions fail that touch different rows.
 --
 -- A user's statement must never fail because of us, also when somebody has just altered the
 -- table. So each generated function begins with a guard: `table_stamp('<oid>')` is labelled
@@ -69,11 +72,73 @@ AS $$
      CROSS JOIN LATERAL (SELECT set_config(s.key, s.value, true) AS now WHERE s.was IS NOT NULL) AS n
 $$;
 
+-- How a key's column is written so that equal values have one text: 'text' as it is, the name of
+-- a type that peersync.key_field can normalise, or null where nothing does. Rows are matched by
+-- the key's operator, conflicts are found by its text: the two have to agree. PostgreSQL itself
+-- says which types have equal values of different images (support function 4: deduplication).
+CREATE OR REPLACE FUNCTION peersync.key_form(opclass oid, type oid, coll oid)
+RETURNS text LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH RECURSIVE base AS (
+    SELECT t.oid, t.typtype, t.typbasetype FROM pg_type AS t WHERE t.oid = type
+    UNION ALL
+    SELECT t.oid, t.typtype, t.typbasetype FROM base
+      JOIN pg_type AS t ON t.oid = base.typbasetype WHERE base.typtype = 'd'),
+field AS (  -- what the values are made of
+    SELECT i.typname AS name, coalesce(g.rngsubtype, CASE WHEN b.typcategory = 'A' THEN b.typelem END,
+                                       b.oid) AS part
+      FROM pg_opclass AS oc JOIN pg_type AS i ON i.oid = oc.opcintype
+     CROSS JOIN base JOIN pg_type AS b ON b.oid = base.oid
+      LEFT JOIN pg_range AS g ON g.rngtypid = b.oid
+     WHERE oc.oid = opclass AND base.typtype <> 'd')
+SELECT CASE WHEN f.name = 'citext' THEN 'citext'
+            WHEN NOT coalesce((SELECT l.collisdeterministic FROM pg_collation AS l WHERE l.oid = coll),
+                              true) THEN NULL
+            WHEN f.name IN ('numeric', 'float4', 'float8', 'bpchar') THEN f.name
+            WHEN f.part IN ('interval'::regtype, 'bpchar'::regtype) THEN NULL
+            WHEN f.part IN ('varchar'::regtype, 'name'::regtype, 'oidvector'::regtype)
+                 OR (SELECT t.typtype = 'e' FROM pg_type AS t WHERE t.oid = f.part)
+                 OR EXISTS (SELECT FROM pg_amproc AS s
+                              JOIN pg_opfamily AS y ON y.oid = s.amprocfamily
+                              JOIN pg_am AS m ON m.oid = y.opfmethod AND m.amname = 'btree'
+                             WHERE s.amprocnum = 4 AND s.amproclefttype = f.part
+                               AND s.amprocrighttype = f.part) THEN 'text' END
+  FROM field AS f
+$$;
+
+CREATE OR REPLACE FUNCTION peersync.key_field(expression text, form text)
+RETURNS text LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format(CASE form WHEN 'numeric' THEN 'pg_catalog.trim_scale(%s)'
+                            WHEN 'float4' THEN '(%s OPERATOR(pg_catalog.+) ''0''::pg_catalog.float4)'
+                            WHEN 'float8' THEN '(%s OPERATOR(pg_catalog.+) ''0''::pg_catalog.float8)'
+                            WHEN 'bpchar' THEN '%s::pg_catalog.text'  -- without blanks at its end
+                            WHEN 'citext' THEN 'pg_catalog.lower(%s::pg_catalog.text'
+                                               ' COLLATE pg_catalog."default")'
+                            ELSE '%s' END, expression)
+$$;
+
+-- SQL of a key's text, from the fields of a table alias, or from k1, k2, … for a null alias; null
+-- for a table without key.
+CREATE OR REPLACE FUNCTION peersync.key_sql(facts jsonb, a text)
+RETURNS text LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'ROW(' || string_agg(peersync.key_field(
+               CASE WHEN a IS NULL THEN format('k%s', n) ELSE format('%s.%I', a, k ->> 0) END,
+               k ->> 2), ', ' ORDER BY n) || ')::pg_catalog.text'
+      FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n)
+$$;
+
 -- Everything that the capture of a relation depends on, from the catalog as it is now. Partitions
 -- are described by their root, under whose name, columns and key they are logged.
 --   columns: name, type, readable (not virtual), how its size is known (text, any, null: small)
---   key: name, equality operator, exact (equal values have equal texts); empty: the whole row
+--   key: name, equality operator, form (peersync.key_form); empty: the whole row
+--   bad_key: a column that makes the only keys useless, because equal values have many texts
 --   mode: statement, row (in an inheritance tree); current: whether rows may be read back
+--   direct: the operations after which a transition table has the rows as they are
 --   settings: those that the texts of its values depend on
 --   triggers: pg_trigger.tgtype of those that belong to it
 CREATE OR REPLACE FUNCTION peersync.capture_facts(relation oid)
@@ -89,7 +154,10 @@ SELECT jsonb_build_object(
                AND NOT row_security_active(r.oid),
     'settings', peersync.output_settings(r.oid),
     'columns', coalesce(cols.list, '[]'), 'key', coalesce(keys.list, '[]'),
-    'triggers', CASE WHEN tree.row_mode THEN '[5, 9, 17, 32]'
+    'bad_key', keys.bad, 'direct', coalesce(plain.ops, '[]'),
+    'triggers', CASE WHEN tree.row_mode AND keys.list IS NULL THEN '[5, 9, 17, 34]'
+                     WHEN tree.row_mode THEN '[5, 9, 17, 32]'
+                     WHEN r.relkind <> 'p' AND keys.list IS NULL THEN '[4, 8, 16, 34]'
                      WHEN r.relkind <> 'p' THEN '[4, 8, 16, 32]'
                      WHEN c.oid = r.oid THEN '[4, 8, 16, 32, 34]'
                      WHEN c.relkind = 'p' THEN '[4, 8, 16]'
@@ -123,13 +191,22 @@ SELECT jsonb_build_object(
                SELECT base.oid FROM base WHERE base.typtype <> 'd') ELSE t.oid END
      WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped) AS cols
   LEFT JOIN LATERAL (
-    SELECT jsonb_agg(jsonb_build_array(
-               a.attname, format('OPERATOR(%I.%s)', opn.nspname, op.oprname),
-               coalesce(l.collisdeterministic, true)
-               AND oc.opcintype IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype,
-                   'uuid'::regtype, 'text'::regtype, 'date'::regtype, 'timestamp'::regtype,
-                   'timestamptz'::regtype, 'bool'::regtype, 'oid'::regtype, 'bytea'::regtype,
-                   'name'::regtype, 'anyenum'::regtype, '"char"'::regtype)) ORDER BY k.n) AS list
+    SELECT jsonb_agg(o.op) AS ops
+      FROM (VALUES ('INSERT', NULL), ('UPDATE', 'u'), ('DELETE', 'd')) AS o (op, action)
+     WHERE NOT tree.row_mode AND r.relkind = 'r' AND NOT r.relhasrules
+       AND NOT EXISTS (SELECT FROM pg_trigger AS g
+                         JOIN pg_proc AS p ON p.oid = g.tgfoid
+                        WHERE g.tgrelid = r.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+                          AND p.pronamespace <> 'peersync'::regnamespace)
+       AND NOT EXISTS (SELECT FROM pg_constraint AS f
+                        WHERE f.contype = 'f' AND f.confrelid = r.oid
+                          AND CASE o.action WHEN 'u' THEN f.confupdtype
+                                            WHEN 'd' THEN f.confdeltype END NOT IN ('a', 'r'))
+       ) AS plain ON true
+  LEFT JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(a.attname, format('OPERATOR(%I.%s)', opn.nspname, op.oprname),
+                                       form.name) ORDER BY k.n) AS list,
+           min(a.attname) FILTER (WHERE form.name IS NULL) AS bad
       FROM (SELECT i.* FROM pg_index AS i
               JOIN pg_class AS ic ON ic.oid = i.indexrelid
               JOIN pg_am AS am ON am.oid = ic.relam AND am.amname = 'btree'
@@ -139,12 +216,19 @@ SELECT jsonb_build_object(
                      SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS u (attnum, n)
                        JOIN pg_attribute AS na ON na.attrelid = r.oid AND na.attnum = u.attnum
                       WHERE u.n <= i.indnkeyatts AND NOT na.attnotnull))
-             ORDER BY i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1) AS i
+             ORDER BY EXISTS (
+                     SELECT FROM unnest(i.indclass::oid[], i.indcollation::oid[])
+                                 WITH ORDINALITY AS u (opclass, coll, n)
+                       JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS w (attnum, n) USING (n)
+                       JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
+                      WHERE n <= i.indnkeyatts
+                        AND peersync.key_form(u.opclass, ka.atttypid, u.coll) IS NULL),
+                   i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1) AS i
      CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                         WITH ORDINALITY AS k (attnum, opclass, coll, n)
       JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.attnum
+     CROSS JOIN LATERAL (SELECT peersync.key_form(k.opclass, a.atttypid, k.coll) AS name) AS form
       JOIN pg_opclass AS oc ON oc.oid = k.opclass
-      LEFT JOIN pg_collation AS l ON l.oid = k.coll
       JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
                         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
       JOIN pg_operator AS op ON op.oid = ao.amopopr
@@ -258,16 +342,15 @@ DECLARE
     shape  text := quote_literal(peersync.facts_shape(facts)) || '::pg_catalog.int8';
     root   text := format('%I.%I', facts ->> 'schema', facts ->> 'table');
     scan   text := CASE WHEN (facts ->> 'partitioned')::boolean THEN root ELSE 'ONLY ' || root END;
-    keyed  boolean := jsonb_array_length(facts -> 'key') > 0;
+    y      text := CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END;
+    x      text := CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END;
     olds   text := CASE source WHEN 'x' THEN 'y' WHEN 'row' THEN '(SELECT OLD.*) AS y'
                        ELSE format('(SELECT ($1::%s).*) AS y', facts ->> 'own') END;
     news   text := CASE source WHEN 'x' THEN 'x' WHEN 'row' THEN '(SELECT NEW.*) AS x'
                        ELSE format('(SELECT ($2::%s).*) AS x', facts ->> 'own') END;
     into_  text := 'INSERT INTO peersync.change (tbl, shape, op, key, image, old) ';
     key_of text;   -- of alias %1$s: its key columns as k1, …
-    text_of text;  -- the key's text
     ks     text;   -- k1, k2, …
-    exact  boolean;
     found_ text;   -- t is the row of k
     looked text;
     kept   text;
@@ -275,57 +358,40 @@ BEGIN
     IF op IN ('EXISTING', 'GONE') THEN
         olds := 'ONLY ' || (facts ->> 'own') || ' AS y';
         news := 'ONLY ' || (facts ->> 'own') || ' AS x';
+        x := 'x'; y := 'y';
     ELSIF source = 'row' THEN  -- fields of records, not columns of a table
         olds := '(SELECT 1) AS y_'; news := '(SELECT 1) AS x_';
     END IF;
     SELECT string_agg(format('%%1$s.%I AS k%s', replace(k ->> 0, '%', '%%'), n), ', ' ORDER BY n),
-           'ROW(' || string_agg(format('%%1$s.%I', replace(k ->> 0, '%', '%%')), ', ' ORDER BY n)
-           || ')::pg_catalog.text',
-           string_agg(format('k%s', n), ', ' ORDER BY n), bool_and((k ->> 2)::boolean),
+           string_agg(format('k%s', n), ', ' ORDER BY n),
            string_agg(format('t.%I %s k.k%s', k ->> 0, k ->> 1, n), ' AND ' ORDER BY n)
-           || CASE WHEN bool_and((k ->> 2)::boolean) THEN '' ELSE
-              format(' AND pg_catalog.record_image_eq(ROW(%s), ROW(%s))',
-                     string_agg(format('t.%I', k ->> 0), ', ' ORDER BY n),
-                     string_agg(format('k.k%s', n), ', ' ORDER BY n)) END
-      INTO key_of, text_of, ks, exact, found_
+      INTO key_of, ks, found_
       FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n);
 
-    IF NOT keyed OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE') THEN
-        RETURN into_ || peersync.plain_rows_sql(facts, tbl, keep_old, op, shape, olds, news,
-                            CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END,
-                            CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END, text_of);
+    IF key_of IS NULL OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE')
+       OR facts -> 'direct' @> to_jsonb(op) AND NOT (op = 'UPDATE' AND keep_old) THEN
+        RETURN into_ || peersync.plain_rows_sql(facts, tbl, keep_old, op, shape, olds, news, y, x);
     END IF;
 
     -- the keys that the statement touched
     IF op = 'INSERT' OR op = 'DELETE' THEN
         looked := format('SELECT %s, %s AS key, %s AS old FROM %s',
-            format(key_of, CASE WHEN source = 'row' THEN CASE op WHEN 'INSERT' THEN 'NEW' ELSE 'OLD' END
-                                WHEN op = 'INSERT' THEN 'x' ELSE 'y' END),
-            format(text_of, CASE WHEN source = 'row' THEN CASE op WHEN 'INSERT' THEN 'NEW' ELSE 'OLD' END
-                                 WHEN op = 'INSERT' THEN 'x' ELSE 'y' END),
-            CASE WHEN keep_old AND op = 'DELETE' THEN
-                 peersync.image_sql(facts, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END, false)
+            format(key_of, CASE op WHEN 'INSERT' THEN x ELSE y END),
+            peersync.key_sql(facts, CASE op WHEN 'INSERT' THEN x ELSE y END),
+            CASE WHEN keep_old AND op = 'DELETE' THEN peersync.image_sql(facts, y, false)
                  ELSE 'NULL::pg_catalog.text' END,
             CASE op WHEN 'INSERT' THEN news ELSE olds END);
     ELSIF keep_old THEN
-        looked := format('SELECT %1$s, u.key, pg_catalog.max(u.old) AS old FROM ('
-            'SELECT %2$s, %3$s AS key, NULL::pg_catalog.text AS old FROM %4$s UNION ALL '
-            'SELECT %5$s, %6$s, %7$s FROM %8$s) AS u GROUP BY %1$s, u.key', ks,
-            format(key_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END),
-            format(text_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END), news,
-            format(key_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
-            format(text_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
-            peersync.image_sql(facts, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END, false), olds);
+        looked := format('SELECT DISTINCT ON (u.key) u.* FROM ('
+            'SELECT %1$s, %2$s AS key, NULL::pg_catalog.text AS old FROM %3$s UNION ALL '
+            'SELECT %4$s, %5$s, %6$s FROM %7$s) AS u ORDER BY u.key, u.old',  -- nulls are last
+            format(key_of, x), peersync.key_sql(facts, x), news,
+            format(key_of, y), peersync.key_sql(facts, y), peersync.image_sql(facts, y, false), olds);
     ELSE
-        looked := format(CASE WHEN exact
-            THEN 'SELECT %1$s, ROW(%1$s)::pg_catalog.text AS key, NULL::pg_catalog.text AS old FROM ('
-                 'SELECT %2$s FROM %4$s UNION SELECT %5$s FROM %7$s) AS u'
-            ELSE 'SELECT u.*, NULL::pg_catalog.text AS old FROM (SELECT %2$s, %3$s AS key FROM %4$s '
-                 'UNION SELECT %5$s, %6$s FROM %7$s) AS u' END, ks,
-            format(key_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END),
-            format(text_of, CASE source WHEN 'row' THEN 'NEW' ELSE 'x' END), news,
-            format(key_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END),
-            format(text_of, CASE source WHEN 'row' THEN 'OLD' ELSE 'y' END), olds);
+        looked := format(
+            'SELECT %1$s, %2$s AS key, NULL::pg_catalog.text AS old FROM ('
+            'SELECT %3$s FROM %4$s UNION SELECT %5$s FROM %6$s) AS u', ks,
+            peersync.key_sql(facts, NULL), format(key_of, x), news, format(key_of, y), olds);
     END IF;
     -- A child was added since: what is not in the table itself may be a row of the child.
     kept := CASE WHEN facts ->> 'mode' = 'row' AND source = 'x' THEN format(
@@ -341,17 +407,18 @@ BEGIN
 END $$;
 
 -- The rows as the statement left them: of tables without a key, of those that we may not read,
--- and of whole relations. A key that an update took away is logged before the new one.
+-- of those that nothing else changes, and of whole relations. A key that an update took away is
+-- logged before the new one; it is found by sorting or hashing, whatever the plan was made for.
 CREATE OR REPLACE FUNCTION peersync.plain_rows_sql(
     facts jsonb, tbl integer, keep_old boolean, op text, shape text,
-    olds text, news text, old_alias text, new_alias text, key_text text)
+    olds text, news text, old_alias text, new_alias text)
 RETURNS text LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    keyed   boolean := key_text IS NOT NULL;
-    old_key text := coalesce(format(key_text, old_alias), 'NULL::pg_catalog.text');
-    new_key text := coalesce(format(key_text, new_alias), 'NULL::pg_catalog.text');
+    keyed   boolean := jsonb_array_length(facts -> 'key') > 0;
+    old_key text := coalesce(peersync.key_sql(facts, old_alias), 'NULL::pg_catalog.text');
+    new_key text := coalesce(peersync.key_sql(facts, new_alias), 'NULL::pg_catalog.text');
     old_row text := peersync.image_sql(facts, old_alias, false);
     new_row text := peersync.image_sql(facts, new_alias, false);
     gone    text;
@@ -368,8 +435,13 @@ BEGIN
     RETURN CASE
         WHEN op IN ('INSERT', 'EXISTING') THEN there
         WHEN op IN ('DELETE', 'GONE') THEN gone
-        WHEN keyed THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
-                        || ' UNION ALL ' || there
+        WHEN keyed AND keep_old
+        THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
+             || ' UNION ALL ' || there
+        WHEN keyed THEN format(
+             'SELECT %s, %s, %L::pg_catalog."char", g.key, NULL::pg_catalog.text, NULL::pg_catalog.text'
+             ' FROM (SELECT %s AS key FROM %s EXCEPT SELECT %s FROM %s) AS g UNION ALL %s',
+             tbl, shape, 'D', old_key, olds, new_key, news, there)
         ELSE gone || ' UNION ALL ' || there END;
 END $$;
 
@@ -416,7 +488,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
-       AND p.proname IN ('capture_source', 'capture_statement', 'plain_rows_sql', 'image_sql')
+       AND p.proname IN ('capture_source', 'capture_statement', 'plain_rows_sql', 'image_sql',
+                         'key_sql', 'key_field')
 $$;
 
 -- What is written at the head of a generated function; another one means: make it again.
@@ -503,19 +576,31 @@ END $body$,
 END $$;
 
 -- TRUNCATE of a relation as it is now. Of a partition alone, its rows are logged as deleted, while
--- they are still there; the root's own trigger runs first and says when the whole is meant.
+-- they are still there; the root's own trigger runs first and says when the whole is meant. So are
+-- those of a table without key, always: rows of another server that this TRUNCATE has not seen
+-- stay, and without keys nobody could tell later which ones they are.
 CREATE OR REPLACE FUNCTION peersync.capture_truncate(
     relation oid, tbl integer, keep_old boolean, "when" text)
 RETURNS void LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    facts  jsonb := peersync.capture_facts(relation);
-    root   text := format(',%s,', facts ->> 'root');
-    whole  text := coalesce(current_setting('peersync.truncated', true), '');
+    facts   jsonb := peersync.capture_facts(relation);
+    root    text := format(',%s,', facts ->> 'root');
+    whole   text := coalesce(current_setting('peersync.truncated', true), '');
     is_root boolean := relation = (facts ->> 'root')::bigint::oid;
+    rowwise boolean := facts -> 'key' = '[]' AND (facts ->> 'current')::boolean;
+    -- the table may have got or lost its key since its triggers were made: one of them has to log
+    paired  boolean := (SELECT count(*) > 1 FROM pg_trigger AS g
+                         WHERE g.tgrelid = relation AND g.tgname IN ('peersync_t', 'peersync_b'));
 BEGIN
-    IF is_root AND "when" = 'BEFORE' THEN
+    IF rowwise AND "when" = 'BEFORE' THEN
+        IF NOT (facts ->> 'partitioned')::boolean OR (facts ->> 'leaf')::boolean THEN
+            PERFORM peersync.capture_gone(relation, tbl, keep_old);
+        END IF;
+    ELSIF rowwise AND paired THEN
+        RETURN;
+    ELSIF is_root AND "when" = 'BEFORE' AND paired THEN
         PERFORM set_config('peersync.truncated', whole || root, true);
     ELSIF is_root THEN
         PERFORM set_config('peersync.truncated', replace(whole, root, ''), true);
@@ -525,13 +610,28 @@ BEGIN
                              AND s.table_name = facts ->> 'table'), capture_truncate.tbl),
                 peersync.register_shape(facts), 'T');
     ELSIF "when" = 'BEFORE' AND (facts ->> 'leaf')::boolean AND strpos(whole, root) = 0 THEN
-        EXECUTE peersync.capture_anew(relation, tbl, keep_old, 'GONE', 'x');
+        PERFORM peersync.capture_gone(relation, tbl, keep_old);
     END IF;
 END $$;
 
--- Makes or renews the capture of a relation. `log_rows`: its rows are new to the others and are
--- logged as inserted. Triggers that are as they should be are not touched, and then no lock is
--- taken. Gives the number of rows logged.
+-- Logs the rows of a relation as deleted. A TRUNCATE does not fail because one can't be read.
+CREATE OR REPLACE FUNCTION peersync.capture_gone(relation oid, tbl integer, keep_old boolean)
+RETURNS void LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE peersync.capture_anew(relation, tbl, keep_old, 'GONE', 'x');
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'peersync: capture of %: %', relation::regclass, SQLERRM;
+    INSERT INTO peersync.change (tbl, shape, op)
+    VALUES (capture_gone.tbl, peersync.table_shape(relation), 'X');
+END $$;
+
+-- Makes or renews the capture of a relation. `log_rows`: here is where its rows are from, so those
+-- of a relation that was never captured are logged as inserted. Whether it was is looked at under
+-- a lock, now: somebody else may have captured it since the caller looked. Triggers that are as
+-- they should be are not touched, and then no lock is taken. Gives the number of rows logged.
+-- For a transaction that is READ COMMITTED: the rows are read after the triggers were made.
 CREATE OR REPLACE FUNCTION peersync.capture_install(
     relation oid, tbl integer, keep_old boolean, log_rows boolean)
 RETURNS bigint LANGUAGE plpgsql VOLATILE
@@ -543,7 +643,13 @@ DECLARE
     wanted  integer;
     name    text;
     logged  bigint := 0;
+    is_new  boolean;
 BEGIN
+    PERFORM pg_advisory_xact_lock(x'70737963'::int, hashtext('capture'));
+    is_new := log_rows AND to_regprocedure(call) IS NULL AND NOT EXISTS (
+        SELECT FROM peersync.synced_table AS s
+         WHERE s.tbl = capture_install.tbl AND s.relation = (facts ->> 'root')::bigint::oid
+           AND (s.state <> 'captured' OR capture_install.relation = s.relation));
     PERFORM peersync.register_shape(facts);
     -- DROP TRIGGER is for the owner of the table; a trigger that goes with its function is not
     FOR name IN SELECT DISTINCT g.tgfoid::regprocedure::text FROM pg_trigger AS g
@@ -571,7 +677,7 @@ BEGIN
                         WHEN 16 THEN 'REFERENCING OLD TABLE AS y NEW TABLE AS x' ELSE '' END,
             CASE wanted & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END, call);
     END LOOP;
-    IF log_rows AND (SELECT relkind FROM pg_class WHERE oid = relation) = 'r' THEN
+    IF is_new AND (SELECT relkind FROM pg_class WHERE oid = relation) = 'r' THEN
         EXECUTE peersync.capture_statement(facts, tbl, keep_old, 'EXISTING', 'x');
         GET DIAGNOSTICS logged = ROW_COUNT;
         IF logged > 0 AND NOT pg_try_advisory_xact_lock_shared(x'70737963'::int, hashtext('awake')) THEN

@@ -53,6 +53,8 @@ CREATE TABLE peersync.synced_table (
     reason      text,
     parked      text,
     parked_at   timestamptz,
+    parked_relation oid,
+    parked_shape bigint,
     strategy    text NOT NULL DEFAULT 'newer_wins',
     since       timestamptz NOT NULL DEFAULT clock_timestamp(),
     UNIQUE (schema_name, table_name)
@@ -61,6 +63,9 @@ COMMENT ON TABLE peersync.synced_table IS
     'Every table that periodic sync knows of: captured here, left out and why, or known from a peer';
 COMMENT ON COLUMN peersync.synced_table.parked IS
     'Why incoming changes of this table wait (its shape differs, it is missing); null: they do not';
+COMMENT ON COLUMN peersync.synced_table.parked_relation IS
+    'The table that was here when the oldest waiting change came; 0: it had been dropped';
+COMMENT ON COLUMN peersync.synced_table.parked_shape IS 'The shape that this table had';
 
 -- What the columns of an image are. The number is a hash of the rest, the same on every node.
 -- Capture may have to write one inside a user's transaction: no unique index, which could wait.

@@ -6,10 +6,18 @@
 -- relation: where rows are written, the root of a partition. keys: usable to tell rows apart, best
 -- first, each with its columns, the operators of its index, and whether it is checked at once.
 -- type: without a length, which an assignment checks, and a cast would silently cut to.
+-- captured: it and all its partitions have our functions; without, their rows would be logged later
+-- as new ones of this database. dropped: places of columns that are not there any more.
 -- $1 schemas, $2 names
-SELECT w.schema_name, w.table_name, s.tbl, s.state, s.parked, coalesce(s.strategy, 'newer_wins') AS strategy,
+SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce(s.strategy, 'newer_wins') AS strategy,
        r.oid::bigint AS oid, rn.nspname AS relation_schema, r.relname AS relation_name,
        coalesce(r.relkind = 'p', false) AS partitioned,
+       CASE WHEN r.relkind = 'p'
+            THEN NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(r.oid::pg_catalog.regclass) AS p
+                              WHERE pg_catalog.to_regproc('peersync.capture_' || p.relid::oid) IS NULL)
+            ELSE pg_catalog.to_regproc('peersync.capture_' || r.oid) IS NOT NULL END AS captured,
+       ARRAY(SELECT a.attnum::int FROM pg_catalog.pg_attribute AS a
+              WHERE a.attrelid = r.oid AND a.attnum > 0 AND a.attisdropped ORDER BY 1) AS dropped,
        coalesce(c.columns, '[]') AS columns, coalesce(k.keys, '[]') AS keys
   FROM unnest($1::text[], $2::text[]) AS w (schema_name, table_name)
   LEFT JOIN peersync.synced_table AS s ON s.schema_name = w.schema_name AND s.table_name = w.table_name
@@ -23,7 +31,7 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.parked, coalesce(s.strateg
        SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
                   'name', a.attname, 'full_type', pg_catalog.format_type(a.atttypid, a.atttypmod),
                   'type', pg_catalog.format_type(a.atttypid, -1), 'generated', a.attgenerated <> '',
-                  'identity', a.attidentity, 'not_null', a.attnotnull,
+                  'place', a.attnum, 'identity', a.attidentity, 'not_null', a.attnotnull,
                   'has_default', a.atthasdef OR a.attidentity <> '') ORDER BY a.attnum)::text AS columns
          FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped) AS c ON true
@@ -56,6 +64,10 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.parked, coalesce(s.strateg
 -- What changes when anything that `targets` reads of these tables does. VACUUM changes none of it.
 -- $1 schemas, $2 names
 SELECT w.schema_name, w.table_name, pg_catalog.concat_ws(' ', s.xmin, s.tbl, t.oid, t.xmin, r.oid, r.xmin, n.xmin,
+       CASE WHEN r.relkind = 'p'
+            THEN NOT EXISTS (SELECT FROM pg_catalog.pg_partition_tree(r.oid::pg_catalog.regclass) AS p
+                              WHERE pg_catalog.to_regproc('peersync.capture_' || p.relid::oid) IS NULL)
+            ELSE pg_catalog.to_regproc('peersync.capture_' || r.oid) IS NOT NULL END,
        (SELECT pg_catalog.concat(count(*), ' ', sum(a.xmin::text::bigint * (a.attnum + 10)))
           FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = r.oid),
        (SELECT pg_catalog.concat(count(*), ' ', sum(i.xmin::text::bigint), ' ', sum(i.indexrelid::bigint))
@@ -127,18 +139,62 @@ SELECT k.tbl, k.schema_name, k.table_name FROM peersync.synced_table AS k
   JOIN unnest($1::text[], $2::text[]) AS w (s, t) ON w.s = k.schema_name AND w.t = k.table_name;
 
 -- name: park
--- Incoming changes of a table wait from now on.
+-- Incoming changes of a table wait from now on; which table they were for is remembered.
 -- $1 tbl, $2 why, and what helps
 UPDATE peersync.synced_table
-   SET parked = coalesce(parked, $2), parked_at = coalesce(parked_at, clock_timestamp())
+   SET parked = coalesce(parked, $2), parked_at = coalesce(parked_at, clock_timestamp()),
+       parked_relation = CASE WHEN parked IS NULL
+                              THEN coalesce(relation, CASE WHEN state = 'gone' THEN 0::oid END)
+                              ELSE parked_relation END,
+       parked_shape = CASE WHEN parked IS NULL THEN shape ELSE parked_shape END
  WHERE tbl = $1;
 
+-- name: parked_for
+-- Which table the waiting changes were for: another one than this?
+-- $1 tbls
+SELECT tbl, parked_relation::bigint AS relation, parked_shape AS shape FROM peersync.synced_table
+ WHERE tbl = ANY ($1::int[]) AND parked IS NOT NULL AND parked_relation IS NOT NULL
+   AND parked_shape IS NOT NULL;
+
+-- name: outlived
+-- Waiting changes of a table that was dropped are never applied to the new one of its name.
+-- $1 tbl, $2 shapes of the dropped table, $3 oid of the new one, $4 why
+WITH old AS (
+    UPDATE peersync.quarantine
+       SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a new table', reason = $4
+     WHERE tbl = $1 AND shape = ANY ($2::bigint[]) AND state = 'waiting' AND cause = 'table')
+UPDATE peersync.synced_table SET parked_relation = $3::bigint::oid, parked_shape = NULL WHERE tbl = $1;
+
+-- name: left_out
+-- What waited for a table that an operator has left out meanwhile is given up.
+-- $1 tbl
+UPDATE peersync.quarantine
+   SET state = 'skipped', settled_at = clock_timestamp(), settled_by = 'the table is left out here'
+ WHERE tbl = $1 AND state = 'waiting' AND cause = 'table';
+
+-- name: aside
+-- Waiting changes that the table of now has no place for wait alone, the others do not wait for them.
+-- $1 tbl, $2 shape, $3 operations, $4 why
+UPDATE peersync.quarantine SET cause = 'row', reason = $4
+ WHERE tbl = $1 AND shape = $2 AND op::text = ANY ($3::text[]) AND state = 'waiting' AND cause = 'table';
+
+-- name: waiting_shapes
+-- The shapes of what waits, of each origin in the order in which it had them.
+-- $1 tbls
+SELECT tbl, origin, shape FROM peersync.quarantine
+ WHERE tbl = ANY ($1::int[]) AND state = 'waiting' AND cause = 'table'
+ GROUP BY tbl, origin, shape ORDER BY tbl, origin, max(position), max(ordinal);
+
+-- name: shape_number
+-- The number of a shape.
+-- $1 schema, $2 table, $3 columns, $4 types, $5 key
+SELECT peersync.shape_hash($1, $2, $3::text[], $4::text[], $5::text[]);
+
 -- name: parked
--- Tables with waiting changes, or parked without any; the shapes of what waits.
-SELECT s.tbl, s.schema_name, s.table_name, coalesce(q.waiting, 0) AS waiting,
-       coalesce(q.shapes, '{}') AS shapes
+-- Tables with waiting changes, or parked without any.
+SELECT s.tbl, s.schema_name, s.table_name, coalesce(q.waiting, 0) AS waiting
   FROM peersync.synced_table AS s
-  LEFT JOIN (SELECT tbl, count(*) AS waiting, array_agg(DISTINCT shape) AS shapes
+  LEFT JOIN (SELECT tbl, count(*) AS waiting
                FROM peersync.quarantine WHERE state = 'waiting' AND cause = 'table' GROUP BY tbl) AS q
          ON q.tbl = s.tbl
  WHERE s.parked IS NOT NULL OR q.tbl IS NOT NULL
@@ -163,7 +219,8 @@ WITH settled AS (
     UPDATE peersync.quarantine
        SET state = 'applied', settled_at = clock_timestamp(), settled_by = 'resumed'
      WHERE tbl = $1 AND state = 'waiting' AND cause = 'table')
-UPDATE peersync.synced_table SET parked = NULL, parked_at = NULL WHERE tbl = $1;
+UPDATE peersync.synced_table
+   SET parked = NULL, parked_at = NULL, parked_relation = NULL, parked_shape = NULL WHERE tbl = $1;
 
 -- name: repark
 -- Says anew why a table waits.

@@ -87,11 +87,9 @@ SELECT o.oid, n.nspname, c.relname
 -- name: captured_as
 -- Under which table and shape the rows of a relation are logged: a partition's under its root's.
 -- $1 oid of the relation
+-- Last is the SQL of a row's key, of alias t; null where there is none.
 SELECT s.tbl, s.shape, pg_catalog.format('%I.%I', s.schema_name, s.table_name),
-       ARRAY(SELECT pg_catalog.quote_ident(k)
-               FROM pg_catalog.unnest((SELECT h.key FROM peersync.shape AS h
-                                        WHERE h.shape = s.shape LIMIT 1)) WITH ORDINALITY AS u (k, n)
-              ORDER BY n)
+       peersync.key_sql(peersync.capture_facts(s.relation), 't')
   FROM peersync.synced_table AS s
  WHERE s.state = 'captured'
    AND s.relation = coalesce(pg_catalog.pg_partition_root($1::oid::regclass)::oid, $1::oid);

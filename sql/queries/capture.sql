@@ -26,7 +26,7 @@ SELECT c.oid::bigint AS oid, rn.nspname AS schema, r.relname AS name, c.root::bi
                 WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.root
                   AND d.deptype = 'e') AS extension,
        pg_catalog.has_table_privilege(c.oid, 'TRIGGER') AS may,
-       f.facts -> 'columns' = '[]' AS empty,
+       f.facts -> 'columns' = '[]' AS empty, f.facts ->> 'bad_key' AS bad_key,
        peersync.facts_shape(f.facts) AS shape,
        s.tbl, s.state, s.reason, s.strategy, s.shape AS known_shape,
        coalesce(s.relation = c.root, false) AS known,
@@ -54,19 +54,23 @@ SELECT c.oid::bigint AS oid, rn.nspname AS schema, r.relname AS name, c.root::bi
   LEFT JOIN triggers AS t ON t.tgrelid = c.oid
  ORDER BY rn.nspname, r.relname, c.oid <> c.root, c.oid;
 
--- name: number
--- The number of a table, given to it at its first sight; it is not captured yet.
+-- name: add_number
+-- Gives a table a number at its first sight; it is not captured yet. Waits for somebody who does
+-- the same, who may be the one that applies a peer's changes of it.
 -- $1 schema, $2 table
-WITH made AS (
-    INSERT INTO peersync.synced_table (schema_name, table_name, state, reason)
-    VALUES ($1, $2, 'refused', 'not captured yet')
-    ON CONFLICT (schema_name, table_name) DO NOTHING RETURNING tbl)
-SELECT tbl FROM made UNION ALL
-SELECT tbl FROM peersync.synced_table WHERE schema_name = $1 AND table_name = $2 LIMIT 1;
+INSERT INTO peersync.synced_table (schema_name, table_name, state, reason)
+VALUES ($1, $2, 'refused', 'not captured yet')
+ON CONFLICT (schema_name, table_name) DO NOTHING;
+
+-- name: number
+-- The number of a table. A statement of its own: one that waited does not see what it waited for.
+-- $1 schema, $2 table
+SELECT tbl FROM peersync.synced_table WHERE schema_name = $1 AND table_name = $2;
 
 -- name: install
 -- Makes or renews the capture of a relation; gives the number of its rows that were logged.
--- $1 oid, $2 tbl, $3 whether its rows are new to the others
+-- Null: there is no such table number.
+-- $1 oid, $2 tbl, $3 whether rows that were never captured are new to the others
 SELECT peersync.capture_install($1::bigint::oid, s.tbl, s.strategy ~ '^(merge_columns|delta)', $3)
   FROM peersync.synced_table AS s WHERE s.tbl = $2;
 

@@ -8,9 +8,13 @@ SELECT count(*) AS transactions,
   JOIN peersync.transaction AS t ON t.origin = v.origin AND t.position > v.position;
 
 -- name: waiting
--- Tables whose changes wait, and whether some process runs the periodic sync of this database.
+-- Tables whose changes wait, are not caught, or were left out by a person, and whether some
+-- process runs the periodic sync of this database.
+-- $1 the reason of those that a person has left out
 SELECT (SELECT count(*) FROM peersync.synced_table WHERE parked IS NOT NULL) AS parked,
        (SELECT count(*) FROM peersync.synced_table WHERE state = 'refused') AS uncaptured,
+       (SELECT count(*) FROM peersync.synced_table
+         WHERE state = 'excluded' AND reason = $1) AS left_out,
        EXISTS (SELECT FROM pg_catalog.pg_locks AS l
                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
                   AND l.database = (SELECT oid FROM pg_catalog.pg_database
@@ -28,6 +32,14 @@ SELECT origin, sum(quarantined)::bigint AS quarantined, sum(open)::bigint AS ope
         SELECT in_origin, 0, count(*)
           FROM peersync.conflict WHERE state = 'open' GROUP BY in_origin) AS w
  GROUP BY origin;
+
+-- name: for_a_person
+-- What waits for a person: names of parked tables, changes in quarantine, open conflicts.
+SELECT coalesce((SELECT pg_catalog.array_agg(schema_name || '.' || table_name)
+                   FROM peersync.synced_table WHERE parked IS NOT NULL), '{}') AS parked,
+       (SELECT count(*) FROM peersync.quarantine
+         WHERE state = 'waiting' AND cause = 'row') AS quarantined,
+       (SELECT count(*) FROM peersync.conflict WHERE state = 'open') AS open;
 
 -- name: paused
 -- The peers whose links an operator has paused.

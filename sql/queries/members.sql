@@ -41,7 +41,7 @@ UPDATE peersync.member SET state = 'left' WHERE origin = $1 AND state IN ('membe
 -- Says that an origin is waited for no more, by the word of another; that it is us, if it is us.
 -- $1 origin, $2 who said it, $3 the position at which
 WITH own AS (
-    UPDATE peersync.replica SET state = 'expired', reason = 'the others waited too long for it'
+    UPDATE peersync.replica SET state = 'expired', reason = 'the others have expired it: they keep nothing for it any more'
      WHERE origin = $1)
 UPDATE peersync.member
    SET state = 'expired', info = info || pg_catalog.jsonb_build_object('by', $2::bigint, 'at', $3::bigint)

@@ -134,7 +134,9 @@ async def test_partitions_may_be_cut_differently_and_children_are_apart(
     a, b = await pair(stack, make_database, sql)
     await b.execute(
         "DROP TABLE parts_low, parts_high;"
-        "CREATE TABLE public.parts_all PARTITION OF parts FOR VALUES FROM (0) TO (100)"
+        "CREATE TABLE public.parts_all PARTITION OF parts FOR VALUES FROM (0) TO (100);"
+        "SELECT peersync.capture_install('parts_all'::regclass, tbl, false, false) "
+        "FROM peersync.synced_table WHERE table_name = 'parts'"
     )
     await a.execute("INSERT INTO parts SELECT g, 0 FROM generate_series(1, 99) g")
     await a.execute("INSERT INTO parts_low VALUES (0, 0); UPDATE parts SET id = 0 WHERE id = -1")

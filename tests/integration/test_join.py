@@ -115,7 +115,7 @@ def test_leaving_keeps_the_rows_and_ends_the_capture(pair_18: TwoNodes) -> None:
     source.database.psql(ITEMS)
     join(target, source)
     target.database.psql("UPDATE item SET name = 'last word' WHERE id = 5")
-    target.run("leave")
+    target.run("leave", "--yes")
     shows(source.database, "SELECT name FROM item WHERE id = 5", "last word")
     target.database.psql("UPDATE item SET name = 'alone' WHERE id = 6")
     assert (

@@ -22,8 +22,8 @@ def test_a_member_that_is_expired_comes_back_with_what_it_has_changed(pair_18: T
     source.database.psql("DELETE FROM note WHERE item = 2; DELETE FROM item WHERE id = 2")
     refused = source.run("members", "expire", "nobody", "--yes", check=False)
     assert refused.code == 2
-    expired = source.run("members", "expire", "server-b", "--yes", "--json").json["members"]
-    assert {m["name"]: m["state"] for m in expired}["server-b"] == "expired"
+    expired = source.run("members", "expire", "server-b", "--yes", "--force", "--json").json
+    assert {m["name"]: m["state"] for m in expired["members"]}["server-b"] == "expired"
 
     target.start()
     shows(target.database, "SELECT state FROM peersync.replica", "active")

@@ -125,7 +125,7 @@ def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:
     target.stop()
     target.database.psql("INSERT INTO bag VALUES (100, 'unsent'); DELETE FROM bag WHERE a = 1")
     source.database.psql("DELETE FROM bag WHERE a = 2")
-    source.run("members", "expire", "server-b", "--yes")
+    source.run("members", "expire", "server-b", "--yes", "--force")
     target.start()
     target.run("rebaseline", "server-a", "--yes")
     shows(source.database, "SELECT string_agg(a::text, ',' ORDER BY a) FROM bag", "1,3,4,5,100")

@@ -18,8 +18,10 @@ from peersync.agent.jobs import JobView
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.barrier import LinkProof
+from peersync.agent.periodic.leaving import Leaving, Left
 from peersync.agent.periodic.links import LinkView
 from peersync.agent.periodic.look_api import LookApi
+from peersync.agent.periodic.members_api import MembersApi, MembersView, MemberView
 from peersync.agent.periodic.routes import NowAnswer, PausedLinks, PeriodicApi
 from peersync.agent.plan import Plan, TablePlan
 from peersync.agent.safe import RunningSync, SafeAnswer
@@ -68,6 +70,9 @@ STRUCTS = [
     LinkView,
     NowAnswer,
     LinkProof,
+    Left,
+    MembersView,
+    MemberView,
     PausedLinks,
     CheckResult,
     PeerList,
@@ -200,7 +205,7 @@ def routes_in(source: object) -> set[tuple[str, str]]:
 def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
     real |= routes_in(line_routes) | routes_in(PeriodicApi)
-    real |= routes_in(OperatorApi) | routes_in(LookApi)
+    real |= routes_in(OperatorApi) | routes_in(LookApi) | routes_in(MembersApi) | routes_in(Leaving)
     rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
     assert set(rows) == real
 

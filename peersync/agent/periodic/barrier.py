@@ -99,7 +99,8 @@ class Barrier:
             words = error.message if error else f"after {timeout_s:g} s {progress.words}"
             return proof("timeout", words, error.hint if error else None)
         except PeersyncError as error:
-            return proof("failed", error.message, error.hint)
+            paused = error.data.get("reason") == "paused"  # on the other side
+            return proof("paused" if paused else "failed", error.message, error.hint)
         problem = await self._unwritten(peer, reply)
         return proof("partly" if problem else "proved", problem)
 

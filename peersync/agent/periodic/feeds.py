@@ -127,7 +127,7 @@ class Feeds:
                 hub.news.tell()
             local = await read_local(conn)
             if local is None:
-                raise not_synced(hub.name)
+                raise not_synced(hub.name, peer.name)
             mine = {o: p for o, p in local.vector.items() if o != asked.origin}
             backlog = await read_backlog(conn, mine, asked.vector)
             replica = local.replica
@@ -144,6 +144,7 @@ class Feeds:
             quarantined=sum(q for q, _ in local.waiting.values()),
             parked=local.parked,
             uncaptured=local.uncaptured,
+            left_out=local.left_out,
         )
 
     async def _admit(
@@ -153,18 +154,21 @@ class Feeds:
         peer.require("pull", self._hub.name)
         replica = await read_replica(conn)
         if replica is None:
-            raise not_synced(self._hub.name)
+            raise not_synced(self._hub.name, peer.name)
+        members = await read_members(conn)
+        own = next((m.node_name for m in members if m.origin == replica.origin), "PEER")
         if replica.state != "active":  # of one that is coming back, what it had counts as gone
             raise Denied(
                 f"{self._hub.name} is {replica.state} on this node: {replica.reason}",
-                hint="on that node: peersync status",
+                hint=f"on {own}: peersync status",
             )
         if asked.group != replica.group_id:
             raise Denied(
                 f"{self._hub.name} belongs to another group here",
-                hint=f"join it: peersync join --database {self._hub.name}",
+                hint=f"on {peer.name}: peersync leave --database {self._hub.name},"
+                f" then: peersync merge {own} --database {self._hub.name}",
             )
-        member = next((m for m in await read_members(conn) if m.origin == asked.origin), None)
+        member = next((m for m in members if m.origin == asked.origin), None)
         if member is None or member.node_id != peer.node_id:
             raise Denied(
                 f"{peer.name} is not a member of {self._hub.name} yet, as far as is known here",
@@ -177,13 +181,15 @@ class Feeds:
                 f"{peer.name} has {member.state} the group of {self._hub.name}"
                 if member.state == "left"
                 else f"{peer.name} was expired from the group of {self._hub.name}",
-                hint=f"there: peersync join --database {self._hub.name}",
+                hint=f"on {peer.name}: peersync "
+                + ("join" if member.state == "left" else "rebaseline")
+                + f" {own} --database {self._hub.name}",
                 reason=member.state,
             )
         if peer.node_id in {r["node_id"] for r in await conn.fetch(_SQL["paused"])}:
             raise Denied(
                 f"the link of {self._hub.name} to {peer.name} is paused on the other side",
-                hint=f"there: peersync sync resume {peer.name} --database {self._hub.name}",
+                hint=f"on {own}: peersync sync resume {peer.name} --database {self._hub.name}",
                 reason="paused",
             )
         theirs = asked.vector.get(replica.origin, 0)
@@ -195,10 +201,10 @@ class Feeds:
         return replica
 
 
-def not_synced(database: str) -> PeersyncError:
+def not_synced(database: str, asker: str) -> PeersyncError:
     return NotFound(
         f"{database} takes part in no periodic sync here",
-        hint=f"peersync join --database {database}",
+        hint=f"on that server: peersync join {asker} --database {database}",
     )
 
 

@@ -8,6 +8,7 @@ read from the database.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -67,6 +68,7 @@ class Hub:
     heard: Vector = field(default_factory=dict)  # by other origin: its last change applied here
     late: dict[int, float] = field(default_factory=dict)  # by origin: kept for it too long, seconds
     troubles: list[Failures] = field(default_factory=list)  # of publisher and keeper
+    idle_at: float = field(default_factory=time.time)  # when it was last seen to take no part
     recheck: News = field(default_factory=News)  # members, pauses or the state have changed
     patterns: Patterns = field(default_factory=lambda: Patterns(("*",)))  # of the configuration
     capturing: asyncio.Lock = field(default_factory=asyncio.Lock)

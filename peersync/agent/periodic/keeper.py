@@ -16,6 +16,7 @@ import asyncpg
 
 from peersync.agent.periodic.capturing import capture_tables
 from peersync.agent.periodic.hub import Hub
+from peersync.agent.periodic.notices import Notices
 from peersync.config.model import Periodic
 from peersync.core.order.membership import majority
 from peersync.core.order.stability import heartbeat_due
@@ -43,6 +44,7 @@ class Keeper:
         self._config = config
         self._beat_at = 0.0
         self._pruned_at = time.monotonic()
+        self._notices = Notices(hub.name)
 
     async def run(self, works: Callable[[], None]) -> None:
         """`works` is called whenever a round has gone well."""
@@ -63,6 +65,7 @@ class Keeper:
             await self._hub.tell(conn)
         if any(table.misfit is None for table in await parked_tables(conn)):
             await self._resume(conn, replica)
+        await self._notices.look(conn, now)
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await prune(conn)
@@ -82,10 +85,11 @@ class Keeper:
             return  # the others may have as good a reason to expire us: a person decides
         for waiting in late:
             log.error(
-                "%s: %s has been away too long, nothing is kept for it any more; when it is back: "
-                "peersync rebaseline, there",
+                "%s: %s has been away too long, nothing is kept for it any more; when it is back, "
+                "on that server: peersync rebaseline PEER --database %s",
                 self._hub.name,
                 waiting.node_name,
+                self._hub.name,
             )
             async with conn.transaction():
                 await say_expire(conn, waiting.origin)

@@ -21,6 +21,7 @@ from peersync.agent.periodic.hub import NOTHING, Backlog, Hub, Link, read_backlo
 from peersync.agent.periodic.messages import PositionReply
 from peersync.core.errors import PeersyncError, PeerUnreachable
 from peersync.core.words import counted
+from peersync.postgres.log.capture import BY_OPERATOR
 from peersync.postgres.log.members import (
     Member,
     Replica,
@@ -36,8 +37,10 @@ _SQL: Final = queries("links")
 ASK_S: Final = 5.0
 STATES: Final = (
     "failed", "unreachable", "conflict", "behind", "paused", "syncing", "never synced", "in sync",
+    "expired",
 )  # fmt: skip
-FINE: Final = frozenset({"in sync", "syncing"})
+FINE: Final = frozenset({"in sync", "syncing", "expired"})
+START_S: Final = 10.0  # for so long periodic sync may need to begin after a join or a start
 
 
 class LinkView(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,7 @@ class Local:
     parked: int
     uncaptured: int
     running: bool
+    left_out: int = 0  # tables, by a person
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Facts:
     failure: PeersyncError | None = None
     late_s: float | None = None
     patience_s: float = 30.0
+    idle_at: float = 0.0  # when this database was last seen to take no part
     now: float = field(default_factory=time.time)
 
 
@@ -107,7 +112,7 @@ async def read_local(conn: asyncpg.Connection) -> Local | None:
     replica = await read_replica(conn)
     if replica is None:
         return None
-    row = await conn.fetchrow(_SQL["waiting"])
+    row = await conn.fetchrow(_SQL["waiting"], BY_OPERATOR)
     return Local(
         replica=replica,
         members=await read_members(conn),
@@ -120,6 +125,7 @@ async def read_local(conn: asyncpg.Connection) -> Local | None:
         parked=row["parked"],
         uncaptured=row["uncaptured"],
         running=row["running"],
+        left_out=row["left_out"],
     )
 
 
@@ -171,6 +177,7 @@ async def read_links(
                         hub.failure,
                         hub.late.get(member.origin),
                         patience_s,
+                        hub.idle_at,
                     ),
                 )
             )
@@ -241,9 +248,12 @@ def judge(database: str, facts: Facts) -> Verdict:
         reason = local.replica.reason or "this database may not take part any more"
         return "failed", reason, f"peersync rebaseline {peer.name} --database {database}"
     if facts.member.state == "expired":
-        return "failed", f"{peer.name} was expired: it was away for too long", _again(database)
+        words = f"{peer.name} was expired: nothing is kept for it until it is taken in again"
+        return "expired", words, _again(database, facts)
     if peer.node_id in local.paused:
         return "paused", None, f"peersync sync resume {peer.name} --database {database}"
+    if not local.running and facts.now - facts.idle_at < START_S:
+        return "syncing", "periodic sync is about to begin", None
     if not local.running:
         words = f"no process runs the periodic sync of {database}"
         return "failed", words, "see the log of the agent, and: peersync config show periodic"
@@ -272,10 +282,11 @@ def _how_far(database: str, facts: Facts) -> Verdict:
     assert isinstance(facts.answer, PositionReply)
     problem, hint = _waits(database, facts, facts.answer)
     if problem is not None:
-        return "behind", problem, hint
+        return "conflict", problem, hint
+    missing, hint = _not_synced(database, facts, facts.answer)
     to_take, to_give = facts.answer.pending_changes, facts.backlog.changes
     if not to_take and not to_give:
-        return "in sync", None, None
+        return "in sync", missing, hint
     ages = (_age(facts.answer.oldest, facts.now), _age(facts.backlog.oldest, facts.now))
     late = max(age for age in (*ages, 0.0) if age is not None)
     state = "behind" if late > facts.patience_s else "syncing"
@@ -284,21 +295,45 @@ def _how_far(database: str, facts: Facts) -> Verdict:
 
 def _waits(database: str, facts: Facts, answer: PositionReply) -> tuple[str | None, str | None]:
     """What has arrived on either side and could not be applied."""
-    if facts.quarantined:
-        words = f"{counted(facts.quarantined, 'change')} in quarantine"
-        return words, f"peersync quarantine list --database {database}"
     if facts.local.parked:
         words = f"{counted(facts.local.parked, 'table')} parked: incoming changes wait"
         return words, f"peersync tables list --database {database}"
+    if facts.quarantined:
+        words = f"{counted(facts.quarantined, 'change')} in quarantine"
+        return words, f"peersync quarantine list --database {database}"
     if answer.quarantined or answer.parked:
         words = f"on {facts.peer.name} {counted(answer.quarantined, 'change')} in quarantine"
         words += f", {counted(answer.parked, 'table')} parked"
-        return words, f"on {facts.peer.name}: peersync quarantine list --database {database}"
+        verb = "tables" if answer.parked else "quarantine"
+        return words, f"on {facts.peer.name}: peersync {verb} list --database {database}"
     return None, None
 
 
-def _again(database: str) -> str:
-    return f"on that server: peersync rebaseline PEER --database {database}"
+def _not_synced(
+    database: str, facts: Facts, answer: PositionReply
+) -> tuple[str | None, str | None]:
+    """Tables whose changes do not travel; the others may be in sync all the same."""
+    words = []
+    for where, refused, left_out in (
+        ("here", facts.local.uncaptured, facts.local.left_out),
+        (f"on {facts.peer.name}", answer.uncaptured, answer.left_out),
+    ):
+        if refused:
+            words.append(f"{where} the changes of {counted(refused, 'table')} can't be caught")
+        if left_out:
+            words.append(f"{where} {counted(left_out, 'table')} left out")
+    if not words:
+        return None, None
+    here = facts.local.uncaptured or facts.local.left_out
+    hint = f"peersync tables list --database {database}"
+    return "; ".join(words), hint if here else f"on {facts.peer.name}: {hint}"
+
+
+def _again(database: str, facts: Facts) -> str:
+    """What is typed on a peer that was expired here."""
+    local = facts.local
+    own = next((m.node_name for m in local.members if m.origin == local.replica.origin), "PEER")
+    return f"on {facts.peer.name}: peersync rebaseline {own} --database {database}"
 
 
 def _offset(facts: Facts) -> float | None:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -150,7 +151,9 @@ class Periodic:
             seen = hub.recheck.count
             local = await self._admit(hub)
             failures.over()
-            if local is not None:
+            if local is None:
+                hub.idle_at = time.time()
+            else:
                 if not (self._config.periodic.enabled or self._strict):
                     await self._listen(hub)
                     continue

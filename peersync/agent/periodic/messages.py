@@ -36,8 +36,8 @@ class PositionReply(Message, frozen=True, kw_only=True):
     """`pending…`: what the answerer has and the asker's vector does not cover.
 
     `quarantined` and `parked`: changes and tables that wait at the answerer; `uncaptured`: tables
-    whose changes it does not send, and can't. `hlc` in
-    microseconds, `unix_time` and `oldest` (of what is pending) in seconds since 1970.
+    whose changes it does not send, and can't; `left_out`: those that a person has left out there.
+    `hlc` in microseconds, `unix_time` and `oldest` (of what is pending) in seconds since 1970.
     """
 
     group: Group
@@ -51,3 +51,4 @@ class PositionReply(Message, frozen=True, kw_only=True):
     quarantined: Count = 0
     parked: Count = 0
     uncaptured: Count = 0
+    left_out: Count = 0

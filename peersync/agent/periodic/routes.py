@@ -163,6 +163,9 @@ class PeriodicApi:
         for name in databases:
             barrier = Barrier(self._periodic.hub(name), self._positions)
             try:
+                if stopped := await self._stopped(self._periodic.hub(name), peers):
+                    links += stopped
+                    continue
                 links += await barrier.run(peers, wait=asked.wait, timeout_s=asked.timeout_s)
             except PeersyncError as error:
                 failed = LinkProof(database=name, peer="–", result="failed")
@@ -170,6 +173,27 @@ class PeriodicApi:
                     msgspec.structs.replace(failed, problem=error.message, hint=error.hint)
                 )
         return NowAnswer(result=_summed(links), links=links)
+
+    async def _stopped(self, hub: Hub, peers: list[Peer]) -> list[LinkProof]:
+        """The links of a database that may not go on: there is nothing to wait for."""
+        async with hub.database.acquire(f"reading the members of {hub.name}") as conn:
+            local = await read_local(conn)
+        if local is None or local.replica.state == "active":
+            return []
+        state, reason = local.replica.state, local.replica.reason
+        words = f"{hub.name} is {state} on this node" + (f": {reason}" if reason else "")
+        return [
+            LinkProof(
+                database=hub.name,
+                peer=peer.name,
+                result="failed",
+                problem=words,
+                hint="peersync jobs list"
+                if state == "joining"
+                else f"peersync rebaseline {peer.name} --database {hub.name}",
+            )
+            for peer, _ in linked(local, peers)
+        ]
 
     async def _pause(self, request: web.Request) -> web.Response:
         asked = await read_message(request, PauseRequest, limit=BODY_BYTES)

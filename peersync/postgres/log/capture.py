@@ -7,7 +7,8 @@ call, the others go on. What is as it should be costs one query and no lock.
 
 Rows that a table already has are not logged, they travel by the full sync that a member joins
 with. Only where this database is an active member, and the table was made since, are they logged
-as inserts: nobody else can have them.
+as inserts: nobody else can have them. That a table is recorded as seen means no less than that its
+triggers were made, or that it was left out on purpose; who gave it its number means nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from peersync.core.errors import DatabaseError
 from peersync.core.names import TableName, quote_ident
 from peersync.core.patterns import Patterns
 from peersync.postgres.errors import translated
@@ -145,6 +147,11 @@ def _judge(name: TableName, rows: tuple[Any, ...], patterns: Patterns) -> _Want:
 def _refusal(rows: Sequence[Any]) -> str | None:
     if rows[0]["empty"]:
         return "it has no columns"
+    if rows[0]["bad_key"]:
+        return (
+            f"equal values of its key column {rows[0]['bad_key']} can be written in many ways, so "
+            "rows can't be told apart by it: give the table another unique key, not null"
+        )
     for row in rows:
         if row["is_foreign"]:
             return (
@@ -159,13 +166,6 @@ def _refusal(rows: Sequence[Any]) -> str | None:
                 "ALTER TABLE … ENABLE TRIGGER"
             )
     return None
-
-
-def _is_new(row: Any, root: Any) -> bool:
-    """Whether the rows of a relation that is captured for the first time are only here."""
-    if not row["active"] or row["moved"] or row["has_function"]:
-        return False
-    return not root["known"] or (row is not root and root["state"] == "captured")
 
 
 # --- making it so ---------------------------------------------------------------------------
@@ -191,23 +191,24 @@ async def _make_so(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float)
     if recorded == (state, reason, want.shape, True):
         return
     # a table that could not be captured at its first sight is new to the others when it is
-    waits = state == "refused" and (reason == LOCKED or (reason or "").startswith(_NO_RIGHT))
+    passing = reason == LOCKED or (reason or "").startswith(_NO_RIGHT)
+    waits = state == "refused" and (passing or root["active"])
     seen = None if waits and not root["known"] else relation
     if recorded != (state, reason, want.shape, seen is not None):
         await conn.execute(_SQL["record"], *want.name, seen, want.shape, state, reason)
 
 
 async def _install(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float) -> None:
-    root = want.relations[0]
-    tbl = root["tbl"]
     for row in want.relations:
         if row["current"]:
             continue
-        if tbl is None:
-            tbl = await conn.fetchval(_SQL["number"], *want.name)
-        async with conn.transaction():
+        async with conn.transaction(isolation="read_committed"):
             await _set_timeout(conn, lock_timeout_s)
-            await conn.fetchval(_SQL["install"], row["oid"], tbl, _is_new(row, root))
+            await conn.execute(_SQL["add_number"], *want.name)
+            tbl = await conn.fetchval(_SQL["number"], *want.name)
+            ours = row["active"] and not row["moved"]
+            if await conn.fetchval(_SQL["install"], row["oid"], tbl, ours) is None:
+                raise DatabaseError(f"{want.name} has no number in the log")
 
 
 async def _drop(conn: asyncpg.Connection, function: str, lock_timeout_s: float) -> None:

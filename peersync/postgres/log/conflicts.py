@@ -44,7 +44,10 @@ class RowMoved(PeersyncError):
 
 
 class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the two changes. `row` by column, as text; null in a list, and of a delete."""
+    """One of the two changes. `row` by column, as text; null in a list, and of a delete.
+
+    `op` is none where the change is not known: the row is what that node has, by a full sync.
+    """
 
     origin: int
     node: str | None
@@ -84,7 +87,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     schema: str
     table: str
-    key: str
+    key: str | None
     state: str
     written: bool
     before: Values | None
@@ -144,7 +147,10 @@ async def resolve(
     force: bool,
     by: str,
 ) -> Settled:
-    """Decides an open conflict: one of its sides, or the row as it is with some columns set."""
+    """Decides an open conflict: one of its sides, or the row as it is with some columns set.
+
+    To keep what is not one known row (`_is_here`) writes nothing and closes it.
+    """
     async with conn.transaction():
         row = await _lock(conn, number)
         if row["state"] != "open":
@@ -152,6 +158,8 @@ async def resolve(
                 f"conflict {number} is {row['state']}; only an open one can be decided",
                 hint=f"to write the other side back: peersync conflicts restore {number}",
             )
+        if choice == "keep" and _is_here(row):
+            return await _close(conn, row, by)
         if choice != "set":
             side: SideName = "kept" if choice == "keep" else "incoming"
             return await _write_side(conn, row, side, force=force, by=by, state="resolved")
@@ -179,8 +187,16 @@ async def _write_side(
 ) -> Settled:
     prefix = "kept" if side == "kept" else "in"
     op = row[f"{prefix}_op"]
+    if op is None:
+        raise BadRequest(
+            "which row this side was is not known: the row is what the others have",
+            hint=f"keep it: peersync conflicts resolve {row['id']} --keep",
+        )
     if op not in ("I", "U", "D"):
-        raise BadRequest(f"this side is no row: {_OPS.get(op, op)}")
+        raise BadRequest(
+            f"this side is no row: {_OPS.get(op, op)}",
+            hint=f"to leave the rows as they are: peersync conflicts resolve {row['id']} --keep",
+        )
     before, target, key = await _lock_row(conn, row)
     image = await _row(conn, row[f"{prefix}_shape"], op, row[f"{prefix}_image"])
     after = None if image is None else {**(before or {}), **image}
@@ -188,6 +204,29 @@ async def _write_side(
         await _refuse_moved(conn, row, before, target)
     how = f"the {side} side was written"
     return await _write(conn, row, key, target, before, after, state, by, how)
+
+
+def _is_here(row: Any) -> bool:
+    """Whether keeping means nothing but leaving what is here, whatever that is.
+
+    After a rebaseline the row is what the others have: no change of theirs stands beside ours.
+    """
+    return row["kept_op"] is None or row["key"] is None
+
+
+async def _close(conn: asyncpg.Connection, row: Any, by: str) -> Settled:
+    how = "what is here was kept; nothing was written"
+    await conn.execute(_SQL["settle"], row["id"], "resolved", by, how)
+    return Settled(
+        id=row["id"],
+        schema=row["schema_name"],
+        table=row["table_name"],
+        key=row["key"],
+        state="resolved",
+        written=False,
+        before=None,
+        after=None,
+    )
 
 
 async def _write(
@@ -257,9 +296,12 @@ async def _refuse_moved(
 async def _has_moved(
     conn: asyncpg.Connection, row: Any, before: Values | None, target: Target
 ) -> bool:
-    """Whether the row is not what the winner made it; for a merged one the log has to tell."""
-    if row["winner"] == "merged":
+    """Whether the row is not what the winner made it; where that is not known the log tells."""
+    unknown = row["winner"] == "kept" and row["kept_op"] is None
+    if row["winner"] == "merged" or unknown:
         hlc = max((row["in_hlc"], row["in_origin"]), (row["kept_hlc"] or 0, row["kept_origin"]))
+        if unknown:  # anything that was changed since it was found
+            hlc = (int(row["at"].timestamp() * 1_000_000), 0)
         found = await conn.fetchval(_TRACE["newer"], row["tbl"], row["key"], *hlc, 1 << 62, 0)
         waiting = await conn.fetchval(_TRACE["unpublished"], row["tbl"], row["key"])
         return bool(found or waiting)

@@ -127,7 +127,7 @@ async def _refuse_gaps(conn: asyncpg.Connection, asker: int, vector: str) -> Non
     if gaps:
         raise ResyncRequired(
             "the peer lacks changes that have left the log here",
-            hint="on the peer: peersync join --database NAME",
+            hint="on the peer: peersync rebaseline PEER --database NAME",
             floors={str(row["origin"]): row["floor"] for row in gaps},
         )
 

@@ -57,10 +57,9 @@ def send_only_here(connection: psycopg.Connection, works: Sequence[TableWork]) -
             )
         tbl, shape, root, key = row
         places = note_only_here(connection, work.load.merge, spare_aside=work.aside.any)
-        columns = ", ".join(f"t.{name}" for name in key)
         number += connection.execute(
             f"INSERT INTO peersync.change (tbl, shape, op, key, image) "
-            f"SELECT {int(tbl)}, {int(shape)}, 'I', {f'ROW({columns})::text' if key else 'NULL'},"
+            f"SELECT {int(tbl)}, {int(shape)}, 'I', {key or 'NULL'},"
             f" t::text FROM {root} AS t JOIN {places.sql} AS g ON g.peersync_at = t.ctid "
             f"WHERE t.tableoid = {int(table.oid)}".encode()
         ).rowcount

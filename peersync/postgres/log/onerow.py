@@ -18,6 +18,13 @@ from peersync.postgres.log.literal import parse_record
 from peersync.postgres.log.rows import Shape, Target, read_shapes, read_target
 
 Values = dict[str, str | None]
+# How the log writes the key of a table; null for columns that are not what it is logged by.
+_KEY_SQL = """
+SELECT peersync.key_sql(f.facts, 't')
+  FROM (SELECT peersync.capture_facts($1::bigint::oid) AS facts) AS f
+ WHERE ARRAY(SELECT k ->> 0 FROM pg_catalog.jsonb_array_elements(f.facts -> 'key')
+             WITH ORDINALITY AS u (k, n) ORDER BY n) = $2::text[]
+"""
 
 
 def image_values(shape: Shape, image: str) -> Values:
@@ -73,8 +80,14 @@ async def canonical_key(conn: asyncpg.Connection, target: Target, key: Values) -
     The types are the table's own: a shape may have come from a peer, and no SQL comes from one.
     """
     types = {column.name: column.full_type for column in target.columns}
-    fields = ", ".join(f"CAST({_constant(value)} AS {types[name]})" for name, value in key.items())
-    text: str = await conn.fetchval(f"SELECT ROW({fields})::text")
+    fields = ", ".join(
+        f"CAST({_constant(value)} AS {types[name]}) AS {quote_ident(name)}"
+        for name, value in key.items()
+    )
+    written = await conn.fetchval(_KEY_SQL, target.oid, list(key))
+    text: str = await conn.fetchval(
+        f"SELECT {written or 'ROW(t.*)::text'} FROM (SELECT {fields}) AS t"
+    )
     return text
 
 

@@ -70,12 +70,13 @@ class Reissue:
             key = load.merge.key if load.loaded and not load.created else None
             if key is not None:
                 columns = ", ".join(f"s.{quote_ident(column)}" for column in key.columns)
+                logged = psycopg.RawCursor(self._connection).execute(_KEY_SQL, (load.table.oid,))
                 self._run(
                     _LOSE_TO_ROWS.format(
                         stage=load.stage.sql,
                         schema=quote_literal(load.table.name.schema),
                         name=quote_literal(load.table.name.name),
-                        columns=columns,
+                        key=(logged.fetchone() or (None,))[0] or f"ROW({columns})::text",
                     )
                 )
 
@@ -197,8 +198,10 @@ UPDATE peersync_reissue AS r
 _LOSE_TO_ROWS: Final = """
 UPDATE peersync_reissue AS r SET loses = true
   FROM {stage} AS s
- WHERE r.schema_name = {schema} AND r.table_name = {name} AND r.key = ROW({columns})::text
+ WHERE r.schema_name = {schema} AND r.table_name = {name} AND r.key = {key}
 """
+# As the log writes it.
+_KEY_SQL: Final = "SELECT peersync.key_sql(peersync.capture_facts($1::bigint::oid), 's')"
 _UNSENT: Final = """
 SELECT r.schema_name, r.table_name, r.op::text, coalesce(h.key, '{}'), pg_catalog.array_agg(r.key)
   FROM peersync_reissue AS r

@@ -64,6 +64,7 @@ class TargetColumn(msgspec.Struct, frozen=True):
     identity: str
     not_null: bool
     has_default: bool
+    place: int = 0
 
 
 class TargetKey(msgspec.Struct, frozen=True):
@@ -79,6 +80,7 @@ class Target:
     """A table as it is here now. `oid` is None where there is none of this name.
 
     `relation` is where rows are written: the root, for a partition. `keys`: best first.
+    `captured`: its changes are logged; `reason` why not. `dropped`: places of dropped columns.
     """
 
     tbl: int | None
@@ -91,6 +93,9 @@ class Target:
     state: str | None
     parked: str | None
     strategy: str
+    captured: bool
+    reason: str | None
+    dropped: tuple[int, ...]
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -174,6 +179,9 @@ def target_of(row: Any) -> Target:
         state=row["state"],
         parked=row["parked"],
         strategy=row["strategy"],
+        captured=row["captured"],
+        reason=row["reason"],
+        dropped=tuple(row["dropped"]),
     )
 
 
@@ -223,14 +231,8 @@ def insert_sql(target: Target, shape: ShapeLike, source: str) -> str:
 
 def delete_sql(target: Target, shape: ShapeLike, source: str) -> str:
     """Rows with the keys of `source` are gone; those that are not there are no error."""
-    key = _key(target, shape)
-    fields = ", ".join(
-        f"{_field(n, target.by_name[c].type)} AS k{n}" for n, c in enumerate(shape.key, start=1)
-    )
-    same = " AND ".join(
-        f"t.{quote_ident(c)} {op} d.k{n}"
-        for n, (c, op) in enumerate(zip(shape.key, key.operators, strict=True), start=1)
-    )
+    key = tuple(shape.key)
+    same, fields = _same_key(target, key), _key_fields(target, key)
     return (
         f"DELETE FROM {target.only} AS t USING "
         f"(SELECT {fields} FROM {_records(len(shape.key), source)}) AS d WHERE {same}"
@@ -252,9 +254,11 @@ def clear_sql(target: Target, key: tuple[str, ...], survivors: str | None = None
     """All rows are gone but those whose key is among `survivors`, a SELECT of `literal`."""
     if survivors is None:
         return f"DELETE FROM {target.only} AS t"
+    same = _same_key(target, key)  # not by text: a numeric key 1.00 is written as 1
+    fields = _key_fields(target, key)
     return (
-        f"DELETE FROM {target.only} AS t WHERE NOT EXISTS "
-        f"(SELECT FROM ({survivors}) AS k WHERE k.literal = {_row_text(key)})"
+        f"DELETE FROM {target.only} AS t WHERE NOT EXISTS (SELECT FROM "
+        f"(SELECT {fields} FROM {_records(len(key), survivors)}) AS d WHERE {same})"
     )
 
 
@@ -288,11 +292,29 @@ async def write_row(
 
 
 def _key(target: Target, shape: ShapeLike) -> TargetKey:
-    key = target.key_of(tuple(shape.key))
+    return _key_named(target, tuple(shape.key))
+
+
+def _key_named(target: Target, names: tuple[str, ...]) -> TargetKey:
+    key = target.key_of(names)
     if key is None:
-        listed = ", ".join(shape.key)
+        listed = ", ".join(names)
         raise SchemaMismatch(f"{target.name} has no unique key ({listed}) that is never null")
     return key
+
+
+def _key_fields(target: Target, key: tuple[str, ...]) -> str:
+    return ", ".join(
+        f"{_field(n, target.by_name[c].type)} AS k{n}" for n, c in enumerate(key, start=1)
+    )
+
+
+def _same_key(target: Target, key: tuple[str, ...]) -> str:
+    """`t` is the row with the key fields of `d`, by the operators of the index."""
+    pairs = zip(key, _key_named(target, key).operators, strict=True)
+    return " AND ".join(
+        f"t.{quote_ident(c)} {op} d.k{n}" for n, (c, op) in enumerate(pairs, start=1)
+    )
 
 
 def _records(size: int, source: str) -> str:

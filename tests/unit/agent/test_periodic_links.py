@@ -49,9 +49,12 @@ def facts(**changes: Any) -> Facts:
         (facts(answer=answer(pending_changes=2, oldest=NOW - 1)), "syncing", "2 changes to take"),
         (facts(backlog=Backlog(1, 9, NOW - 1)), "syncing", "9 to give"),
         (facts(backlog=Backlog(1, 9, NOW - 31)), "behind", "9 to give"),
-        (facts(quarantined=1), "behind", "1 change in quarantine"),
-        (facts(parked=2), "behind", "2 tables parked"),
-        (facts(answer=answer(quarantined=3)), "behind", "on server-b 3 changes"),
+        (facts(quarantined=1), "conflict", "1 change in quarantine"),
+        (facts(parked=2), "conflict", "2 tables parked"),
+        (facts(answer=answer(quarantined=3)), "conflict", "on server-b 3 changes"),
+        (facts(left_out=1), "in sync", "here 1 table left out"),
+        (facts(answer=answer(left_out=2)), "in sync", "on server-b 2 tables left out"),
+        (facts(uncaptured=1), "in sync", "here the changes of 1 table can't be caught"),
         (facts(conflicts=1), "conflict", "1 conflict"),
         (facts(answer=PeerUnreachable("gone")), "unreachable", "gone"),
         (facts(answer=PeerUnreachable("gone"), late_s=9e5), "unreachable", "10.4 d"),
@@ -61,15 +64,30 @@ def facts(**changes: Any) -> Facts:
         (facts(link=failing(PeerUnreachable("was gone"))), "in sync", ""),  # it answers now
         (facts(failure=PeersyncError("no publisher")), "failed", "no publisher"),
         (facts(running=False), "failed", "no process runs"),
+        (facts(running=False, idle_at=NOW - 3), "syncing", "about to begin"),
+        (facts(running=False, idle_at=NOW - 60), "failed", "no process runs"),
         (facts(paused={"b" * 64: "me"}, answer=None), "paused", ""),
         (facts(replica=replace(REPLICA, state="held", reason="older")), "failed", "older"),
-        (facts(member=replace(MEMBER, state="expired")), "failed", "expired"),
+        (facts(member=replace(MEMBER, state="expired"), answer=None), "expired", "was expired"),
     ],
 )
 def test_the_worst_reason_is_the_state(known: Facts, state: str, word: str) -> None:
     said, problem, _hint = judge("shop", known)
     assert said == state
     assert word in (problem or "")
+
+
+def test_what_waits_is_listed_where_the_hint_says() -> None:
+    def hint(known: Facts) -> str | None:
+        return judge("shop", known)[2]
+
+    own = replace(MEMBER, origin=1, node_id="a" * 64, node_name="server-a")
+    assert hint(facts(parked=1, quarantined=2)) == "peersync tables list --database shop"
+    assert hint(facts(quarantined=2)) == "peersync quarantine list --database shop"
+    parked = facts(answer=answer(parked=1, quarantined=2))
+    assert hint(parked) == "on server-b: peersync tables list --database shop"
+    expired = facts(members=[own], member=replace(MEMBER, state="expired"), answer=None)
+    assert hint(expired) == "on server-b: peersync rebaseline server-a --database shop"
 
 
 def test_what_is_not_known_is_not_zero() -> None:
