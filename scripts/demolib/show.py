@@ -174,7 +174,7 @@ def _stay(stage: Stage) -> None:
         print(f"curl http://{server.admin}/healthz\n")
     print(
         "psql-a -c \"UPDATE orders SET note = 'hello' WHERE id = 1\"\n"
-        "psql-b -c \"SELECT note FROM orders WHERE id = 1\"\n"
+        'psql-b -c "SELECT note FROM orders WHERE id = 1"\n'
         "b status\nb lag\nb tables list\nb conflicts list\nb sequences plan\nb check\nb --help",
         flush=True,
     )

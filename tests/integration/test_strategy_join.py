@@ -1,4 +1,4 @@
-"""Who joins is given what a strategy needs: which one it is, and what lies beneath rows in conflict."""
+"""Who joins is given what a strategy needs: its name, and what lies beneath rows in conflict."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from peersync.agent.admin_api import AdminApi
-from peersync.agent.checks import CheckResult
+from peersync.agent.check_result import CheckResult
 from peersync.agent.jobs import JobView
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
