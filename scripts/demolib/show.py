@@ -41,7 +41,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
-        description="Two PostgreSQL servers, two agents, one shop, kept in step: shown and checked.",
+        description="Two PostgreSQL servers, two agents, one shop kept in step: shown and checked.",
     )
     parser.add_argument("--once", action="store_true", help="end after the check")
     parser.add_argument(
