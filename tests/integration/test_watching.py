@@ -73,7 +73,8 @@ def test_two_nodes_that_never_synced_offer_both_directions(
     status = second.run("status", check=False)
     assert status.code == 1
     assert "shop was never synced with first." in status.out
-    assert "to give it, on first: peersync pull second --database shop" in status.out
+    assert "to take it once: peersync pull first --database shop" in status.out
+    assert "on first: peersync pull second --database shop" in status.out
 
 
 # --- time --------------------------------------------------------------------------------------
