@@ -6,7 +6,7 @@
 -- touched: a row trigger of the application may have changed the row again, its statement was
 -- logged first, and the transition table still has the older row. Old and new keys are both
 -- looked up, so a changed key needs no trigger of its own. (A row trigger WHEN the key differs
--- would depend on the key's columns: ALTER TABLE … TYPE and DROP COLUMN would be refused.)
+-- would depend on the key's columns: ALTER TABLE ... TYPE and DROP COLUMN would be refused.)
 -- Where a table has no trigger or cascade that could do so, the transition table's row is the
 -- current one: it is logged without a look-up, which would also leave predicate locks behind and
 -- make SERIALIZABLE transactions fail that touch different rows.
@@ -120,7 +120,7 @@ AS $$
                             ELSE '%s' END, expression)
 $$;
 
--- SQL of a key's text, from the fields of a table alias, or from k1, k2, … for a null alias; null
+-- SQL of a key's text, from the fields of a table alias, or from k1, k2, ... for a null alias; null
 -- for a table without key.
 CREATE OR REPLACE FUNCTION peersync.key_sql(facts jsonb, a text)
 RETURNS text LANGUAGE sql IMMUTABLE
@@ -349,8 +349,8 @@ DECLARE
     news   text := CASE source WHEN 'x' THEN 'x' WHEN 'row' THEN '(SELECT NEW.*) AS x'
                        ELSE format('(SELECT ($2::%s).*) AS x', facts ->> 'own') END;
     into_  text := 'INSERT INTO peersync.change (tbl, shape, op, key, image, old) ';
-    key_of text;   -- of alias %1$s: its key columns as k1, …
-    ks     text;   -- k1, k2, …
+    key_of text;   -- of alias %1$s: its key columns as k1, ...
+    ks     text;   -- k1, k2, ...
     found_ text;   -- t is the row of k
     looked text;
     kept   text;

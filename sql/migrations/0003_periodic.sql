@@ -192,7 +192,7 @@ CREATE TABLE peersync.conflict (
 COMMENT ON TABLE peersync.conflict IS
     'Two changes of one row, neither of which had seen the other: which one the row has now, and why';
 COMMENT ON COLUMN peersync.conflict.kind IS
-    'insert_exists, update_origin_differs, update_missing, delete_origin_differs, …: PostgreSQL 18''s names';
+    'insert_exists, update_origin_differs, update_missing, delete_origin_differs and so on: PostgreSQL 18''s names';
 CREATE INDEX conflict_at ON peersync.conflict (at DESC);
 CREATE INDEX conflict_row ON peersync.conflict (tbl, key);
 

@@ -141,7 +141,7 @@ SELECT s.tbl, s.schema_name, s.table_name, s.shape, s.strategy, s.parked,
                 THEN 'its trigger ' || pg_catalog.min(g.tgname) FILTER (WHERE g.tgenabled <> 'O')
                      || ' on ' || pg_catalog.min(g.tgrelid::pg_catalog.regclass::text)
                                   FILTER (WHERE g.tgenabled <> 'O')
-                     || ' is switched off or fires always: ALTER TABLE … ENABLE TRIGGER'
+                     || ' is switched off or fires always: ALTER TABLE ... ENABLE TRIGGER'
            END AS reason
       FROM (SELECT s.relation AS oid
              UNION

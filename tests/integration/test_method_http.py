@@ -19,7 +19,11 @@ def shaped(source: Database, target: Database) -> None:
     """The definitions of the source, without its rows."""
     unknown = ("\\", "SET transaction_timeout")  # to this psql, to older servers
     lines = pg_dump(source, "--schema-only").splitlines()
-    target.psql("\n".join(line for line in lines if not line.startswith(unknown)))
+    target.psql(
+        "\n".join(
+            line for line in lines if not line.startswith(unknown) and "(pg_attver=" not in line
+        )
+    )
 
 
 def pull(target: Node, *options: str) -> Any:

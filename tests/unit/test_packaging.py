@@ -35,3 +35,9 @@ def test_the_changelogs_newest_entry_is_this_version_or_unreleased() -> None:
     newest = re.search(r"^## \[([^]]+)\]", text, re.MULTILINE)
     assert newest, "CHANGELOG.md has no `## [version]` entry"
     assert newest[1] in (peersync.__version__, "Unreleased")
+
+
+def test_what_runs_in_a_database_is_ascii_for_it_may_have_any_encoding() -> None:
+    scripts = [*(ROOT / "sql" / "migrations").glob("*.sql"), ROOT / "sql" / "bookkeeping.sql"]
+    scripts += (ROOT / "sql" / "functions").glob("*.sql")
+    assert [script.name for script in scripts if not script.read_text("utf-8").isascii()] == []

@@ -299,8 +299,8 @@ DECLARE
     news   text := CASE source WHEN 'x' THEN 'x' WHEN 'row' THEN '(SELECT NEW.*) AS x'
                        ELSE format('(SELECT ($2::%s).*) AS x', facts ->> 'own') END;
     into_  text := 'INSERT INTO peersync.change (tbl, shape, op, key, image, old) ';
-    key_of text;   -- of alias %1$s: its key columns as k1, …
-    ks     text;   -- k1, k2, …
+    key_of text;   -- of alias %1$s: its key columns as k1, ...
+    ks     text;   -- k1, k2, ...
     found_ text;   -- t is the row of k
     looked text;
     kept   text;
@@ -848,7 +848,7 @@ CREATE TABLE peersync.conflict (
 
 COMMENT ON TABLE peersync.conflict IS 'Two changes of one row, neither of which had seen the other: which one the row has now, and why';
 
-COMMENT ON COLUMN peersync.conflict.kind IS 'insert_exists, update_origin_differs, update_missing, delete_origin_differs, …: PostgreSQL 18''s names';
+COMMENT ON COLUMN peersync.conflict.kind IS 'insert_exists, update_origin_differs, update_missing, delete_origin_differs and so on: PostgreSQL 18''s names';
 
 ALTER TABLE peersync.conflict ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME peersync.conflict_id_seq
