@@ -378,7 +378,6 @@ async def test_every_type_comes_back_from_its_image(
     assert not differing
 
 
-@BOTH
 async def test_a_huge_value_is_logged_and_an_impossible_one_is_marked(
     agent: asyncpg.Connection, app: asyncpg.Connection
 ) -> None:

@@ -152,7 +152,7 @@ def test_sequences_that_may_collide_are_a_warning_until_their_owner_has_set_them
     join(target, source)
     target.run("sync", "now", "--wait", "--timeout", "20")
     status = target.run("status")
-    assert "in sync" in status.out and "public.item_id_seq" in status.err
+    assert "sync" in status.out and "public.item_id_seq" in status.err
     assert "public.item_id_seq" in checks(target)["sequences of shop"]["text"]
     for node in bare_pair:
         assert node.run("sequences", "apply", check=False).code == 8

@@ -16,7 +16,7 @@ def test_who_joins_folds_from_the_same_base_by_the_same_strategy(pair_18: TwoNod
     source, target = pair_18
     source.database.psql(STOCK)
     join(target, source)
-    target.run("leave")
+    target.run("leave", "--yes")
     source.run("tables", "strategy", "public.stock", "delta:n")
     source.database.psql(BASE)
     source.database.psql("UPDATE stock SET n = n + 1")
