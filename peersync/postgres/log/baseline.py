@@ -15,10 +15,8 @@ from typing import Any, Final
 
 import asyncpg
 
-from peersync.core.errors import BadRequest, Locked
+from peersync.core.errors import BadRequest
 from peersync.core.names import TableName, quote_literal
-from peersync.core.order.membership import acknowledged
-from peersync.core.order.stability import Known
 from peersync.postgres.backup import View, begin_view, open_view, read_view
 from peersync.postgres.log.members import (
     Member,
@@ -106,7 +104,6 @@ async def _take(
 async def _admit(conn: asyncpg.Connection, node_id: str, join: JoinRequest) -> None:
     """Makes the one who joins a member, here and, by a transaction, everywhere."""
     members = await read_members(conn)
-    await _refuse_too_early(conn, members)
     member = next((m for m in members if m.origin == join.origin), None)
     if member is not None:  # an earlier attempt of the same session: nothing of it is published
         if member.node_id != node_id or not member.counts or member.applied:
@@ -128,20 +125,6 @@ async def _admit(conn: asyncpg.Connection, node_id: str, join: JoinRequest) -> N
         sponsor=replica.origin,
         joined_at=position,
     )
-
-
-async def _refuse_too_early(conn: asyncpg.Connection, members: Sequence[Member]) -> None:
-    """Who has just joined itself may not be known to all: nobody joins through it yet (R8)."""
-    replica = await read_replica(conn)
-    own = next((m for m in members if replica is not None and m.origin == replica.origin), None)
-    if own is None or own.sponsor is None or own.joined_at is None:
-        return
-    known = {m.origin: Known(m.applied, m.seen) for m in members if m.counts}
-    if not acknowledged(own.origin, own.sponsor, own.joined_at, known):
-        raise Locked(
-            "the source has joined only now, and not all members have heard of it",
-            hint="Start again in half a minute, or join through another member.",
-        )
 
 
 def _group(replica: Replica, members: Sequence[Member]) -> GroupBaseline:
