@@ -39,6 +39,3 @@ UPDATE peersync.conflict
    SET state = $2, settled_at = pg_catalog.clock_timestamp(), settled_by = $3, settled_how = $4
  WHERE id = $1;
 
--- name: open_count
--- How many conflicts wait for a person.
-SELECT count(*) FROM peersync.conflict WHERE state = 'open';

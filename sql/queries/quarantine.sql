@@ -57,10 +57,6 @@ UPDATE peersync.quarantine
    SET tries = tries + 1, tried_at = pg_catalog.clock_timestamp(), sqlstate = $2, reason = $3
  WHERE id = $1;
 
--- name: waiting_count
--- How many wait.
-SELECT count(*) FROM peersync.quarantine WHERE state = 'waiting';
-
 -- name: newer_of_table
 -- How many changes of a table the log holds that are newer than a version.
 -- $1 table, $2 hlc, $3 origin, $4 position, $5 ordinal

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, Self
 
 import asyncpg
 
-from peersync.core.errors import DatabaseError, Locked, ProtocolError
+from peersync.core.errors import DatabaseError, Locked, PeersyncError, ProtocolError
 from peersync.core.names import TableName
 from peersync.core.order.change import Transaction
 from peersync.core.order.plan import Plan, Run, Stop, plan_runs
@@ -232,7 +232,7 @@ class Applier:
     async def _holder(self, head: FeedHead) -> str | None:
         """The oldest open transaction that writes into a table of this frame."""
         names = [(s.schema, s.table) for s in head.shapes]
-        with suppress(Exception):
+        with suppress(PeersyncError):  # it only makes another error's words better
             async with self._database.acquire("looking who is in the way") as conn:
                 schemas, tables = [n[0] for n in names], [n[1] for n in names]
                 targets = await conn.fetch(_TARGETS, schemas, tables)
