@@ -65,7 +65,7 @@ _ABOUT = tuple(
 _LEFT_OUT = re.compile(
     r"SET |SELECT pg_catalog\.set_config\(|COMMENT ON EXTENSION |CREATE EVENT TRIGGER "
     r"|COMMENT ON EVENT TRIGGER |ALTER EVENT TRIGGER |CREATE (?:PUBLICATION|SUBSCRIPTION) "
-    r"|CREATE USER MAPPING |ALTER TABLE .*\(pg_attver=\d+\);$"
+    r"|CREATE USER MAPPING |ALTER (?:FOREIGN )?TABLE .*\(pg_attver=\d+\);$"
     # a member's own capture: the triggers on the tables that it keeps in step
     r"|CREATE TRIGGER peersync_.* EXECUTE FUNCTION peersync\."
     r"|ALTER TABLE .* (?:DISABLE|ENABLE [A-Z]+) TRIGGER peersync_",

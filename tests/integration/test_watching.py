@@ -170,10 +170,7 @@ def test_a_job_that_ends_as_partly_says_so_last_and_indents_its_error(
 # --- terminals ---------------------------------------------------------------------------------
 def test_a_narrow_terminal_shows_all_five_lines_whole(target: Node) -> None:
     target.env["COLUMNS"] = "40"
-    with held(target) as release, terminal(target, "pull", "server-a", "--yes") as tty:
-        tty.wait_for("4 restore", 30)
-        time.sleep(2.0)
-        release()
+    with terminal(target, "pull", "server-a", "--yes", "--bandwidth", "1MB/s") as tty:
         assert tty.end() == 0
     picture = [line for line in tty.screen if re.match(r" (\d [a-z]|overall)", line)]
     assert len(picture) == 6, tty.screen

@@ -28,7 +28,7 @@ _QUERY = re.compile(
 )
 _NOT_COPIED = re.compile(
     r"SET |SELECT pg_catalog\.set_config|COMMENT ON EXTENSION|.* EVENT TRIGGER |CREATE PUBLICATION"
-    r"|ALTER PUBLICATION|ALTER TABLE (?s:.*)\(pg_attver=\d+\);$"
+    r"|ALTER PUBLICATION|ALTER (?:FOREIGN )?TABLE (?s:.*)\(pg_attver=\d+\);$"
 )
 
 # In every table that allows it: half of the rows gone, others changed, three of our own.

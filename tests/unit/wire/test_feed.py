@@ -69,7 +69,9 @@ def read(data: bytes, piece: int = 1 << 16) -> tuple[FeedHead, bytes]:
 
 # --- what goes through ------------------------------------------------------------------------
 ROWS = st.lists(
-    st.text(st.characters(exclude_characters="\r\0\n\t\\"), max_size=20), min_size=0, max_size=20
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\0\n\t\\"), max_size=20),
+    min_size=0,
+    max_size=20,
 ).map(lambda found: b"".join(text.encode() + b"\\\\\\n\t\\N\n" for text in found))
 
 
