@@ -14,12 +14,19 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from peersync.agent.manifest import DumpRestarted, Manifest
+from peersync.agent.manifest import Manifest
 from peersync.agent.stream import PartStream
 from peersync.agent.workers import Workers
 from peersync.config.model import Network
 from peersync.core.backoff import Backoff
-from peersync.core.errors import CorruptData, Denied, NotFound, PeerFailed, PeerUnreachable
+from peersync.core.errors import (
+    CorruptData,
+    Denied,
+    DumpRestarted,
+    NotFound,
+    PeerFailed,
+    PeerUnreachable,
+)
 from peersync.core.progress import Step
 from peersync.core.session import SessionRecord
 from peersync.core.throttle import Throttle

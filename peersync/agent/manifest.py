@@ -7,7 +7,7 @@ it keeps the accepted chunks and parts, and fetches nothing.
 
 from __future__ import annotations
 
-from peersync.core.errors import PeersyncError, ProtocolError
+from peersync.core.errors import DumpRestarted, ProtocolError
 from peersync.wire.chunks import manifest_digest
 from peersync.wire.messages import BackupRequest, Baseline, Chunk, ManifestPage, Part
 
@@ -19,12 +19,6 @@ SMALL_CHUNK_BYTES = 256 << 10  # unpacked; a source cuts none below 1 MiB but a 
 _SLACK_BYTES = 1 << 30
 _SLACK_TIMES = 20  # text of TOASTed rows, uncompressed, against their size on disk
 _SCHEMA_KINDS = frozenset({"pre-data", "post-data"})
-
-
-class DumpRestarted(PeersyncError):
-    """The source began its dump again; this attempt's rows are of no use."""
-
-    code, retryable = "dump-restarted", True
 
 
 class Manifest:

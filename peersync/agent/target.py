@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from peersync.agent.attempt import Attempt
 from peersync.agent.leftovers import take_over
 from peersync.agent.loader import clean_up
-from peersync.agent.manifest import DumpRestarted
 from peersync.agent.periodic.joining import abandon_join, prepare_join
 from peersync.agent.plan import Plan
 from peersync.agent.reports import Reports
@@ -29,6 +28,7 @@ from peersync.core.errors import (
     Cancelled,
     DatabaseUnreachable,
     DiskFull,
+    DumpRestarted,
     Locked,
     PeersyncError,
     PeerUnreachable,

@@ -127,7 +127,25 @@ class ResyncRequired(PeersyncError):
     code, http_status = "resync-required", 409
 
 
+class RowsLocked(Locked):
+    """Another transaction holds rows or tables that came in; nothing of the run was applied."""
+
+    code, retryable = "rows-locked", True
+
+
+class RowMoved(PeersyncError):
+    """The row is no longer what the conflict left."""
+
+    code, http_status = "row-moved", 409
+
+
 # --- a full sync --------------------------------------------------------------------------
+class DumpRestarted(PeersyncError):
+    """The source began its dump again; this attempt's rows are of no use."""
+
+    code, retryable = "dump-restarted", True
+
+
 class RefusedInput(PeersyncError):
     """A dump that holds something other than data, where only data may be."""
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import asyncpg
 import pytest
 
-from peersync.core.errors import BadRequest, NotFound
+from peersync.core.errors import BadRequest, NotFound, RowMoved
 from peersync.postgres.log.capture import enrol
 from peersync.postgres.log.conflicts import (
-    RowMoved,
     get_conflict,
     list_conflicts,
     resolve,

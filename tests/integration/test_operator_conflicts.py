@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from peersync.core.errors import BadRequest
-from peersync.postgres.log.conflicts import RowMoved, get_conflict, resolve
+from peersync.core.errors import BadRequest, RowMoved
+from peersync.postgres.log.conflicts import get_conflict, resolve
 from tests.integration.operators_rig import connect, join_group, publish, put_conflict
 from tests.plugins.clusters import MakeDatabase
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
 
 import asyncpg
 
-from peersync.core.errors import DatabaseError, Locked, PeersyncError, ProtocolError
+from peersync.core.errors import DatabaseError, PeersyncError, ProtocolError, RowsLocked
 from peersync.core.names import TableName
 from peersync.core.order.change import Transaction
 from peersync.core.order.plan import Plan, Run, Stop, plan_runs
@@ -40,12 +40,6 @@ _MODES: Final = [
     f"{mode}Lock"
     for mode in ("RowExclusive", "Share", "ShareRowExclusive", "Exclusive", "AccessExclusive")
 ]
-
-
-class RowsLocked(Locked):
-    """Another transaction holds rows or tables that came in; nothing of the run was applied."""
-
-    retryable: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

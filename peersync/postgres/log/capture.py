@@ -1,6 +1,6 @@
 """Capture: which tables of a database have triggers that log their changes, and keeping it so.
 
-Owns the triggers on the user's tables and their generated functions (sql/functions/capture.sql
+Owns the triggers on the user's tables and their generated functions (sql/functions/capture*.sql
 says how they work and why they can't fail). Each table is made ready in short transactions of
 its own, under a lock timeout: a busy table is said to be locked and tried again by the next
 call, the others go on. What is as it should be costs one query and no lock.

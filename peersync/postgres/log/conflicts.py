@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 import asyncpg
 import msgspec
 
-from peersync.core.errors import BadRequest, NotFound, PeersyncError
+from peersync.core.errors import BadRequest, NotFound, RowMoved
 from peersync.postgres.log.members import read_members
 from peersync.postgres.log.onerow import (
     Values,
@@ -35,12 +35,6 @@ _TRACE: Final = queries("trace")
 SideName = Literal["kept", "incoming"]
 Choice = Literal["keep", "take", "set"]
 _OPS: Final = {"I": "insert", "U": "update", "D": "delete", "T": "truncate", "X": "unreadable"}
-
-
-class RowMoved(PeersyncError):
-    """The row is no longer what the conflict left."""
-
-    http_status: ClassVar[int] = 409
 
 
 class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,9 +14,14 @@ PAGE = (Path(__file__).parents[3] / "docs" / "exit-codes.md").read_text()
 def all_errors(kind: type[PeersyncError] = PeersyncError) -> set[type[PeersyncError]]:
     found = {kind}
     for below in kind.__subclasses__():
-        if below.__module__ == "peersync.core.errors":
-            found |= all_errors(below)
+        found |= all_errors(below)
     return found
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    """By the code alone the other side of a line makes the class again."""
+    codes = sorted(error.code for error in all_errors())
+    assert codes == sorted(set(codes))
 
 
 def test_every_error_is_listed_with_its_exit_code() -> None:
