@@ -43,7 +43,8 @@ Vector = Annotated[dict[Origin, Position], msgspec.Meta(max_length=10_000)]
 Group = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 TypeName = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 Columns = Annotated[tuple[Name, ...], msgspec.Meta(max_length=1_600)]
-Kind = Literal["d", "b", "j", "l", "e"]  # data, heartbeat, join, leave, expire
+# data, heartbeat, join, leave, expire, a conflict that a person has decided
+Kind = Literal["d", "b", "j", "l", "e", "c"]
 
 
 class FeedRequest(Message, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ CREATE TABLE peersync.transaction (
 COMMENT ON TABLE peersync.transaction IS
     'The log in order: own transactions, and those of others that are kept to be relayed';
 COMMENT ON COLUMN peersync.transaction.kind IS
-    'd data, b heartbeat, j join, l leave, e expire; only d has changes';
+    'd data, b heartbeat, j join, l leave, e expire, c conflict decided; only d has changes';
 COMMENT ON COLUMN peersync.transaction.xid IS 'Of an own transaction: its changes are those of this xid';
 COMMENT ON COLUMN peersync.transaction.seen IS
     'What its origin had applied of the other origins when it published it';

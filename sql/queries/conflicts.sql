@@ -39,3 +39,14 @@ UPDATE peersync.conflict
    SET state = $2, settled_at = pg_catalog.clock_timestamp(), settled_by = $3, settled_how = $4
  WHERE id = $1;
 
+
+-- name: decided
+-- A person has decided on another node: what is open of that row, and was known there.
+-- $1 schema, $2 table, $3 key, $4 what was known, as vector, $5 who, $6 how, $7 the other's origin
+UPDATE peersync.conflict AS c
+   SET state = 'resolved', settled_at = pg_catalog.clock_timestamp(), settled_how = $6,
+       settled_by = pg_catalog.concat($5::text, ' on ', (
+           SELECT m.node_name FROM peersync.member AS m WHERE m.origin = $7))
+ WHERE c.state = 'open' AND c.schema_name = $1 AND c.table_name = $2 AND c.key = $3
+   AND c.kept_position <= coalesce(($4::jsonb ->> c.kept_origin::text)::bigint, 0)
+   AND c.in_position <= coalesce(($4::jsonb ->> c.in_origin::text)::bigint, 0);

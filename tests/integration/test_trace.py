@@ -111,7 +111,16 @@ def test_a_manual_conflict_waits_and_is_decided_for_both(pair: TwoNodes) -> None
         "it is everywhere",
         lambda: b.database.psql("SELECT v FROM t WHERE id = 2") == "agreed = yes",
     )
-    assert conflicts(a, "--open") == []
+    wait_until("it is closed on both", lambda: not conflicts(a, "--open") + conflicts(b, "--open"))
+    there = conflict_of(b, 2, state="resolved")
+    assert there["settled_by"].endswith(" on server-a")
+
+    clash(pair, 3)  # what is kept as it is writes nothing, and is told all the same
+    found = conflict_of(b, 3, state="open")
+    choice = "--keep" if found["winner"] == "kept" else "--take"
+    settled = b.run("conflicts", "resolve", str(found["id"]), choice, "--json").json
+    assert settled["written"] is False
+    wait_until("it is closed on both", lambda: not conflicts(a, "--open") + conflicts(b, "--open"))
     for node in pair:
         node.run("tables", "strategy", "public.t", "newer_wins")
 

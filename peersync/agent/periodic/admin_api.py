@@ -154,6 +154,7 @@ class OperatorApi:
                 by=wanted.by,
             )
         log.info("%s: conflict %d was resolved by %s", wanted.database, number, wanted.by)
+        self._changed(wanted.database)
         return json_response(settled)
 
     # --- quarantine -----------------------------------------------------------------------

@@ -86,6 +86,7 @@ class Periodic:
         hub = self.hub(database)
         hub.heard.clear()
         hub.recheck.tell()
+        hub.news.tell()
 
     def poke(self, database: str, node_id: str | None = None) -> None:
         """Links that wait after a failure try again now."""

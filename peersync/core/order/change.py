@@ -13,7 +13,8 @@ from typing import Literal
 from peersync.core.order.vector import Vector
 
 Op = Literal["I", "U", "D", "T"]  # insert, update, delete, truncate
-Kind = Literal["d", "b", "j", "l", "e"]  # data, heartbeat, join, leave, expire
+# data, heartbeat, join, leave, expire, a conflict that a person has decided
+Kind = Literal["d", "b", "j", "l", "e", "c"]
 Columns = Mapping[str, str | None]
 Image = str | Columns
 

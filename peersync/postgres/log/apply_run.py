@@ -15,6 +15,7 @@ from peersync.core.order.plan import Run
 from peersync.postgres.log.apply_session import Session
 from peersync.postgres.log.apply_settle import Outcome, Settling
 from peersync.postgres.log.apply_write import Batch, Writer
+from peersync.postgres.log.decided import apply_decided
 from peersync.postgres.log.members import encode_vector, read_members
 from peersync.postgres.log.membership import apply_event, counting
 from peersync.postgres.log.parking import misfit, park
@@ -81,6 +82,10 @@ class _Apply:
             await self._conn.execute(_KEEP_HEADS)
         if run.changes or staged:
             outcome = await self._changes(vector, keep, refused)
+        for t in run.transactions:
+            if t.kind == "c":  # also of a conflict that this very run has brought
+                info = self._heads[t.origin, t.position].info
+                await apply_decided(self._conn, t.origin, t.position, t.seen, info)
         last = run.transactions[-1]
         await self._session.execute(
             "finish", last.origin, last.position, last.hlc, encode_vector(last.seen), keep

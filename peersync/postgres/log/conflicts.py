@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 
 from peersync.core.errors import BadRequest, NotFound, RowMoved
+from peersync.postgres.log.decided import say_decided
 from peersync.postgres.log.members import read_members
 from peersync.postgres.log.onerow import (
     Values,
@@ -156,7 +157,9 @@ async def resolve(
             return await _close(conn, row, by)
         if choice != "set":
             side: SideName = "kept" if choice == "keep" else "incoming"
-            return await _write_side(conn, row, side, force=force, by=by, state="resolved")
+            settled = await _write_side(conn, row, side, force=force, by=by, state="resolved")
+            await _tell(conn, row, by, f"the {side} side was written")
+            return settled
         before, target, key = await _lock_row(conn, row)
         if not force:
             await _refuse_moved(conn, row, before, target)
@@ -173,7 +176,15 @@ async def resolve(
             )
         after = {**before, **values}
         how = "set " + ", ".join(values)
-        return await _write(conn, row, key, target, before, after, "resolved", by, how)
+        settled = await _write(conn, row, key, target, before, after, "resolved", by, how)
+        await _tell(conn, row, by, how)
+        return settled
+
+
+async def _tell(conn: asyncpg.Connection, row: Any, by: str, how: str) -> None:
+    """The other nodes have this conflict open, too."""
+    names = row["schema_name"], row["table_name"], row["key"]
+    await say_decided(conn, *names, by=by, how=how)
 
 
 async def _write_side(
