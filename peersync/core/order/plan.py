@@ -132,6 +132,7 @@ class _Planner:
         self._waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)  # q: [(position, o)]
         self._stops: dict[int, Stop] = {}
         self._duplicates = 0
+        self._covered: dict[int, Vector] = {}  # by origin: what its last one had seen, and is here
 
     def plan(self, heads: Iterable[Transaction]) -> Plan:
         for place, head in enumerate(heads):
@@ -180,6 +181,9 @@ class _Planner:
 
     def _stop(self, head: Transaction) -> Stop | None:
         origin, position = head.origin, head.position
+        following = self._vector.get(origin, 0) + 1
+        if self._covered.get(origin) is head.seen and position == following:
+            return None  # as the one before it: most have seen the same
         if origin == self._own or head.seen.get(self._own, 0) > self._vector.get(self._own, 0):
             known = position if origin == self._own else head.seen[self._own]
             return Stop(Reason.AHEAD_OF_US, origin, position, (self._own, known))
@@ -187,11 +191,13 @@ class _Planner:
             return Stop(Reason.FENCED, origin, position)
         if origin not in self._members:
             return Stop(Reason.UNKNOWN_ORIGIN, origin, position)
-        following = self._vector.get(origin, 0) + 1
         if position != following:
             return Stop(Reason.GAP, origin, position, (origin, following))
         needs = missing(self._vector, head.seen, but=origin)
-        return None if needs is None else Stop(Reason.UNSEEN, origin, position, needs)
+        if needs is not None:
+            return Stop(Reason.UNSEEN, origin, position, needs)
+        self._covered[origin] = head.seen
+        return None
 
     def _wait(self, stop: Stop, head: Transaction) -> None:
         if stop.reason is Reason.UNSEEN and stop.needs is not None:

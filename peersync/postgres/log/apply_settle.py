@@ -80,10 +80,10 @@ class Settling:
         `seen`: what every staged change had seen at least. `supersede`: some row waits in
         quarantine, perhaps for one of these changes.
         """
-        if self._changes > ANALYZE_FROM:
-            await self._conn.execute(f"ANALYZE {IN}")
         plain, merging = merging_of(batches)
         after = self._grown(self._vector, seen)
+        if self._changes > ANALYZE_FROM and (after or merging or supersede):
+            await self._conn.execute(f"ANALYZE {IN}")  # for joins; the rest reads it through
         pending: set[Place] = set()
         if merging and (after or self._origin is None):
             pending = await self._find(after, self._vector, merging)

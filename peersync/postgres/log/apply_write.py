@@ -268,7 +268,7 @@ class Writer:
         for group, shape in batch.parts:
             if group.writes or group.pairs:
                 target, which = batch.target, "i.op IN ('I', 'U')"
-                source = self._source("image", shape, which, places)
+                source = self._source("image", shape, which, places) + _in_order(shape)
                 if shape.key and target.merges(shape.key):
                     yield upsert_sql(target, shape, source)
                     continue
@@ -300,6 +300,11 @@ class Writer:
             f"SELECT i.{column} AS literal FROM {self._table} AS i "
             f"WHERE i.shape = {shape.shape} AND {which}{more}"
         )
+
+
+def _in_order(shape: ShapeLike) -> str:
+    """Rows that lie side by side are written one after another: two thirds of the time."""
+    return " ORDER BY i.key" if shape.key else ""
 
 
 def _collides(error: asyncpg.PostgresError) -> bool:

@@ -65,9 +65,10 @@ PREPARED: Final = {
     "put_transactions": """
 INSERT INTO peersync_tx
 SELECT $1::bigint, w.position, w.hlc, w.kind::"char", w.changes, w.at::timestamptz,
-       w.seen::jsonb, w.info::jsonb
-  FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[])
-       AS w (position, hlc, kind, changes, at, seen, info)""",
+       $7::jsonb -> w.seen, $8::jsonb -> w.position::text
+  FROM unnest($2::text::bigint[], $3::text::bigint[], $4::text::text[], $5::text::int[],
+              ARRAY(SELECT json_array_elements_text($6::json)), $9::text::int[])
+       AS w (position, hlc, kind, changes, at, seen)""",
     **{
         f"survey_{table}": f"""
 SELECT i.shape, count(*) AS changes, min(i.n) AS low, max(i.n) AS high,
@@ -129,19 +130,25 @@ async def take_from_frame(conn: asyncpg.Connection, origin: int, first: int, las
 def transaction_rows(
     transactions: Sequence[Transaction], heads: Mapping[tuple[int, int], TransactionHead]
 ) -> tuple[Any, ...]:
-    """The heads of a run, for their versions and what each had seen: put_transactions' $1 to $8."""
-    known: dict[int, str] = {}  # the same dict many times over: encoded once
-    seen = [known.get(id(t.seen)) or _encoded(known, t) for t in transactions]
+    """The heads of a run, for their versions and what each had seen: put_transactions' $1 to $9.
+
+    Arrays as texts: the driver looks at each element of an array again and again.
+    """
+    seens: dict[int, tuple[int, str]] = {}  # the same dict many times over: encoded once
+    for t in transactions:
+        if id(t.seen) not in seens:
+            seens[id(t.seen)] = (len(seens), encode_vector(t.seen))
     told = [heads[t.origin, t.position] for t in transactions]
     return (
         transactions[0].origin,
-        [t.position for t in transactions],
-        [t.hlc for t in transactions],
-        [t.kind for t in transactions],
-        [t.changes for t in transactions],
-        [head.at for head in told],
-        seen,
-        [None if head.info is None else _json(head.info) for head in told],
+        _array([t.position for t in transactions]),
+        _array([t.hlc for t in transactions]),
+        "{" + ",".join([t.kind for t in transactions]) + "}",
+        _array([t.changes for t in transactions]),
+        _json([head.at for head in told]),
+        "[" + ",".join([text for _, text in seens.values()]) + "]",
+        _json({str(head.position): head.info for head in told if head.info is not None}),
+        _array([seens[id(t.seen)][0] for t in transactions]),
     )
 
 
@@ -206,9 +213,8 @@ def compact_sql(shapes: str, groups: Collection[Group]) -> list[str]:
     return found
 
 
-def _encoded(known: dict[int, str], transaction: Transaction) -> str:
-    known[id(transaction.seen)] = text = encode_vector(transaction.seen)
-    return text
+def _array(numbers: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _json(value: Any) -> str:
