@@ -72,7 +72,9 @@ async def resume(session: Session, parked: Parked) -> Resumed | None:
         shapes: dict[int, ShapeLike] = dict(await read_shapes(conn, [g.shape for g in groups]))
         await session.learn(shapes.values())
         changes = sum(group.changes for group in groups)
-        settling = Settling(session, shapes, origin=None, vector=vector, changes=changes)
+        settling = Settling(
+            session, shapes, origin=None, vector=vector, changes=changes, heads=_put
+        )
         await session.execute("resumed", parked.tbl)
         if groups:
             targets = await settling.targets(list(shapes.values()))
@@ -82,6 +84,10 @@ async def resume(session: Session, parked: Parked) -> Resumed | None:
         return None
     outcome = settling.outcome
     return Resumed(parked.name, changes, outcome.conflicts, outcome.quarantined)
+
+
+async def _put() -> None:
+    """The heads are staged already."""
 
 
 async def _later(session: Session, parked: Parked, target: Target) -> list[Later]:

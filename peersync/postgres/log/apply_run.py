@@ -70,15 +70,14 @@ class _Apply:
         self._run = run
         self._heads = heads
         self._shapes = shapes
+        self._heads_put = False
 
     async def run(self, fill: Fill) -> Outcome:
         run, outcome = self._run, Outcome()
         vector, keep, refused = await self._begin()
         staged = await fill()
-        if run.changes or staged or keep:
-            rows = transaction_rows(run.transactions, self._heads)
-            await self._session.execute("put_transactions", *rows)
         if keep:
+            await self._put_heads()
             await self._conn.execute(_KEEP_HEADS)
         if run.changes or staged:
             outcome = await self._changes(vector, keep, refused)
@@ -91,6 +90,13 @@ class _Apply:
             "finish", last.origin, last.position, last.hlc, encode_vector(last.seen), keep
         )
         return outcome
+
+    async def _put_heads(self) -> None:
+        """Stages them, once: few runs need them."""
+        if not self._heads_put:
+            self._heads_put = True
+            rows = transaction_rows(self._run.transactions, self._heads)
+            await self._session.execute("put_transactions", *rows)
 
     async def _begin(self) -> tuple[dict[int, int], bool, bool]:
         """What is applied here, whether others may need the run, whether any row is refused."""
@@ -117,7 +123,12 @@ class _Apply:
         groups = await self._session.survey(IN)
         check(groups, self._shapes, run)
         settling = Settling(
-            self._session, self._shapes, origin=run.origin, vector=vector, changes=run.changes
+            self._session,
+            self._shapes,
+            origin=run.origin,
+            vector=vector,
+            changes=run.changes,
+            heads=self._put_heads,
         )
         targets = await settling.targets([self._shapes[g.shape] for g in groups])
         if keep:
@@ -133,7 +144,8 @@ class _Apply:
         self, settling: Settling, groups: list[Group], targets: Mapping[TableName, Target]
     ) -> list[Batch]:
         """What can be written; the changes of the other tables are put aside."""
-        outcome, aside = settling.outcome, Writer(self._conn, (), settling.tables)
+        outcome = settling.outcome
+        aside = Writer(self._conn, (), settling.tables, self._put_heads)
         waiting = self._waiting(groups, targets)
         for name, reason in waiting.items():
             await park(self._conn, targets[name].tbl or 0, reason)

@@ -24,7 +24,7 @@ from peersync.postgres.log.apply_conflicts import (
 )
 from peersync.postgres.log.apply_merge import Merging, Place, merging_of
 from peersync.postgres.log.apply_session import Session
-from peersync.postgres.log.apply_write import Batch, Writer
+from peersync.postgres.log.apply_write import Batch, Heads, Writer
 from peersync.postgres.log.parking import number_tables
 from peersync.postgres.log.rows import ShapeLike, Target, read_shapes
 from peersync.postgres.log.staging import (
@@ -50,7 +50,9 @@ class Settling:
     """Writes staged changes inside an open transaction.
 
     `origin` is whose changes they are, None for several: its own kept changes are none that they
-    could be in conflict with. `vector` is what was applied here when the transaction began.
+    could be in conflict with. `vector` is what was applied here when the transaction began. `heads`
+    stages the heads of their transactions, unless that was done: only who looks for conflicts
+    needs them, as it needs one change a key.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Settling:
         origin: int | None,
         vector: Mapping[int, int],
         changes: int,
+        heads: Heads,
     ) -> None:
         self.outcome = Outcome()
         self.tables: dict[int, tuple[int, TableName]] = {}
@@ -70,6 +73,8 @@ class Settling:
         self._origin = origin
         self._vector = dict(vector)
         self._changes = changes
+        self._heads = heads
+        self._compact: list[str] = []
         self._merging = Merging(session, origin)
 
     async def write(
@@ -89,19 +94,16 @@ class Settling:
             pending = await self._find(after, self._vector, merging)
             if pending:
                 await self._merging.set_aside(pending, shapes_sql(self.tables))
-        before = compact_sql(
+        self._compact = compact_sql(
             shapes_sql(self.tables), [group for batch in batches for group, _ in batch.parts]
         )
         survivors = False
-        if after and plain:
-            for statement in before:
-                await self._conn.execute(statement)
-            before = []
-            if await self._clash(after, self._vector, plain):
-                survivors = True
-                await drop_losers(self._conn)
-        writer = Writer(self._conn, tuple(batches), self.tables, survivors=survivors)
-        await self._write_with(writer, before)
+        if after and plain and await self._clash(after, self._vector, plain):
+            survivors = True
+            await drop_losers(self._conn)
+        writer = Writer(self._conn, tuple(batches), self.tables, self._heads, survivors=survivors)
+        if await self._write_with(writer, self._compact):
+            self._compact = []
         if supersede:
             await writer.supersede()
         await self._look(plain, merging, pending)
@@ -150,6 +152,10 @@ class Settling:
         self._session.window_used = True
         if not await keep_window(self._conn, after, upto, tables, cleared, self._changes):
             return 0
+        await self._heads()
+        for statement in self._compact:
+            await self._conn.execute(statement)
+        self._compact = []
         shapes = shapes_sql(self.tables)
         clashes = await find_clashes(self._conn, shapes)
         if clashes:
@@ -161,6 +167,7 @@ class Settling:
     ) -> set[Place]:
         """Rows to be merged. The stages of conflicts are empty afterwards."""
         self._session.window_used = True
+        await self._heads()
         shapes = shapes_sql(self.tables)
         return await self._merging.find(after, upto, batches, shapes, self._changes)
 
@@ -195,11 +202,13 @@ class Settling:
             await self._session.learn(self._shapes[shape] for shape in unknown)
         targets = await self.targets([self._shapes[group.shape] for group in groups])
         batches = await self._session.in_order(self.batches(groups, targets))
-        await self._write_with(Writer(self._conn, batches, self.tables, table=AGAIN), [])
+        writer = Writer(self._conn, batches, self.tables, self._heads, table=AGAIN)
+        await self._write_with(writer, [])
 
-    async def _write_with(self, writer: Writer, before: list[str]) -> None:
-        await writer.write(before)
+    async def _write_with(self, writer: Writer, compact: list[str]) -> bool:
+        compacted = await writer.write(compact)
         if not self._session.replica_role:
             await self._session.execute("forget_own")
         self.outcome.quarantined += writer.quarantined
         self.outcome.parked |= writer.parked
+        return compacted

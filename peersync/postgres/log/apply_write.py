@@ -12,7 +12,15 @@ are deleted first and inserted then.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +38,8 @@ from peersync.postgres.log.rows import (
     upsert_sql,
 )
 from peersync.postgres.log.staging import IN, Group, shapes_sql
+
+Heads = Callable[[], Awaitable[None]]
 
 # Nobody's fault but the moment's: the whole run is rolled back and tried again.
 NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
@@ -84,6 +94,12 @@ class Batch:
         return any(group.truncated is not None for group, _ in self.parts)
 
     @property
+    def simple(self) -> bool:
+        """Whether each key's last change alone says what its row is, and is easily found."""
+        (group, shape), *more = self.parts
+        return bool(shape.key) and not more and group.truncated is None and not group.keyless
+
+    @property
     def low(self) -> int:
         return min(group.low for group, _ in self.parts)
 
@@ -95,7 +111,8 @@ class Batch:
 class Writer:
     """Writes what one staging table holds, inside the transaction of the run.
 
-    `tables`: shape → number and name of its table.
+    `tables`: shape → number and name of its table. `heads` stages the heads of the transactions,
+    which only few need.
     """
 
     def __init__(
@@ -103,11 +120,13 @@ class Writer:
         conn: asyncpg.Connection,
         batches: Sequence[Batch],
         tables: Mapping[int, tuple[int, TableName]],
+        heads: Heads,
         *,
         table: str = IN,
         survivors: bool = False,
     ) -> None:
         self._conn = conn
+        self._heads = heads
         self._batches = batches
         self._shapes = shapes_sql(tables)
         self._tables = tables
@@ -116,21 +135,29 @@ class Writer:
         self.quarantined = 0
         self.parked: set[TableName] = set()
 
-    async def write(self, before: Sequence[str] = ()) -> None:
-        """Writes all; refused rows are in quarantine afterwards. `before` goes the same way.
+    async def write(self, compact: Sequence[str] = ()) -> bool:
+        """Writes all; refused rows are in quarantine afterwards.
 
-        A table that refuses every row is parked. Raises the driver's errors for what may work
-        at another moment.
+        `compact`: statements that leave one change a key, where there may be more. They are run
+        only where the last of each key isn't found without; gives whether they were. A table that
+        refuses every row is parked. Raises the driver's errors for what may work at another moment.
         """
+        last = bool(compact) and all(batch.simple for batch in self._batches)
+        before = [] if last else compact
         statements = [
-            sql for b in self._ordered(deletes=True) for sql in self._clearing(b, None)
-        ] + [sql for b in self._ordered(deletes=False) for sql in self._writing(b, None)]
+            sql for b in self._ordered(deletes=True) for sql in self._clearing(b, None, last=last)
+        ] + [sql for b in self._ordered(deletes=False) for sql in self._writing(b, None, last=last)]
         if not statements and not before:
-            return
+            return False
         if await self._try([*before, *statements]) is None:
-            return
-        if before:
-            await self._conn.execute(";\n".join(before))
+            return bool(before)
+        if compact:
+            await self._conn.execute(";\n".join(compact))
+        await self._write_each()
+        return True
+
+    async def _write_each(self) -> None:
+        """Table by table: one that refuses is put back, and parked."""
         for batch in self._ordered(deletes=False):
             await self._conn.execute("SAVEPOINT peersync_table")
             try:
@@ -144,6 +171,7 @@ class Writer:
         self, where: str, sqlstate: str | None, reason: str, cause: str = "row"
     ) -> int:
         """Moves staged changes into quarantine; gives how many."""
+        await self._heads()
         status: str = await self._conn.execute(
             _QUARANTINE.format(cause=cause, table=self._table, shapes=self._shapes, where=where),
             sqlstate,
@@ -154,6 +182,7 @@ class Writer:
 
     async def supersede(self) -> None:
         """Refused rows that a staged change has overtaken wait no more."""
+        await self._heads()
         await self._conn.execute(_SUPERSEDE.format(table=self._table, shapes=self._shapes))
 
     async def _park(self, batch: Batch, error: asyncpg.PostgresError) -> None:
@@ -247,6 +276,7 @@ class Writer:
         *,
         clears: bool = True,
         rows: bool = True,
+        last: bool = False,
     ) -> Iterator[str]:
         target = batch.target
         for group, shape in batch.parts:
@@ -261,19 +291,23 @@ class Writer:
         for group, shape in batch.parts:
             if rows and group.deletes:
                 column = "key" if shape.key else "image"
-                source = self._source(column, shape, "i.op = 'D'", places)
+                source = self._source(column, shape, "i.op = 'D'", places, last=last)
                 yield (delete_sql if shape.key else remove_sql)(target, shape, source)
 
-    def _writing(self, batch: Batch, places: tuple[int, int] | str | None) -> Iterator[str]:
+    def _writing(
+        self, batch: Batch, places: tuple[int, int] | str | None, *, last: bool = False
+    ) -> Iterator[str]:
         for group, shape in batch.parts:
             if group.writes or group.pairs:
                 target, which = batch.target, "i.op IN ('I', 'U')"
-                source = self._source("image", shape, which, places) + _in_order(shape)
+                source = self._source("image", shape, which, places, last=last)
+                source += _in_order(shape)
                 if shape.key and target.merges(shape.key):
                     yield upsert_sql(target, shape, source)
                     continue
                 if shape.key:
-                    yield delete_sql(target, shape, self._source("key", shape, which, places))
+                    keys = self._source("key", shape, which, places, last=last)
+                    yield delete_sql(target, shape, keys)
                 yield insert_sql(target, shape, source)
 
     def _anew(self, batch: Batch, places: str | None) -> list[str]:
@@ -288,9 +322,21 @@ class Writer:
         return [*found, *self._writing(batch, places)]
 
     def _source(
-        self, column: str, shape: ShapeLike, which: str, places: tuple[int, int] | str | None
+        self,
+        column: str,
+        shape: ShapeLike,
+        which: str,
+        places: tuple[int, int] | str | None,
+        *,
+        last: bool = False,
     ) -> str:
-        """The literals of the staged rows that are meant."""
+        """The literals of the staged rows that are meant; `last`: only each key's last one."""
+        if last:
+            return (
+                f"SELECT i.{column} AS literal FROM (SELECT DISTINCT ON (l.key) l.key, l.op, "
+                f"l.image FROM {self._table} AS l WHERE l.shape = {shape.shape} "
+                f"ORDER BY l.key, l.n DESC) AS i WHERE {which}"
+            )
         more = ""
         if isinstance(places, str):
             more = f" AND {places}"
