@@ -74,5 +74,5 @@ def _become(joiner: Resolved, group: GroupBaseline, log: list[bytes], items: Ite
         stage.load(connection, iter(log))
         connection.cursor().executemany("INSERT INTO public.item (k, v) VALUES (%s, %s)", items)
         join_group(connection, group, stage)
-        for kind in ("transaction", "entry", "shape"):
+        for kind in ("transaction", "entry", "shape", "base", "strategy"):
             connection.execute(f"DROP TABLE {stage.table(kind).sql}".encode())
