@@ -5,6 +5,7 @@ from __future__ import annotations
 pytest_plugins = [
     "pytester",
     "tests.plugins.skips",
+    "tests.plugins.forks",
     "tests.plugins.leaks",
     "tests.plugins.blocking",
     "tests.plugins.clusters",

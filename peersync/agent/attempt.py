@@ -122,6 +122,7 @@ class Attempt:
             method="http" if plan.method == "http" else "backup",
             parallel=self._options.parallel,
             join=self._join,
+            narrow=self._options.narrow,
         )
 
 

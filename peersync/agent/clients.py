@@ -6,6 +6,7 @@ from peersync.config.model import Config
 from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.renewal import Renewal
 from peersync.transport.ways import Ways
 
 
@@ -13,10 +14,17 @@ class Clients:
     """By peer. A peer whose address or certificate changes gets a new client."""
 
     def __init__(
-        self, config: Config, identity: Identity, book: PeerBook, ways: Ways | None = None
+        self,
+        config: Config,
+        identity: Identity,
+        book: PeerBook,
+        ways: Ways | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
-        """Without `ways` peers are reached at their addresses only."""
+        """Without `ways` peers are reached at their addresses only; `renewal` is for who may
+        write the peer book."""
         self._ways = ways
+        self._renewal = renewal
         self._config = config
         self._identity = identity
         self._clients: dict[str, PeerClient] = {}
@@ -33,6 +41,7 @@ class Clients:
                 read_timeout_s=network.read_timeout_s,
                 connections=self._config.full_sync.in_flight + 4 + 3 * len(self._config.database),
                 ways=self._ways,
+                renewal=self._renewal,
             )
         return self._clients[peer.node_id]
 

@@ -25,11 +25,13 @@ from peersync.core.names import TableName
 from peersync.core.plancounts import RowCounts
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.filters import whole
+from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rowhash import Hashed, compare_hashes, hashes, send_hashes
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer
 from peersync.wire.messages import Catalogue, HashedTable, RowHashRequest, TableRef
+from peersync.wire.narrow import Narrow
 
 log = logging.getLogger("peersync.target")
 
@@ -72,6 +74,8 @@ class RowHashes:
         """What is asked for, as far as the peer may know of it."""
         catalog = await read_catalog(connection)
         shapes = await shapes_for_peer(connection, self._backups.filters(asked.database), catalog)
+        names = [TableName(one.table.schema, one.table.name) for one in asked.tables]
+        shapes = await narrowed(connection, shapes, catalog, asked.narrow, names)
         patterns = self._databases.patterns(asked.database)
         found = []
         for one in asked.tables:
@@ -99,12 +103,14 @@ class Comparison:
         source: Catalogue,
         here: DatabaseCatalog,
         session: str | None,
+        narrow: Narrow | None = None,
     ) -> None:
         self._client = client
         self._database = database
         self._source = {TableName(t.schema, t.name): t for t in source.tables}
         self._here = here
         self._session = session
+        self._narrow = narrow
 
     async def fill(self, plan: Plan, *, mirror: bool) -> Plan:
         """The plan with counts. What can't be counted in time stays an estimate."""
@@ -168,7 +174,7 @@ class Comparison:
                 insert=difference.insert,
                 update=difference.update,
                 unchanged=difference.unchanged,
-                target_only=difference.target_only,
+                target_only=None if self._narrow else difference.target_only,
                 exact=self._keys_are_texts(one),
             )
             for one, difference in zip(tables, found, strict=True)
@@ -178,6 +184,7 @@ class Comparison:
         asked = RowHashRequest(
             database=self._database.name,
             session=self._session,
+            narrow=self._narrow,
             tables=tuple(
                 HashedTable(
                     table=TableRef(schema=one.table.schema, name=one.table.name),

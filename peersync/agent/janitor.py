@@ -1,5 +1,7 @@
 """Sweeps what ended sessions and vanished peers left: spools, open records, old undo journals.
 
+Records of runs and links go when they are older than [statistics] keep_d.
+
 Runs at the start and every hour. What belongs to a session that runs, rests or will be
 taken up again is not touched before `keep_spool_h` have passed since it was last used. A source
 that was away when a session ended, and its target restarted meanwhile, is told of it here.
@@ -11,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -25,6 +27,8 @@ from peersync.config.model import Config
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
 from peersync.postgres.history import Entry, History
+from peersync.postgres.pool import Database
+from peersync.postgres.samples import forget
 from peersync.wire.spool import Spool, sessions
 
 log = logging.getLogger("peersync.janitor")
@@ -95,6 +99,8 @@ class Janitor:
         await self._find_ended()
         await self._sweep_spools(self._given, self._is_given)
         await self._sweep_spools(self._taken, self._is_taken)
+        for database in self._databases:
+            await self._forget_old(database)
 
     async def _close_source(self, history: History, entry: Entry) -> None:
         """A record whose target never came back, or whose end could not be recorded."""
@@ -111,6 +117,14 @@ class Janitor:
         error = PeersyncError(f"{entry.peer} never came back for it")
         await history.finish(msgspec.structs.replace(progress, state="failed"), error=error)
         log.warning("backup %s: %s", entry.session, error)
+
+    async def _forget_old(self, database: Database) -> None:
+        before = datetime.now(UTC) - timedelta(days=self._config.statistics.keep_d)
+        cleared = await History(database).clear(keep_latest=True, before=before)
+        for session in cleared.sessions:
+            self._jobs.forget(session)
+        async with database.acquire("forgetting old records") as conn:
+            await forget(conn, before)
 
     async def _find_ended(self) -> None:
         """The sessions of this node that ended for good, and whose source may not know it."""

@@ -88,6 +88,7 @@ class Jobs:
         self.views = JobViews(databases, backups, self._jobs)
         self._starting = {name: asyncio.Lock() for name in databases.names()}
         self._recovery = Recovery(self, config, databases, book, spool_root, workers)
+        self.on_end: list[Callable[[JobView], None]] = []  # each that has ended here
         book.watch(removed=self._peer_removed)
 
     # --- starting -----------------------------------------------------------------------
@@ -249,6 +250,7 @@ class Jobs:
         try:
             await target.run()
             self._totals.add(target.progress())
+            await self._tell_hooks(target)
             await target.follow_up()
         except Exception:
             log.exception("session %s: internal error", target.session)
@@ -256,6 +258,12 @@ class Jobs:
         if not target.recorded:
             database = target.plan.database
             self._spawn(self.recover(database), name=f"recover-{database}")
+
+    async def _tell_hooks(self, target: TargetSession) -> None:
+        if target.state.final:  # not one that is left to be taken up at the next start
+            view = await self.views.get(target.session)
+            for hook in self.on_end:
+                hook(view)
 
     def is_running(self, job: str) -> bool:
         running = self._jobs.get(job)

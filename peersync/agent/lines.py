@@ -24,6 +24,7 @@ from peersync.transport.line_routes import REACH_PATH, ReachReply
 from peersync.transport.linedial import OpenLine, open_line
 from peersync.transport.listener import ProtocolFactory
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.renewal import Renewal
 from peersync.transport.tls import client_context
 from peersync.transport.ways import Ways
 
@@ -83,7 +84,12 @@ class LineKeeper:
         while True:
             try:
                 await PeerLines(
-                    self._config, self._identity, peer, self._ways, self._make_server
+                    self._config,
+                    self._identity,
+                    peer,
+                    self._ways,
+                    self._make_server,
+                    Renewal(self._identity, self._book),
                 ).run()
             except Exception:
                 log.exception("internal error: the lines to %s are begun anew later", peer.name)
@@ -100,10 +106,12 @@ class PeerLines:
         peer: Peer,
         ways: Ways,
         make_server: ProtocolFactory,
+        renewal: Renewal | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
         self._peer = peer
+        self._renewal = renewal
         self._ways = ways
         self._make_server = make_server
         self._context = client_context(identity, peer)
@@ -145,6 +153,7 @@ class PeerLines:
             connect_timeout_s=network.connect_timeout_s,
             read_timeout_s=REPLY_S,
             connections=1,
+            renewal=self._renewal,
         )
         try:
             async with client:

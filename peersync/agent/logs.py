@@ -1,4 +1,4 @@
-"""The agent's log: text for people, JSON for collectors, priorities for the journal.
+"""The agent's log: text for people, JSON for collectors, fields or priorities for the journal.
 
 One pipeline, the standard library's. What is not printable in a message is escaped and the
 lines of a traceback are indented, so that no name from a database or a peer can forge a line
@@ -12,37 +12,48 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
-_PRIORITIES = {  # of syslog, as sd-daemon(3) reads them at the start of a line
-    logging.DEBUG: "<7>",
-    logging.INFO: "<6>",
-    logging.WARNING: "<4>",
-    logging.ERROR: "<3>",
-    logging.CRITICAL: "<2>",
-}
+from peersync.agent.journal import SOCKET, JournalHandler, leads_to_journal, priority
 
 
 class _Text(logging.Formatter):
+    """`journal`: each line begins with its priority, as sd-daemon(3) reads it."""
+
     def __init__(self, *, journal: bool) -> None:
         super().__init__()
         self._journal = journal
 
     def format(self, record: logging.LogRecord) -> str:
-        message = _escaped(record.getMessage())
-        told = self.formatException(record.exc_info).splitlines() if record.exc_info else []
-        trace = "".join(f"\n    {_escaped(line)}" for line in told)
+        message, trace = _message(record), _trace(self, record)
         if self._journal:
-            level = _PRIORITIES.get(record.levelno, "<6>")
-            return f"{level}{record.name}: {message}" + trace.replace("\n", f"\n{level}")
+            level = f"<{priority(record.levelno)}>"
+            return f"{level}{message}" + trace.replace("\n", f"\n{level}")
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
-        return f"{moment} {record.levelname.lower():7} {record.name}: {message}{trace}"
+        return f"{moment} {record.levelname.lower():7} {message}{trace}"
+
+
+def _message(record: logging.LogRecord) -> str:
+    return f"{record.name}: {_escaped(record.getMessage())}"
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    told = formatter.formatException(record.exc_info).splitlines() if record.exc_info else []
+    return "".join(f"\n    {_escaped(line)}" for line in told)
 
 
 def _escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Fields(logging.Formatter):
+    """The message of an entry of the journal, which has a time and a priority by itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _message(record) + _trace(self, record)
 
 
 class _Json(logging.Formatter):
@@ -59,11 +70,21 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up(level: str, form: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
+def set_up(
+    level: str,
+    form: str,
+    environ: Mapping[str, str],
+    stream: TextIO | None = None,
+    journal_socket: Path = SOCKET,
+) -> None:
     """`form` is auto, text or json; auto writes for the journal when it is systemd's."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    stream = stream or sys.stderr
+    handler: logging.Handler = logging.StreamHandler(stream)
     journal = form == "auto" and "JOURNAL_STREAM" in environ
     handler.setFormatter(_Json() if form == "json" else _Text(journal=journal))
+    if journal and leads_to_journal(environ, stream, journal_socket):
+        handler = JournalHandler(handler, journal_socket)
+        handler.setFormatter(_Fields())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)

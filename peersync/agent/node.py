@@ -17,14 +17,18 @@ from typing import Any
 
 from peersync import __version__
 from peersync.agent.admin_api import AdminApi
+from peersync.agent.analytics_api import AnalyticsApi
+from peersync.agent.automation import Automation
 from peersync.agent.backups import Backups
 from peersync.agent.checks import Checks
 from peersync.agent.clients import Clients
 from peersync.agent.databases import Databases
+from peersync.agent.farewell import Farewell
 from peersync.agent.janitor import Janitor
 from peersync.agent.jobs import Jobs
 from peersync.agent.lines import LineKeeper
-from peersync.agent.metrics import JobTotals, make_registry
+from peersync.agent.metrics import JobTotals, LinkMetrics, lag_check, make_registry
+from peersync.agent.orchestration.samples import LinkSamples
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.leaving import Leaving
@@ -35,11 +39,10 @@ from peersync.agent.periodic.positions import Positions
 from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.reload import Reloader
 from peersync.agent.status import StatusReport
-from peersync.agent.systemd import Notifier
+from peersync.agent.systemd import Notifier, status_line
 from peersync.agent.undo import Undo
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
-from peersync.core.progress import Progress
 from peersync.postgres.sqlfiles import queries, query_modules
 from peersync.transport.app import control_app, listen_peers, peer_app, people_app
 from peersync.transport.health import Asked, Check, health_routes
@@ -50,6 +53,7 @@ from peersync.transport.listener import Limits, listen_tcp, listen_unix, serve_g
 from peersync.transport.pairing import PairingDesk
 from peersync.transport.peer_routes import pair_routes, peer_book_routes, ping, ping_peer
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.renewal import Renewal
 from peersync.transport.ways import Ways
 from peersync.wire.address import parse_address
 from peersync.wire.spool import Budget
@@ -65,6 +69,7 @@ class Node:
     ) -> None:
         """Reads identity and peer book; ConfigError where one is missing or damaged. Blocks."""
         self._config = config
+        self._environ = environ
         state_dir = Path(config.node.state_dir)
         self._spool = Path(config.node.spool_dir)
         self._state_dir = state_dir
@@ -77,7 +82,8 @@ class Node:
         held = 2 * len(config.database)  # by periodic sync: one that waits for news, one ahead
         self._lines = Lines(wanted=lambda: config.full_sync.in_flight + SPARE_LINES + held)
         self._ways = Ways(self._lines, self._dial)
-        self._clients = Clients(config, self.identity, self.book, self._ways)
+        renewal = Renewal(self.identity, self.book)
+        self._clients = Clients(config, self.identity, self.book, self._ways, renewal)
         self._reloader = Reloader(config, read_config, self._notifier, self._clients.renew)
         self._desk = PairingDesk(
             self.book,
@@ -95,7 +101,9 @@ class Node:
             state_dir,
             self._workers,
         )
+        self._samples = LinkSamples(self._databases, self._periodic)
         self._totals = JobTotals()
+        self._positions = Positions(self._clients.get)
         for module in query_modules():
             queries(module)  # read now: the loop must not wait for a file later
 
@@ -115,6 +123,8 @@ class Node:
         """Serves until `stop` is set. Jobs that run are left to be taken up at the next start."""
         async with AsyncExitStack() as stack:
             stack.callback(self._workers.close)
+            farewell = Farewell()
+            stack.callback(farewell.end)
             stack.push_async_callback(self._databases.close)
             stack.push_async_callback(self._clients.close)
             async with asyncio.TaskGroup() as group:
@@ -127,24 +137,46 @@ class Node:
                     return task
 
                 backups, jobs = self._build(spawn)
+                automation = Automation(
+                    self._config,
+                    self._environ,
+                    self._databases,
+                    self.book,
+                    jobs,
+                    backups,
+                    self._periodic,
+                    self._positions,
+                    self._probe,
+                    self._workers,
+                    spawn,
+                )
                 async with AsyncExitStack() as listeners:
-                    keeper = await self._listen(listeners, backups, jobs)
+                    keeper = await self._listen(listeners, backups, jobs, automation)
                     spawn(keeper.run(), name="lines")
                     spawn(self._janitor(backups, jobs).run(), name="janitor")
                     spawn(self._periodic.run(), name="periodic")
+                    spawn(self._samples.run(), name="samples")
                     for name in self._databases.names():
                         spawn(jobs.recover(name), name=f"recover-{name}")
-                    spawn(self._notifier.keep(lambda: _status_line(jobs)), name="systemd")
+                    automation.begin()
+                    spawn(self._tell_systemd(jobs), name="systemd")
                     spawn(self._reloader.run(self._workers), name="reload")
-                    self._notifier.send("READY=1")
+                    self._notifier.ready()
                     log.info("node %s is ready, version %s", self._config.node.name, __version__)
                     await stop.wait()
-                    self._notifier.send("STOPPING=1")
+                    self._notifier.stopping()
+                    farewell.begin()
                     log.info("stopping")
                     jobs.leave()
                     backups.leave()
                     for task in list(running):
                         task.cancel()
+
+    async def _tell_systemd(self, jobs: Jobs) -> None:
+        await self._notifier.keep(
+            lambda: status_line(jobs.views.running(), self._periodic.words()),
+            self._periodic.pulses,
+        )
 
     def _build(self, spawn: Callable[..., asyncio.Task[None]]) -> tuple[Backups, Jobs]:
         budget = Budget(self._spool, int(self._config.full_sync.spool_max_gib * (1 << 30)))
@@ -185,7 +217,13 @@ class Node:
             taken=self._spool / "taken",
         )
 
-    async def _listen(self, stack: AsyncExitStack, backups: Backups, jobs: Jobs) -> LineKeeper:
+    async def _listen(
+        self,
+        stack: AsyncExitStack,
+        backups: Backups,
+        jobs: Jobs,
+        automation: Automation,
+    ) -> LineKeeper:
         node = self._config.node
         checks = Checks(
             self._config,
@@ -195,14 +233,23 @@ class Node:
             self._spool,
             self._workers,
         )
-        periodic = PeriodicApi(self._periodic, self.book, Positions(self._clients.get))
+        periodic = PeriodicApi(self._periodic, self.book, self._positions)
         report = StatusReport(
-            node.name, self._databases, self.book, jobs, backups, self._probe, periodic.links
+            node.name,
+            self._databases,
+            self.book,
+            jobs,
+            backups,
+            self._probe,
+            periodic.links,
+            automation.watcher.troubles,
         )
         look = LookApi(self._config, self._databases, self.book, self._clients.get)
-        registry = make_registry(self._totals, jobs.views.running, self._state_dir)
-        health = health_routes(_ready(checks), registry)
-        shown = health_routes(_ready(checks), registry, show_checks=True)
+        links = LinkMetrics(self._periodic, self._samples)
+        registry = make_registry(self._totals, jobs.views.running, self._state_dir, links)
+        ready = _ready(checks, self._periodic)
+        health = health_routes(ready, registry)
+        shown = health_routes(ready, registry, show_checks=True)
         peer_api = PeerApi(self.identity, node.name, self._databases, backups, jobs, self._workers)
         listen, admin = parse_address(node.listen), parse_address(node.admin)
         await stack.enter_async_context(
@@ -211,6 +258,8 @@ class Node:
                     [
                         *AdminApi(jobs, backups, checks, report, self._undo).routes(),
                         *periodic.admin_routes(),
+                        *automation.routes(),
+                        *AnalyticsApi(self._config, self._databases, periodic.links).routes(),
                         *Leaving(self._periodic, self._databases).routes(),
                         *MembersApi(self._periodic, self._databases).routes(),
                         *OperatorApi(self._databases, self._periodic.refresh).routes(),
@@ -255,22 +304,11 @@ async def _isolated(work: Coroutine[Any, Any, None], name: str) -> None:
         log.exception("internal error in %s; the agent goes on", name)
 
 
-def _ready(checks: Checks) -> Callable[[Asked], Awaitable[list[Check]]]:
-    async def ready(_asked: Asked) -> list[Check]:
-        results = await checks.ready()
-        return [Check(r.name, r.state != "failed", r.text) for r in results]
+def _ready(checks: Checks, periodic: Periodic) -> Callable[[Asked], Awaitable[list[Check]]]:
+    async def ready(asked: Asked) -> list[Check]:
+        found = [Check(r.name, r.state != "failed", r.text) for r in await checks.ready()]
+        if asked.max_lag_s is not None:
+            found.append(Check("lag", *lag_check(periodic, asked.max_lag_s, asked.peer)))
+        return found
 
     return ready
-
-
-def _status_line(jobs: Jobs) -> str:
-    running = jobs.views.running()
-    if not running:
-        return "waiting for work"
-    return "; ".join(progress_line(p) for p in running)
-
-
-def progress_line(progress: Progress) -> str:
-    """One short line: "full sync shop from server-a: restore 61 %"."""
-    percent = f" {progress.percent:.0f} %" if progress.percent is not None else ""
-    return f"full sync {progress.database} from {progress.source}: {progress.step}{percent}"

@@ -98,9 +98,7 @@ class PeerApi:
         database = self._databases.get(wanted.database)
         patterns = self._databases.patterns(wanted.database)
         return json_response(
-            await describe(
-                database, patterns, self._name, self._backups, self._workers, join=wanted.join
-            )
+            await describe(database, patterns, self._name, self._backups, self._workers, wanted)
         )
 
     async def _initiate(self, request: web.Request) -> web.Response:

@@ -34,7 +34,7 @@ class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Actions: create (and fill), upsert (by `key`), insert (no key: only rows whose whole
     content is not here yet), blocked (left out, with the reason).
-    filtered: the source keeps some rows to itself, so a row that is only here may be there too.
+    filtered: some rows do not come, so a row that is only here may be there too.
     """
 
     schema: str
@@ -80,6 +80,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     mirror: bool = False
     large_objects_here: int = 0
+    narrowed: str | None = None
 
     @property
     def overwrites(self) -> bool:
@@ -271,7 +272,7 @@ def _plan_table(
         rows=source.rows,
         rows_here=0,
         size_bytes=source.size_bytes,
-        filtered=source.filtered,
+        filtered=source.filtered or source.narrowed,
         warnings=tuple(_filter_warnings(source)),
     )
     if here is None:
@@ -330,6 +331,8 @@ def _filter_warnings(source: TableInfo) -> list[str]:
     found = []
     if source.filtered:
         found.append("filtered by the source: only the rows that it lets go come")
+    if source.narrowed:
+        found.append("only the rows that were asked for come; all others stay as they are here")
     if source.columns_filtered:
         found.append("filtered by the source: columns that it keeps stay as they are here")
     return found

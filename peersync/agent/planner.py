@@ -10,6 +10,7 @@ import msgspec
 from peersync.agent.backups import Backups
 from peersync.agent.compare import Comparison, estimate
 from peersync.agent.filtered import shapes_for_peer
+from peersync.agent.narrowing import fewer_rows, refuse_narrow, refuse_not_here
 from peersync.agent.plan import Plan, make_plan
 from peersync.agent.refused import (
     marked,
@@ -24,6 +25,7 @@ from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catalog
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
+from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
 from peersync.postgres.schema import RELATIONS
@@ -60,13 +62,14 @@ async def describe(
     name: str,
     backups: Backups,
     workers: Workers,
-    *,
-    join: bool,
+    wanted: DescribeRequest,
 ) -> Catalogue:
     """What a peer may know of a database before it pulls it; `name` is this node's.
 
-    `join`: it comes to stay. Raises PermissionMissing where changes can't be captured here then.
+    With `wanted.join` it comes to stay. Raises PermissionMissing where changes can't be captured
+    here then, and what `narrowed` raises.
     """
+    chosen = Patterns(wanted.tables or ("*",), wanted.exclude_tables)
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
         catalog = await read_catalog(connection)
         scattered = await connection.fetch(queries("partitions")["hashed_by_enum"])
@@ -74,6 +77,8 @@ async def describe(
         closed = unreadable(rights)
         async with connection.transaction(readonly=True):
             shapes = await shapes_for_peer(connection, backups.filters(database.name), catalog)
+            names = [n for n in catalog.tables if patterns.match(n) and chosen.match(n)]
+            fewer = await narrowed(connection, shapes, catalog, wanted.narrow, names)
     try:
         tool = await workers.run(backups.choose_tool, catalog.server.version_num)
         tool_words, tool_ok = f"pg_dump {tool.version}", True
@@ -81,9 +86,11 @@ async def describe(
         tool_words, tool_ok = f"{exc.message}: {exc.hint}", False
     no_place = {TableName(row["schema"], row["name"]) for row in scattered}
     refuse_what_no_table_stands_for(closed, patterns, name)
-    if join:
+    if wanted.join:
         refuse_unable_to_sync(rights, patterns, name)
     described = marked(_table_infos(catalog, shapes), closed)
+    if wanted.narrow is not None:
+        described = [fewer_rows(t, fewer, names) for t in described]
     infos = [t for t in described if TableName(t.schema, t.name) not in no_place]
     tables = tuple(t for t in infos if patterns.match(TableName(t.schema, t.name)))
     sequences = tuple(_sequence(s) for s in catalog.sequences if patterns.match(s.name))
@@ -175,7 +182,15 @@ async def plan_pull(
     exactly. Raises ToolMissing, Denied, SchemaMismatch … where
     the sync could not work.
     """
-    asked = DescribeRequest(database=database.name, session=offered, join=options.join)
+    refuse_narrow(options)
+    asked = DescribeRequest(
+        database=database.name,
+        session=offered,
+        join=options.join,
+        narrow=options.narrow,
+        tables=options.tables if options.narrow else (),
+        exclude_tables=options.exclude_tables if options.narrow else (),
+    )
     source = await client.call("POST", "/api/sync/describe", asked, Catalogue)
     kept = tuple(t for t in source.tables if patterns.match(TableName(t.schema, t.name)))
     skipped = (*source.skipped, *_skipped(source.tables, kept, node_name))
@@ -195,6 +210,8 @@ async def plan_pull(
         schemas = frozenset(row["nspname"] for row in named)
         if options.join:
             refuse_unable_to_sync(await read_rights(connection), patterns, node_name)
+    if options.narrow is not None:
+        source = refuse_not_here(source, catalog, peer.name)
     kinds = {TableName(row["schema"], row["name"]): row["kind"] for row in relations}
     plan = make_plan(
         source,
@@ -205,7 +222,7 @@ async def plan_pull(
         may_bring_schema=peer.may("schema", database.name),
         replica_role=bool(replica),
         free_bytes=await workers.run(free_bytes, spool),
-        method=options.method,
+        method="http" if options.narrow and options.method == "auto" else options.method,
         mirror=options.mirror,
         taken={n: RELATIONS.get(k, "something else") for n, k in kinds.items()},
     )
@@ -216,10 +233,12 @@ async def plan_pull(
     estimated = tuple(msgspec.structs.replace(t, counts=estimate(t)) for t in plan.tables)
     plan = msgspec.structs.replace(plan, tables=estimated)
     if count:
-        comparison = Comparison(client, database, source, catalog, offered)
+        comparison = Comparison(client, database, source, catalog, offered, options.narrow)
         plan = await comparison.fill(plan, mirror=options.mirror)
     action = "push" if offered else "pull"
-    return msgspec.structs.replace(plan, action=action, expected_s=expected_s), bool(replica)
+    narrow = options.narrow.words if options.narrow else None
+    done = msgspec.structs.replace(plan, action=action, expected_s=expected_s, narrowed=narrow)
+    return done, bool(replica)
 
 
 def _chosen_only(plan: Plan, schemas: frozenset[str]) -> Plan:

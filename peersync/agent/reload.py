@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
 from peersync.agent.logs import set_level
 from peersync.agent.systemd import Notifier
 from peersync.agent.workers import Workers
-from peersync.config.model import Config, Table
+from peersync.config.model import Config
+from peersync.config.table import Table
 from peersync.core.errors import ConfigError
 
 log = logging.getLogger("peersync.config")
@@ -52,8 +53,7 @@ class Reloader:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            usec = time.monotonic_ns() // 1000
-            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={usec}")
+            self._notifier.reloading()
             try:
                 new = await workers.run(self._read)
             except ConfigError as error:
@@ -65,7 +65,7 @@ class Reloader:
                 )
             else:
                 self._apply(new)
-            self._notifier.send("READY=1")
+            self._notifier.ready()
 
     def _apply(self, new: Config) -> None:
         keys = list(changes(self._config, new))
@@ -84,17 +84,21 @@ class Reloader:
 
 
 def changes(old: Config, new: Config) -> Iterator[str]:
-    """The dotted keys whose values differ; for a database that came or went, its name."""
+    """The dotted keys whose values differ; of databases, schedules and the like, their names."""
     for section in Config.__struct_fields__:
-        before, after = getattr(old, section), getattr(new, section)
-        if section == "database":
-            for name in sorted({*before, *after}):
-                if before.get(name) != after.get(name):
-                    yield f"database.{name}"
-        else:
-            for key in before.__struct_fields__:
-                if getattr(before, key) != getattr(after, key):
-                    yield f"{section}.{key}"
+        before, after = (_by_key(getattr(config, section)) for config in (old, new))
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                yield f"{section}.{key}"
+
+
+def _by_key(section: Any) -> Mapping[str, object]:
+    """A table's values by key, tables that have names by name."""
+    if isinstance(section, Mapping):
+        return section
+    if isinstance(section, tuple):
+        return {table.name: table for table in section}
+    return msgspec.structs.asdict(section)
 
 
 def _is_live(key: str) -> bool:

@@ -17,6 +17,7 @@ from peersync.agent.statistics import make_statistics
 from peersync.core.errors import BadRequest, PeersyncError
 from peersync.core.session import State
 from peersync.postgres.history import History
+from peersync.postgres.samples import forget
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
 
@@ -27,11 +28,17 @@ MAX_LIMIT = 1000
 
 
 class ClearedHistory(msgspec.Struct, frozen=True, kw_only=True):
-    """How many ended sessions were forgotten and kept; `problems` by database that is down."""
+    """How many ended sessions were forgotten and kept; `problems` by database that is down.
+
+    Of the other records: how many were forgotten.
+    """
 
     deleted: int
     kept: int
     problems: dict[str, str]
+    complete_syncs: int = 0
+    set_runs: int = 0
+    link_samples: int = 0
 
 
 class ScriptApi:
@@ -67,21 +74,34 @@ class ScriptApi:
         if keep not in ("true", "false"):
             raise BadRequest("keep_latest must be true or false")
         only = self._database(request)
-        deleted = kept = 0
+        deleted = kept = complete = sets = samples = 0
         problems: dict[str, str] = {}
         for database in self._databases:
             if only not in (None, database.name):
                 continue
             try:
                 cleared = await History(database).clear(keep_latest=keep == "true")
+                async with database.acquire("clearing the history") as conn:
+                    others = await forget(conn, None)
             except PeersyncError as exc:
                 problems[database.name] = exc.message
                 continue
             deleted, kept = deleted + len(cleared.sessions), kept + cleared.kept
+            complete, sets = complete + others.complete_syncs, sets + others.set_runs
+            samples += others.samples
             for session in cleared.sessions:
                 self._jobs.forget(session)
         log.info("the history was cleared: %d sessions forgotten, %d kept", deleted, kept)
-        return json_response(ClearedHistory(deleted=deleted, kept=kept, problems=problems))
+        return json_response(
+            ClearedHistory(
+                deleted=deleted,
+                kept=kept,
+                problems=problems,
+                complete_syncs=complete,
+                set_runs=sets,
+                link_samples=samples,
+            )
+        )
 
     async def statistics(self, request: web.Request) -> web.Response:
         only = self._database(request)

@@ -38,6 +38,7 @@ from peersync.postgres.binaries import Tool
 from peersync.postgres.catalog import read_catalog
 from peersync.postgres.locks import end_leftovers
 from peersync.postgres.log.baseline import Taken, baseline
+from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
 from peersync.wire.chunks import ChunkCutter, manifest_digest
@@ -292,6 +293,8 @@ class SourceBackup:
             catalog = await read_catalog(keeper)
             refuse_if_gone(self.request, catalog)
             shapes = await shapes_for_peer(keeper, self._filters, catalog)
+            names = [table_name(t) for t in self.request.tables]
+            shapes = await narrowed(keeper, shapes, catalog, self.request.narrow, names)
             jobs = [j.leaving_alone(alone) for j in plan_parts(self.request, catalog, shapes)]
             needs_tool = any(job.needs_tool for job in jobs)
             version_num = catalog.server.version_num

@@ -70,11 +70,14 @@ class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`warnings`: of the node itself, as a channel of notifications that fails."""
+
     node: str
     version: str
     sentence: str
     fine: bool
     databases: list[DatabaseStatus]
+    warnings: tuple[str, ...] = ()
     links: list[LinkStatus]
     running: list[Progress]
     giving: list[Progress]
@@ -91,6 +94,7 @@ class StatusReport:
     backups: Backups
     probe: Callable[[Peer], Awaitable[None]]
     periodic: Callable[[], Coroutine[Any, Any, list[LinkView]]]
+    troubles: Callable[[], tuple[str, ...]] = tuple
 
 
 async def make_status(report: StatusReport) -> Status:
@@ -135,6 +139,7 @@ async def make_status(report: StatusReport) -> Status:
         and bool(links)
         and all(link.state in _FINE for link in links),
         databases=databases,
+        warnings=report.troubles(),
         links=links,
         running=running,
         giving=giving,

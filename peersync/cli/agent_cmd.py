@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -22,17 +24,21 @@ def command(ctx: Context) -> None:
     """
     from peersync.agent import logs
     from peersync.agent.node import Node
-    from peersync.config.load import load_config
 
-    path = ctx.loaded.path
-
-    def read() -> Config:
-        return as_called(ctx, load_config(path, ctx.environ, uid=ctx.uid).config)
-
-    config = as_called(ctx, ctx.config)
+    faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
+    read = reader(ctx)
+    config = read()
     logs.set_up(config.log.level, config.log.format, ctx.environ)
     node = Node(config, ctx.environ, read)
     asyncio.run(node.run())
+
+
+def reader(ctx: Context) -> Callable[[], Config]:
+    """Reads the configuration of this command, each time anew."""
+    from peersync.config.load import load_config
+
+    path = ctx.loaded.path
+    return lambda: as_called(ctx, load_config(path, ctx.environ, uid=ctx.uid).config)
 
 
 def as_called(ctx: Context, config: Config) -> Config:

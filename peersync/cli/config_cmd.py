@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, json_text, print_out
-from peersync.config.secret import mask_conninfo
+from peersync.config.model import NAMED
+from peersync.config.secret import MASK, mask_conninfo
 from peersync.core.errors import ConfigError, PeersyncError
 
 
@@ -44,11 +45,23 @@ def show(ctx: Context, origin: bool) -> None:
         emit_json(data)
         return
     for path, table in _tables(values):
+        if isinstance(table, list | tuple):
+            _show_list(ctx, path, table, origin=origin)
+            continue
         print_out(f"[{path}]")
         for key, value in table.items():
             line = f"{key} = {clean(json_text(value))}"
             note = f"  # {clean(ctx.loaded.origins[f'{path}.{key}'])}" if origin else ""
             print_out(line + note)
+        print_out("")
+
+
+def _show_list(ctx: Context, name: str, entries: Iterable[dict[str, Any]], *, origin: bool) -> None:
+    note = f"  # {clean(ctx.loaded.origins[name])}" if origin else ""
+    for entry in entries:
+        print_out(f"[[{name}]]{note}")
+        for key, value in entry.items():
+            print_out(f"{key} = {clean(json_text(value))}")
         print_out("")
 
 
@@ -71,13 +84,15 @@ def effective(ctx: Context) -> dict[str, Any]:
     values: dict[str, Any] = msgspec.to_builtins(ctx.config)
     for database in values["database"].values():
         database["conninfo"] = mask_conninfo(database["conninfo"])
+    for channel in values["channel"]:
+        channel["url"] = MASK if channel["url"] else ""  # of most services it is a password
     return values
 
 
-def _tables(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tables(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, table in values.items():
-        if name == "database":
-            yield from ((f"database.{key}", value) for key, value in table.items())
+        if name in NAMED:
+            yield from ((f"{name}.{key}", value) for key, value in table.items())
         else:
             yield name, table
 
@@ -115,9 +130,14 @@ def _check_mode(ctx: Context, file: Path) -> Iterator[Finding]:
         and ctx.loaded.origins[f"database.{name}.conninfo"].startswith(f"{file}:")
         for name, database in ctx.config.database.items()
     )
-    if has_password and stat.S_IMODE(file.stat().st_mode) & 0o007:
+    origin = ctx.loaded.origins.get("channel", "")
+    has_url = origin.startswith(f"{file}:") and any(one.url for one in ctx.config.channel)
+    if (has_password or has_url) and stat.S_IMODE(file.stat().st_mode) & 0o007:
         yield Finding(
-            "password", "WARNING", f"everybody can read the one in {file}", f"chmod o= {file}"
+            "password",
+            "WARNING",
+            f"everybody can read the password or URL in {file}",
+            f"chmod o= {file}",
         )
 
 

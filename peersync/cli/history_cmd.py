@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import (
@@ -22,6 +23,7 @@ from peersync.cli.output import (
 )
 from peersync.core.errors import BadRequest
 from peersync.core.session import State
+from peersync.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +62,7 @@ def command(
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def clear(ctx: Context, database: str | None, keep_latest: bool, yes: bool) -> int:
-    """Forget the syncs that have ended. No table of yours is touched.
+    """Forget the syncs that have ended, and what links did. No table of yours is touched.
 
     What runs stays, and so does the newest sync from each peer. A sync that is forgotten
     cannot be resumed or undone any more.
@@ -72,10 +74,16 @@ def clear(ctx: Context, database: str | None, keep_latest: bool, yes: bool) -> i
         click.confirm(f"Forget the ended syncs of {name or 'all databases'}?", abort=True, err=True)
     told = asyncio.run(_clear(ctx, name, keep_latest=keep_latest))
     if ctx.json:
-        emit_json({"deleted": told.deleted, "kept": told.kept, "problems": told.problems})
+        emit_json(msgspec.structs.asdict(told))
     else:
         if not ctx.quiet:
             print_err(f"{told.deleted} forgotten, {told.kept} ended ones kept")
+            if told.complete_syncs or told.set_runs or told.link_samples:
+                print_err(
+                    f"also {counted(told.complete_syncs, 'complete sync')},"
+                    f" {counted(told.set_runs, 'run')} of table sets,"
+                    f" {counted(told.link_samples, 'sample')} of links"
+                )
         for where, problem in told.problems.items():
             print_err(f"database {where}: {clean(problem)}")
     return 5 if told.problems else 0

@@ -52,9 +52,15 @@ VERBS: dict[str, Verb] = {
     "rebaseline": Verb("Sync", "peersync.cli.join_cmd:rebaseline", "Take everything anew."),
     "leave": Verb("Sync", "peersync.cli.join_cmd:leave", "Keep a database in step no more."),
     "sync": Verb("Sync", "peersync.cli.sync_cmd:command", "Send changes now, pause, for scripts."),
+    "complete-sync": Verb(
+        "Sync", "peersync.cli.complete_cmd:command", "Bring it up to date with all peers."
+    ),
     "tables": Verb("Sync", "peersync.cli.tables_cmd:command", "Choose which tables are synced."),
     "sequences": Verb("Sync", "peersync.cli.sequences_cmd:command", "Keep new keys apart."),
+    "bulk-sync": Verb("Sync", "peersync.cli.bulk_cmd:command", "Sync every database here."),
     "undo": Verb("Sync", "peersync.cli.undo_cmd:command", "Put back what a sync has changed."),
+    "run": Verb("Sync", "peersync.cli.run_cmd:command", "Bring the table sets that are due along."),
+    "schedule": Verb("Sync", "peersync.cli.schedule_cmd:command", "List, pause, run schedules."),
     "jobs": Verb("Sync", "peersync.cli.jobs_cmd:command", "List, show, watch, cancel jobs."),
     "status": Verb("Look", "peersync.cli.status_cmd:command", "Say whether everything is fine."),
     "lag": Verb("Look", "peersync.cli.lag_cmd:command", "Show how far each link is."),
@@ -62,9 +68,11 @@ VERBS: dict[str, Verb] = {
     "quarantine": Verb("Look", "peersync.cli.quarantine_cmd:command", "Mend refused changes."),
     "trace": Verb("Look", "peersync.cli.trace_cmd:command", "Find where a row stands, and why."),
     "history": Verb("Look", "peersync.cli.history_cmd:command", "List the syncs that ended."),
+    "notify": Verb("Look", "peersync.cli.notify_cmd:command", "Try and quiet notifications."),
     "statistics": Verb("Look", "peersync.cli.statistics_cmd:command", "Count rows and syncs."),
     "convert": Verb("Tools", "peersync.cli.convert:convert", "Turn a pg_dump into UPSERTs."),
-    "node": Verb("Tools", "peersync.cli.node_cmd:command", "Give a cloned server its own name."),
+    "node": Verb("Tools", "peersync.cli.node_cmd:command", "Renew certificate or identity."),
+    "systemd": Verb("Tools", "peersync.cli.systemd_cmd:command", "Run peersync as a service."),
     "uninstall": Verb(
         "Tools", "peersync.cli.uninstall_cmd:command", "Remove peersync from a database."
     ),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 
 import click
 
-from peersync.cli.agent_cmd import as_called
+from peersync.cli.agent_cmd import reader
 from peersync.cli.context import Context
 
 
@@ -21,6 +22,8 @@ def command(ctx: Context) -> None:
     from peersync.agent import logs
     from peersync.agent.periodic.process import Process
 
-    config = as_called(ctx, ctx.config)
+    faulthandler.enable()  # the watchdog's SIGABRT tells where it hung
+    read = reader(ctx)
+    config = read()
     logs.set_up(config.log.level, config.log.format, ctx.environ)
-    asyncio.run(Process(config, ctx.environ).run())
+    asyncio.run(Process(config, ctx.environ, read).run())

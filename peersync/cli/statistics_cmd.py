@@ -1,4 +1,4 @@
-"""`peersync statistics`: what the syncs of each database add up to."""
+"""`peersync statistics`: what the syncs of each database add up to, and over days."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from peersync.cli.analytics_view import anomalies, cost, export, print_days
 from peersync.cli.context import Context
 from peersync.cli.output import (
     ago,
@@ -24,35 +25,63 @@ from peersync.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from peersync.agent.analytics_api import Analytics
     from peersync.agent.statistics import DatabaseStatistics, LastSync, PeerStatistics, Statistics
 
 _RESULTS = ("done", "partly", "failed", "cancelled")
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--database", metavar="NAME", help="Only this one.")
-@click.pass_obj
-def command(ctx: Context, database: str | None) -> int:
+@click.option("--days", metavar="N", type=click.IntRange(1, 3650), help="Also what N days had.")
+@click.option("--compare", is_flag=True, help="The days with as many before; 30 without --days.")
+@click.pass_context
+def command(
+    click_context: click.Context, database: str | None, days: int | None, compare: bool
+) -> int:
     """Count tables, rows and syncs of each database; rows are the planner's estimates.
 
     Exit code 5 when a database does not answer.
     """
+    if click_context.invoked_subcommand is not None:
+        if database is not None or days is not None or compare:
+            verb = click_context.invoked_subcommand
+            raise click.UsageError(f"options go behind it: peersync statistics {verb} …")
+        return 0
+    ctx = click_context.ensure_object(Context)
     name = ctx.database_name(database) if database is not None else None
-    told = asyncio.run(_ask(ctx, name))
+    over = days or (30 if compare else None)
+    told, found = asyncio.run(_ask(ctx, name, over))
     if ctx.json:
-        emit_json(msgspec.to_builtins(told))
+        more = {"analytics": msgspec.to_builtins(found)} if found is not None else {}
+        emit_json({**msgspec.to_builtins(told), **more})
     else:
         _print(ctx, told)
-    return 5 if any(d.problem for d in told.databases) else 0
+        if found is not None:
+            print_days(ctx, found, compare=compare)
+    problems = [d.problem for d in (*told.databases, *(found.databases if found else ()))]
+    return 5 if any(problems) else 0
 
 
-async def _ask(ctx: Context, database: str | None) -> Statistics:
+command.add_command(export)
+command.add_command(anomalies)
+command.add_command(cost)
+
+
+async def _ask(
+    ctx: Context, database: str | None, days: int | None
+) -> tuple[Statistics, Analytics | None]:
+    from peersync.agent.analytics_api import Analytics
     from peersync.agent.statistics import Statistics
     from peersync.transport.local import AgentClient
 
     params = {"database": database} if database is not None else {}
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.get("/api/sync/statistics", Statistics, params=params)
+        told = await agent.get("/api/sync/statistics", Statistics, params=params)
+        if days is None:
+            return told, None
+        asked = {**params, "days": str(days)}
+        return told, await agent.get("/api/admin/statistics", Analytics, params=asked)
 
 
 def _print(ctx: Context, told: Statistics) -> None:

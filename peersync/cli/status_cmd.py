@@ -59,6 +59,8 @@ def _print(ctx: Context, status: Status) -> None:
             print_err(f"database {database.name}: {indented(database.problem or '')}")
         for warning in database.warnings:
             print_err(f"warning: {database.name}: {indented(warning)}")
+    for warning in status.warnings:
+        print_err(f"warning: {indented(warning)}")
     if status.links:
         print_out("")
         print_table(

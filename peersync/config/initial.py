@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from peersync.config.model import SECTIONS, Database, Table, fields
+from peersync.config.model import SECTIONS, Database, fields
+from peersync.config.table import Table
 from peersync.core.errors import ConfigError
 
 MODE_SYSTEM = 0o640  # root writes, the group of the service reads

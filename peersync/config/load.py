@@ -23,9 +23,20 @@ import msgspec
 
 from peersync.config.environment import from_environment
 from peersync.config.filters import second_filter
-from peersync.config.model import SECTIONS, Config, Database, DatabaseName, Node, fields, known_keys
+from peersync.config.model import (
+    LISTS,
+    NAMED,
+    SECTIONS,
+    Config,
+    DatabaseName,
+    Node,
+    NodeName,
+    fields,
+    known_keys,
+)
 from peersync.config.places import expand, reason
 from peersync.config.rules import CHECK_AGAIN, shown, violations, wrong_value
+from peersync.config.table import Table
 from peersync.core.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/peersync/peersync.toml")
@@ -82,7 +93,10 @@ def load_config(
     values: Values = {}
     files = _files(path)
     for file in files:
-        values.update(_from_file(file, text if file == path else None))
+        for key, (value, origin) in _from_file(file, text if file == path else None).items():
+            if key[0] in LISTS and key in values:  # each file may add to a list
+                value, origin = (*values[key][0], *value), f"{values[key][1]}, {origin}"
+            values[key] = (value, origin)
     values.update(from_environment(environ, [key[1] for key in values if key[0] == "database"]))
     for dotted, given in flags.items():
         if given is not None:
@@ -145,11 +159,11 @@ def _from_file(file: Path, text: str | None = None) -> Values:
 def _leaves(table: dict[str, Any], path: Key, file: Path) -> Iterator[tuple[Key, Any]]:
     for name, value in table.items():
         key = (*path, name)
-        if path == ("database",):
-            _check_database_name(name, str(file))
+        if len(path) == 1 and path[0] in NAMED:
+            _check_name(path[0], name, str(file))
         elif name not in known_keys(path):
             raise unknown_key(key, str(file))
-        is_table = bool(known_keys(key)) or key == ("database",)
+        is_table = bool(known_keys(key)) or (len(key) == 1 and name in NAMED)
         if is_table != isinstance(value, dict):
             expected = "a table" if is_table else "a value"
             raise ConfigError(
@@ -171,19 +185,21 @@ def unknown_key(key: Sequence[str], where: str) -> ConfigError:
     return ConfigError(f"unknown key {path} in {where}", hint=hint, path=path, file=where)
 
 
-def _check_database_name(name: str, where: str) -> None:
+def _check_name(table: str, name: str, where: str) -> None:
     try:
-        msgspec.convert(name, DatabaseName)
+        msgspec.convert(name, DatabaseName if table == "database" else NodeName)
     except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"database.{name} in {where} is not a valid name",
-            hint="1 to 63 of a-z, 0-9, _ and -; it need not be the database's name in PostgreSQL",
-        ) from error
+        hint = "1 to 63 of a-z, 0-9 and -, as peersync peer list shows it"
+        if table == "database":
+            hint = "1 to 63 of a-z, 0-9, _ and -; it need not be the database's name in PostgreSQL"
+        raise ConfigError(f"{table}.{name} in {where} is not a valid name", hint=hint) from error
 
 
 def _checked(key: Key, raw: Any, where: str, *, strict: bool) -> Any:
     """One value, in the type of its key; ConfigError says which key, where, and why."""
-    table = Database if key[0] == "database" else SECTIONS.get(key[0])
+    if key[0] in LISTS and len(key) == 1:
+        return tuple(_entries(key[0], raw, where))
+    table = NAMED.get(key[0]) or SECTIONS.get(key[0])
     if table is None or not known_keys(key[:-1]) or key[-1] not in fields(table):
         raise unknown_key(key, where)
     try:
@@ -196,6 +212,41 @@ def _checked(key: Key, raw: Any, where: str, *, strict: bool) -> Any:
             path=".".join(key),
             file=where,
         ) from error
+
+
+def _entries(name: str, raw: Any, where: str) -> Iterator[Table]:
+    """The tables of a list; the error names the entry."""
+    kind = LISTS[name]
+    if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
+        raise ConfigError(
+            f"{name} in {where} must be a list of tables",
+            hint=f"each begins with [[{name}]]",
+            path=name,
+            file=where,
+        )
+    for number, entry in enumerate(raw, 1):
+        called = entry.get("name", f"number {number}")
+        for key in entry:
+            if key not in fields(kind):
+                near = difflib.get_close_matches(key, fields(kind), n=1)
+                raise ConfigError(
+                    f"unknown key {name}.{called}.{key} in {where}",
+                    hint=f"did you mean {near[0]}?"
+                    if near
+                    else f"valid: {', '.join(fields(kind))}",
+                    path=f"{name}.{called}.{key}",
+                    file=where,
+                )
+        try:
+            yield msgspec.convert(entry, kind)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{name} {shown(called)} in {where} is not valid",
+                detail=str(error),
+                hint=CHECK_AGAIN,
+                path=f"{name}.{called}",
+                file=where,
+            ) from error
 
 
 def _derive(values: Values, path: Path, environ: Mapping[str, str], uid: int) -> None:
@@ -296,7 +347,10 @@ def _origins(config: Config, values: Values) -> Iterator[tuple[str, str]]:
     for section, table in SECTIONS.items():
         for name in fields(table):
             yield f"{section}.{name}", values.get((section, name), (None, "default"))[1]
-    for database in config.database:
-        for name in fields(Database):
-            key = ("database", database, name)
-            yield ".".join(key), values.get(key, (None, "default"))[1]
+    for table_name, kind in NAMED.items():
+        for entry in getattr(config, table_name):
+            for name in fields(kind):
+                key = (table_name, entry, name)
+                yield ".".join(key), values.get(key, (None, "default"))[1]
+    for name in LISTS:
+        yield name, values.get((name,), (None, "default"))[1]

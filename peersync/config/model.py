@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal, get_origin
 import msgspec
 
 from peersync.config.filters import Filters
+from peersync.config.orchestration import (
+    Channel,
+    Complete,
+    Notify,
+    PeerSettings,
+    Schedule,
+    Statistics,
+    TableSet,
+)
 from peersync.config.secret import mask_conninfo
+from peersync.config.table import Table
 
 # The descriptions are what a user is told in place of the pattern (`rules`).
 _NAME = "1 to 63 of a-z, 0-9 and -, and not begin with -"
@@ -40,10 +50,6 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400 * 30)]
 
 
-class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The base of every table of the file."""
-
-
 class Node(Table, frozen=True):
     """This agent: its name, where it listens, where it keeps its things."""
 
@@ -64,6 +70,8 @@ class Database(Table, frozen=True):
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     filter: Filters = ()
+    active: bool = True
+    demo: bool = False
 
     def __repr__(self) -> str:
         return f"Database(conninfo={mask_conninfo(self.conninfo)!r}, include={self.include!r})"
@@ -125,11 +133,18 @@ class Config(Table, frozen=True):
 
     node: Node = msgspec.field(default_factory=Node)
     database: dict[DatabaseName, Database] = msgspec.field(default_factory=dict)
+    peer: dict[NodeName, PeerSettings] = msgspec.field(default_factory=dict)
     full_sync: FullSync = msgspec.field(default_factory=FullSync)
     periodic: Periodic = msgspec.field(default_factory=Periodic)
     network: Network = msgspec.field(default_factory=Network)
     log: Log = msgspec.field(default_factory=Log)
     tools: Tools = msgspec.field(default_factory=Tools)
+    complete: Complete = msgspec.field(default_factory=Complete)
+    notify: Notify = msgspec.field(default_factory=Notify)
+    statistics: Statistics = msgspec.field(default_factory=Statistics)
+    table_set: tuple[TableSet, ...] = ()
+    schedule: tuple[Schedule, ...] = ()
+    channel: tuple[Channel, ...] = ()
 
 
 SECTIONS: dict[str, type[Table]] = {
@@ -139,6 +154,15 @@ SECTIONS: dict[str, type[Table]] = {
     "network": Network,
     "log": Log,
     "tools": Tools,
+    "complete": Complete,
+    "notify": Notify,
+    "statistics": Statistics,
+}
+NAMED: dict[str, type[Table]] = {"database": Database, "peer": PeerSettings}  # [NAME.…]
+LISTS: dict[str, type[Table]] = {  # [[NAME]]
+    "table_set": TableSet,
+    "schedule": Schedule,
+    "channel": Channel,
 }
 
 
@@ -155,7 +179,7 @@ def is_list(field_type: Any) -> bool:
 def known_keys(path: Sequence[str]) -> list[str]:
     """The keys that are valid below `path`; empty below a value."""
     if not path:
-        return [*SECTIONS, "database"]
-    if path[0] == "database":
-        return list(fields(Database)) if len(path) == 2 else []
+        return [*SECTIONS, *NAMED, *LISTS]
+    if path[0] in NAMED:
+        return list(fields(NAMED[path[0]])) if len(path) == 2 else []
     return list(fields(SECTIONS[path[0]])) if path[0] in SECTIONS and len(path) == 1 else []

@@ -13,6 +13,11 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 
 from peersync.config.model import Config
+from peersync.config.orchestration import (
+    trouble_of_channels,
+    trouble_of_schedules,
+    trouble_of_sets,
+)
 from peersync.config.secret import mask_conninfo
 from peersync.core.errors import BadRequest
 from peersync.core.patterns import compile_pattern
@@ -69,6 +74,10 @@ def violations(config: Config) -> Iterator[tuple[str, str]]:
     if not MIN_WORK_MEM_KB <= _kilobytes(config.full_sync.work_mem) <= MAX_WORK_MEM_KB:
         got = shown(config.full_sync.work_mem)
         yield "full_sync.work_mem", f"it must be from 64kB to 2047GB; got {got}"
+    databases = set(config.database)
+    yield from trouble_of_sets(config.table_set, databases)
+    yield from trouble_of_schedules(config.schedule, databases)
+    yield from trouble_of_channels(config.channel)
 
 
 def _limits(meta: msgspec.Meta) -> str:

@@ -93,6 +93,16 @@ class AgentNotRunning(PeersyncError):
     code, exit_code, retryable = "agent-not-running", 5, True
 
 
+class Undelivered(PeersyncError):
+    """A channel did not take a notification.
+
+    `data["retry_after_s"]`: when it wants to be asked again. `data["refused"]`: it was the
+    message that was not liked, so others may well pass.
+    """
+
+    code, retryable = "undelivered", True
+
+
 # --- the database -------------------------------------------------------------------------
 class DatabaseError(PeersyncError):
     """The database refused; `data["sqlstate"]` has its code where there is one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -186,13 +187,13 @@ class History:
             row = await connection.fetchrow(self._sql["by_request_key"], key)
         return _entry(row) if row is not None else None
 
-    async def clear(self, *, keep_latest: bool) -> Cleared:
-        """Forgets ended sessions, and what is kept to undo them.
+    async def clear(self, *, keep_latest: bool, before: datetime | None = None) -> Cleared:
+        """Forgets ended sessions (that ended `before`), and what is kept to undo them.
 
         What runs stays, and the sessions that the newest baselines come from.
         """
         async with self._writing("clearing the history") as connection:
-            row = await connection.fetchrow(self._sql["clear_ended"], keep_latest)
+            row = await connection.fetchrow(self._sql["clear_ended"], keep_latest, before)
             for session in row["journals"]:
                 await connection.execute(f"DROP TABLE IF EXISTS {journal_name(session.hex).sql}")
         return Cleared(sessions=[session.hex for session in row["gone"]], kept=row["kept"])

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
+from weakref import WeakSet
 
 import asyncpg
 
@@ -33,6 +34,8 @@ PINNED: Final = {
 }
 _NEWER: Final = ((14, "idle_session_timeout"), (17, "transaction_timeout"))
 CLOSE_TIMEOUT_S: Final = 5.0
+CANCEL_AGAIN_S: Final = 0.5
+_open: Final[WeakSet[asyncpg.Connection]] = WeakSet()
 
 
 class Database:
@@ -71,7 +74,7 @@ class Database:
                 await _prepare(conn, lock_timeout_s)
                 yield conn
         finally:
-            await pool.release(conn)
+            await _give_back(pool, conn)
 
     @asynccontextmanager
     async def connect(
@@ -82,7 +85,7 @@ class Database:
         Cancelled or failed, it is dropped at once: the server rolls back.
         """
         with self._opened(what):
-            conn = await asyncpg.connect(**self._arguments(kind))
+            conn = await asyncpg.connect(connection_class=_Connection, **self._arguments(kind))
         try:
             with _used(what):
                 await _prepare(conn, lock_timeout_s)
@@ -108,7 +111,10 @@ class Database:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    min_size=0, max_size=self._max_size, **self._arguments("pool")
+                    min_size=0,
+                    max_size=self._max_size,
+                    connection_class=_Connection,
+                    **self._arguments("pool"),
                 )
             return self._pool
 
@@ -125,6 +131,48 @@ class Database:
     def _opened(self, what: str) -> Iterator[None]:
         with translated(f"{what}: connecting to {self.resolved.display()}"):
             yield
+
+
+async def _give_back(pool: asyncpg.Pool, conn: asyncpg.Connection) -> None:
+    """One that can't be made as new is dropped by the pool; that hides no cancellation."""
+    with suppress(TimeoutError, *DRIVERS):
+        await pool.release(conn, timeout=CLOSE_TIMEOUT_S)
+
+
+def cut_connections() -> int:
+    """Drops every connection of this process that is in use or waits in a pool; how many."""
+    found = [conn for conn in _open if not conn.is_closed()]
+    for conn in found:
+        conn.terminate()
+    return len(found)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """Asks the server to cancel a query until it has ended, not only once.
+
+    A busy server may see the request before it has read the query: it forgets the request
+    then, and whoever was cancelled would wait, as long as the query takes, to roll back.
+    Overrides a method that asyncpg keeps to itself: `sent` lets the next query go out, and
+    `ended` is done when the server has answered to the cancelled one.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        _open.add(self)
+
+    async def _cancel(
+        self, sent: asyncio.Future[None], ended: asyncio.Future[None] | None = None
+    ) -> None:
+        try:
+            if ended is None:  # an asyncpg before 0.32 does not say
+                await super()._cancel(sent)
+                return
+            while not ended.done():
+                await super()._cancel(asyncio.get_running_loop().create_future())
+                await asyncio.wait({ended}, timeout=CANCEL_AGAIN_S)
+        finally:
+            if not sent.done():  # not before: the next request must not meet the next query
+                sent.set_result(None)
 
 
 @contextmanager

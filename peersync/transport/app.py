@@ -4,9 +4,9 @@ Owns the order of things before a handler: an id for the request, the translatio
 to problem documents, who is asking, what is refused unread. The routes are given by others.
 
 The peers' application lets a request without a known certificate reach nothing but the
-pairing route; who asks is looked up in the peer book each time, so a removed peer is
-refused on its next request. The people's one answers health and metrics on loopback. The
-control one trusts whoever could open its Unix socket.
+routes of pairing and of a new certificate; who asks is looked up in the peer book each time,
+so a removed peer is refused on its next request. The people's one answers health and metrics
+on loopback. The control one trusts whoever could open its Unix socket.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from peersync.wire.address import Address
 from peersync.wire.messages import MAX_MESSAGE_BYTES
 
 PAIR_PATH = "/api/sync/pair"
+SUCCESSION_PATH = "/api/sync/succession"
+# What proves itself, and needs no certificate that is known here.
+_OPEN = frozenset({("POST", PAIR_PATH), ("GET", SUCCESSION_PATH), ("POST", SUCCESSION_PATH)})
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 PEER = web.RequestKey("PEER", Peer)
@@ -72,7 +75,7 @@ def peer_app(book: PeerBook, routes: Iterable[web.RouteDef]) -> web.Application:
         peer = _who(request, book)
         if peer is not None:
             request[PEER] = peer
-        elif (request.method, request.path) != ("POST", PAIR_PATH):
+        elif (request.method, request.path) not in _OPEN:
             raise Denied(
                 "this server talks to paired peers only", hint="pair first: peersync peer invite"
             )
@@ -98,7 +101,11 @@ async def listen_peers(
     ConfigError when it cannot be had.
     """
     connections = Connections()
-    book.watch(removed=lambda peer: connections.close_node(peer.node_id))
+
+    def cut(peer: Peer) -> None:
+        connections.close_node(peer.certificate_id)
+
+    book.watch(removed=cut, replaced=cut)
     context = server_context(identity, book)
     app = peer_app(book, routes)
     if lines is not None:
@@ -164,11 +171,11 @@ def _who(request: web.Request, book: PeerBook) -> Peer | None:
     certificate = peer_certificate(request.transport)
     if certificate is None:
         return None
-    node_id = fingerprint(certificate)
-    peer = book.find(node_id)
+    certificate_id = fingerprint(certificate)
+    peer = book.find_certificate(certificate_id)
     if peer is None:
         raise Denied(
-            f"this server does not know node {short_form(node_id)} any more",
+            f"this server does not know node {short_form(certificate_id)} any more",
             hint="pair again: peersync peer invite",
         )
     return peer

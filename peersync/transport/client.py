@@ -2,7 +2,8 @@
 
 Owns one aiohttp session a peer. The second edge of HTTP where errors are translated: what
 comes out of here is a PeersyncError that names the peer, the address and what to check.
-It does not retry; who calls knows whether that can help.
+It does not retry; who calls knows whether that can help. One exception: a call that found a
+certificate unknown is repeated once it is known, for nobody has read it yet.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from peersync.transport.connector import NO_ADDRESS, PeerConnector
 from peersync.transport.diagnosis import connection_failure, explain
 from peersync.transport.identity import Identity
 from peersync.transport.peers import Peer
-from peersync.transport.problems import MAX_PROBLEM_BYTES, from_peer
+from peersync.transport.problems import MAX_PROBLEM_BYTES, from_peer, retry_after_s
+from peersync.transport.renewal import Renewal
 from peersync.transport.tls import client_context
 from peersync.transport.ways import Ways
 from peersync.wire.address import parse_peer_address
@@ -64,6 +66,7 @@ class PeerClient:
 
     `read_timeout_s` is the longest silence on a connection; no call has a total limit. With
     `ways` it also uses the connections that the peer opened; without, it dials its address.
+    With `renewal` new certificates get through, the peer's and our own.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class PeerClient:
         read_timeout_s: float = 60.0,
         connections: int = 8,
         ways: Ways | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
         self.peer = peer
         self._identity = identity
@@ -82,6 +86,7 @@ class PeerClient:
         self._read_s = read_timeout_s
         self._connections = connections
         self._ways = ways
+        self._renewal = renewal
         self._connector: PeerConnector | None = None
         self._context = client_context(identity, peer)
         self._session: aiohttp.ClientSession | None = None
@@ -185,23 +190,49 @@ class PeerClient:
     ) -> aiohttp.ClientResponse:
         """A successful answer whose head has come; use it in `async with`."""
         data, sent = _payload(body)
-        session = self._open_session()
-        try:
-            response = await session.request(
-                method,
-                path,
-                data=data,
-                headers={**sent, **(headers or {})},
-                timeout=self._timeout(read_timeout_s),
-                allow_redirects=False,
-            )
-        except _FOREIGN as error:
-            raise await self.explain(error) from error
+        sent.update(headers or {})
+        timeout = self._timeout(read_timeout_s)
+        mends = 2  # the peer's certificate may be unknown here, and then ours there
+        while True:
+            try:
+                response = await self._request(method, path, data, sent, timeout)
+                break
+            except _FOREIGN as error:
+                if not mends or not await self._made_known(error):
+                    raise await self.explain(error) from error
+                mends -= 1
         if 200 <= response.status < 300:
             return response
         async with response:
             problem = await self._read(response, MAX_PROBLEM_BYTES)
-        raise from_peer(self.peer.name, response.status, problem)
+        refusal = from_peer(self.peer.name, response.status, problem)
+        if (wait_s := retry_after_s(response.headers.get("Retry-After"))) is not None:
+            refusal.data["retry_after_s"] = wait_s
+        raise refusal
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        headers: Mapping[str, str],
+        limits: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        return await self._open_session().request(
+            method, path, data=data, headers=headers, timeout=limits, allow_redirects=False
+        )
+
+    async def _made_known(self, error: Exception) -> bool:
+        """Whether a certificate was unknown on one side, and is known now."""
+        if self._renewal is None or (self._connector is not None and self._connector.by_line):
+            return False
+        known = await self._renewal.mended(error, self.peer, timeout_s=self._connect_s)
+        if known is None:
+            return False
+        if known.cert_pem != self.peer.cert_pem:
+            self.peer, self._context = known, client_context(self._identity, known)
+            await self.close()
+        return True
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         data = bytearray()

@@ -80,7 +80,7 @@ class PeerConnector(aiohttp.TCPConnector):
         if line is None:
             return None
         handler = ResponseHandler(loop=asyncio.get_running_loop())
-        line.give(handler)
+        line.give(handler, self._peer.certificate_id)
         return handler
 
 

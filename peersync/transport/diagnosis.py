@@ -40,7 +40,7 @@ async def explain(
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return await _wrong_certificate(peer, timeout_s)
     if isinstance(error, _CUT) and not isinstance(error, aiohttp.ClientConnectorError):
-        if await _does_not_trust_us(peer, identity, timeout_s):
+        if await does_not_trust_us(peer, identity, timeout_s):
             return _mute_refusal(peer, identity)
         return PeerUnreachable(
             f"{where} closed the connection before it had answered",
@@ -97,9 +97,9 @@ async def _wrong_certificate(peer: Peer, timeout_s: float) -> Denied:
     got = await shown_fingerprint(parse_peer_address(peer.address), timeout_s)
     return Denied(
         f"{peer.name} ({peer.address}) shows another certificate than the one that was paired:"
-        f" expected {short_form(peer.node_id)}, got {short_form(got) if got else 'none'}",
+        f" expected {short_form(peer.certificate_id)}, got {short_form(got) if got else 'none'}",
         hint="if that server was set up anew, pair again; if not, somebody is in between",
-        expected=peer.node_id,
+        expected=peer.certificate_id,
         got=got,
     )
 
@@ -119,7 +119,7 @@ async def shown_fingerprint(address: Address, timeout_s: float) -> str | None:
         writer.close()
 
 
-async def _does_not_trust_us(peer: Peer, identity: Identity, timeout_s: float) -> bool:
+async def does_not_trust_us(peer: Peer, identity: Identity, timeout_s: float) -> bool:
     """Whether the peer lets in a client without a certificate, and cuts one with ours."""
     assert peer.address is not None
     address = parse_peer_address(peer.address)

@@ -62,11 +62,11 @@ class Line(asyncio.Protocol):
         self._answer: Answer | None = None
         self._reply: asyncio.Future[int] | None = None
 
-    def give(self, user: asyncio.Protocol) -> None:
-        """The line is `user`'s from now on. Denied when it is not the node's whose it was."""
+    def give(self, user: asyncio.Protocol, certificate_id: str) -> None:
+        """The line is `user`'s from now on. Denied when it has not the node's certificate."""
         transport = self._relay.transport
         certificate = peer_certificate(transport) if transport else None
-        if certificate is None or fingerprint(certificate) != self.node_id:
+        if certificate is None or fingerprint(certificate) != certificate_id:
             self.abort()
             raise Denied("the certificate on this line is another node's")
         self._relay.hand_over(user)

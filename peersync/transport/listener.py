@@ -77,9 +77,9 @@ class Connections:
             if self._by_address[address] <= 0:
                 del self._by_address[address]
 
-    def close_node(self, node_id: str) -> int:
-        """Cuts every connection of a node at once; says how many there were."""
-        theirs = [transport for transport, node in self._nodes.items() if node == node_id]
+    def close_node(self, certificate_id: str) -> int:
+        """Cuts every connection with this certificate at once; says how many there were."""
+        theirs = [transport for transport, node in self._nodes.items() if node == certificate_id]
         for transport in theirs:
             transport.abort()
         return len(theirs)

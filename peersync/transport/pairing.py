@@ -30,6 +30,7 @@ from peersync.wire import pairing as wire
 from peersync.wire.address import parse_peer_address
 from peersync.wire.codec import decode, encode
 from peersync.wire.pairing import Invite, PairReply, PairRequest
+from peersync.wire.succession import Succession
 
 SCHEMA_VERSION = 1
 MAX_OPEN = 32
@@ -97,7 +98,8 @@ class PairingDesk:
                 hint="peersync peer invite --address HOST:8791, or set node.advertise",
             )
         secret = wire.encode_secret(secrets.token_bytes(wire.SECRET_BYTES))
-        invite = Invite(parse_peer_address(reached_at), self.identity.node_id, secret)
+        certificate_id = self.identity.certificate_id
+        invite = Invite(parse_peer_address(reached_at), certificate_id, secret)
         async with self._lock:
             now = self._clock()
             if sum(stored.is_open(now) for stored in self._invites.values()) >= MAX_OPEN:
@@ -116,36 +118,43 @@ class PairingDesk:
         async with self._lock:
             stored = self._usable(request.invite, joiner)
             await self._check_proof(stored, request, joiner)
-            self.book.check(request.name, joiner)
+            peer = self._peer(
+                request.name, request.certificate, request.address, request.succession
+            )
+            self.book.check(peer.name, peer.node_id)
             self._refuse_own_name(request.name)
             # Used before stored: a crash in between costs a second attempt of the same node,
             # never a second node.
             await self._keep(msgspec.structs.replace(stored, used_by=joiner))
-            await self.book.store(self._peer(request.name, request.certificate, request.address))
-        _log.info("paired with %s (%s)", request.name, short_form(joiner))
+            await self.book.store(peer)
+        _log.info("paired with %s (%s)", request.name, short_form(peer.node_id))
         nonce = secrets.token_hex(16)
         proof = wire.inviter_proof(
             stored.key,
-            inviter=self.identity.node_id,
+            inviter=self.identity.certificate_id,
             joiner=joiner,
             name=self.name,
             nonces=(request.nonce, nonce),
         )
         return PairReply(
-            name=self.name, certificate=self.identity.cert_pem, nonce=nonce, proof=proof
+            name=self.name,
+            certificate=self.identity.cert_pem,
+            nonce=nonce,
+            proof=proof,
+            succession=self.identity.succession,
         )
 
     async def join(self, line: str, advertise: str | None = None) -> Peer:
         """Pairs with the node that made `line`; both know each other when this returns."""
         invite = wire.parse_invite(line)
-        if invite.fingerprint == self.identity.node_id:
+        if invite.fingerprint == self.identity.certificate_id:
             raise BadRequest(
                 "this line was made on this very node",
                 hint="paste it on the other server: peersync peer join LINE",
             )
         key, nonce = wire.invite_key(invite.secret), secrets.token_hex(16)
         address = advertise or self.advertise
-        ids = {"inviter": invite.fingerprint, "joiner": self.identity.node_id}
+        ids = {"inviter": invite.fingerprint, "joiner": self.identity.certificate_id}
         proof = wire.joiner_proof(key, **ids, name=self.name, address=address, nonce=nonce)
         request = PairRequest(
             invite=wire.invite_id(invite.secret),
@@ -154,6 +163,7 @@ class PairingDesk:
             address=address,
             nonce=nonce,
             proof=proof,
+            succession=self.identity.succession,
         )
         reply = await _ask(invite, request)
         expected = wire.inviter_proof(key, **ids, name=reply.name, nonces=(nonce, reply.nonce))
@@ -163,7 +173,8 @@ class PairingDesk:
         ):
             raise Denied(f"{invite.address} could not prove that it made this line", hint=_AGAIN)
         self._refuse_own_name(reply.name)
-        return await self.book.store(self._peer(reply.name, reply.certificate, str(invite.address)))
+        peer = self._peer(reply.name, reply.certificate, str(invite.address), reply.succession)
+        return await self.book.store(peer)
 
     def _usable(self, invite_id: str, joiner: str) -> _Stored:
         stored = self._invites.get(invite_id)
@@ -180,7 +191,7 @@ class PairingDesk:
     async def _check_proof(self, stored: _Stored, request: PairRequest, joiner: str) -> None:
         expected = wire.joiner_proof(
             stored.key,
-            inviter=self.identity.node_id,
+            inviter=self.identity.certificate_id,
             joiner=joiner,
             name=request.name,
             address=request.address,
@@ -197,10 +208,13 @@ class PairingDesk:
                 f"both nodes are called {name!r}", hint="give one of them another node.name"
             )
 
-    def _peer(self, name: str, certificate: str, address: str | None) -> Peer:
+    def _peer(
+        self, name: str, certificate: str, address: str | None, succession: Succession | None
+    ) -> Peer:
         return Peer(
             name=name,
-            node_id=fingerprint(certificate),
+            node_id=fingerprint(succession.first if succession else certificate),
+            succession=succession,
             cert_pem=certificate,
             address=address,
             added_at=datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="seconds"),

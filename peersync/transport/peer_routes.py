@@ -20,6 +20,7 @@ from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity, short_form
 from peersync.transport.pairing import PairingDesk
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Right, Rights
+from peersync.transport.renewal import renewal_routes
 from peersync.transport.ways import Way
 from peersync.wire.messages import Message
 from peersync.wire.pairing import MAX_PAIR_BYTES, PairRequest
@@ -103,7 +104,11 @@ def pair_routes(desk: PairingDesk) -> list[web.RouteDef]:
     async def ping(_request: web.Request) -> web.Response:
         return json_response(Pong(name=desk.name, version=__version__))
 
-    return [web.post(PAIR_PATH, pair), web.get(PING_PATH, ping)]
+    return [
+        web.post(PAIR_PATH, pair),
+        web.get(PING_PATH, ping),
+        *renewal_routes(desk.identity, desk.book),
+    ]
 
 
 def peer_book_routes(
@@ -120,7 +125,7 @@ def peer_book_routes(
         wanted = await read_message(request, InviteRequest, limit=MAX_BODY_BYTES)
         made, expires_at = await desk.invite(wanted.address)
         until = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="seconds")
-        reply = InviteReply(made.line(), str(made.address), made.fingerprint, until)
+        reply = InviteReply(made.line(), str(made.address), desk.identity.node_id, until)
         return json_response(reply, status=201)
 
     async def join(request: web.Request) -> web.Response:

@@ -18,8 +18,10 @@ import msgspec
 from peersync.config.model import NodeName
 from peersync.core.errors import BadRequest, ConfigError, Denied, NotFound
 from peersync.transport.files import make_private_directory, read_private, write_private
-from peersync.transport.identity import fingerprint, short_form
+from peersync.transport.identity import short_form
+from peersync.transport.succession import belongs, fingerprint, goes_on, prove
 from peersync.wire.messages import Digest
+from peersync.wire.succession import Succession
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 8 * 1024 * 1024
@@ -42,7 +44,10 @@ DEFAULT_RIGHTS = Rights(pull=True, push=True, schema=False)
 
 
 class Peer(msgspec.Struct, frozen=True, kw_only=True):
-    """Another node. `address` is HOST:PORT, or None when only it can connect to us."""
+    """Another node. `address` is HOST:PORT, or None when only it can connect to us.
+
+    `succession` proves that `cert_pem` is the certificate of `node_id`, once it is not the first.
+    """
 
     name: NodeName
     node_id: Digest
@@ -52,6 +57,12 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
     rights: dict[str, Rights] = msgspec.field(
         default_factory=lambda: {ALL_DATABASES: DEFAULT_RIGHTS}
     )
+    succession: Succession | None = None
+
+    @property
+    def certificate_id(self) -> str:
+        """The fingerprint of its certificate, which is pinned."""
+        return fingerprint(self.cert_pem)
 
     def rights_for(self, database: str) -> Rights:
         """The rights for one database; those given for it by name replace those for all."""
@@ -95,12 +106,25 @@ class PeerBook:
         self._path = path
         self._own_id = own_id
         self._peers: dict[str, Peer] = _read(path)
+        self._by_certificate = _by_certificate(self._peers)
         self._lock = asyncio.Lock()
         self._on_stored: list[Watcher] = []
         self._on_removed: list[Watcher] = []
+        self._on_replaced: list[Watcher] = []
 
-    def watch(self, *, stored: Watcher | None = None, removed: Watcher | None = None) -> None:
-        """Calls `stored` or `removed` after each change, from the event loop."""
+    def watch(
+        self,
+        *,
+        stored: Watcher | None = None,
+        removed: Watcher | None = None,
+        replaced: Watcher | None = None,
+    ) -> None:
+        """Calls `stored` or `removed` after each change, from the event loop.
+
+        `replaced` gets a peer as it was before its certificate changed.
+        """
+        if replaced:
+            self._on_replaced.append(replaced)
         if stored:
             self._on_stored.append(stored)
         if removed:
@@ -110,8 +134,12 @@ class PeerBook:
         return tuple(self._peers.values())
 
     def find(self, node_id: str) -> Peer | None:
-        """The peer with this certificate, or None."""
+        """The peer that is this node, or None."""
         return self._peers.get(node_id)
+
+    def find_certificate(self, certificate_id: str) -> Peer | None:
+        """The peer whose certificate, now, has this fingerprint; None for one that it had."""
+        return self._by_certificate.get(certificate_id)
 
     def get(self, name: str) -> Peer:
         """The peer with this name; NotFound says which names there are."""
@@ -138,19 +166,54 @@ class PeerBook:
 
     async def store(self, peer: Peer) -> Peer:
         """Adds a peer, or replaces what was known of it; a known peer keeps its rights."""
-        if fingerprint(peer.cert_pem) != peer.node_id:
+        if not belongs(peer.cert_pem, peer.node_id, peer.succession):
             raise BadRequest("the certificate is not the one of this node id")
         async with self._lock:
             self.check(peer.name, peer.node_id)
-            if known := self._peers.get(peer.node_id):
+            known = self._peers.get(peer.node_id)
+            if known is not None:
                 peer = msgspec.structs.replace(
                     peer, rights=known.rights, added_at=known.added_at,
                     address=peer.address or known.address,
                 )  # fmt: skip
             await self._commit({**self._peers, peer.node_id: peer})
+        self._tell_stored(known, peer)
+        return peer
+
+    async def renew(self, succession: Succession) -> Peer:
+        """Takes the new certificate of a peer, which proves by its succession that it is its own.
+
+        Denied for a node that is no peer, and for a succession that does not go on where the
+        known one ends: two have signed with one key then, and one of them is not that node.
+        """
+        node_id, certificate = prove(succession)
+        async with self._lock:
+            known = self._peers.get(node_id)
+            if known is None:
+                raise Denied(
+                    f"this server does not know node {short_form(node_id)}",
+                    hint="pair first: peersync peer invite",
+                )
+            if not goes_on(succession, known.succession):
+                raise Denied(
+                    f"{known.name} shows a certificate that does not follow the one that is known"
+                    " here",
+                    hint=f"if its state directory was restored from a backup, pair again; if not,"
+                    f" somebody has had its key: peersync peer remove {known.name}",
+                )
+            if fingerprint(certificate) == known.certificate_id:
+                return known
+            peer = msgspec.structs.replace(known, cert_pem=certificate, succession=succession)
+            await self._commit({**self._peers, node_id: peer})
+        self._tell_stored(known, peer)
+        return peer
+
+    def _tell_stored(self, known: Peer | None, peer: Peer) -> None:
+        if known is not None and known.cert_pem != peer.cert_pem:
+            for watcher in self._on_replaced:
+                watcher(known)
         for watcher in self._on_stored:
             watcher(peer)
-        return peer
 
     async def remove(self, name: str) -> Peer:
         """Forgets a peer. It is refused from its next request on."""
@@ -173,7 +236,11 @@ class PeerBook:
     async def _commit(self, peers: dict[str, Peer]) -> None:
         data = msgspec.json.format(msgspec.json.encode(_File(SCHEMA_VERSION, [*peers.values()])))
         await asyncio.to_thread(write_private, self._path, data)
-        self._peers = peers
+        self._peers, self._by_certificate = peers, _by_certificate(peers)
+
+
+def _by_certificate(peers: dict[str, Peer]) -> dict[str, Peer]:
+    return {peer.certificate_id: peer for peer in peers.values()}
 
 
 def _read(path: Path) -> dict[str, Peer]:
@@ -191,6 +258,6 @@ def _read(path: Path) -> dict[str, Peer]:
     if file.schema_version > SCHEMA_VERSION:
         raise ConfigError(f"{path} was written by a newer peersync", hint="upgrade this node")
     for peer in file.peers:
-        if fingerprint(peer.cert_pem) != peer.node_id:
+        if not belongs(peer.cert_pem, peer.node_id, peer.succession):
             raise ConfigError(f"{path}: the certificate of {peer.name} is not its own")
     return {peer.node_id: peer for peer in file.peers}

@@ -95,6 +95,13 @@ def from_peer(name: str, status: int, body: bytes) -> PeersyncError:
     return PeerFailed(message, detail=told.detail, hint=hint, **facts)
 
 
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, at most a day; None without one, or for a date."""
+    if header is None or not (header.isascii() and header.isdigit()):
+        return None
+    return min(float(header[:9]), 86_400.0)
+
+
 def clean(text: str) -> str:
     """Text from outside, fit for a terminal and a log line; line breaks stay."""
     kept = "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

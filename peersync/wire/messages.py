@@ -13,6 +13,7 @@ import msgspec
 
 from peersync.core.progress import Progress
 from peersync.core.results import ErrorRecord, TableResult
+from peersync.wire.narrow import Narrow
 
 PROTOCOL = 1
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # a catalogue of 50,000 tables fits
@@ -27,6 +28,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Codec = Literal["zstd", "none"]
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=1000)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ class TableInfo(Message, frozen=True, kw_only=True):
     `refused`: why the source cannot give its rows, with the statement that mends it.
     filtered: the source keeps some rows to itself; `rows` is without them.
     columns_filtered: it keeps columns to itself, which are not in `columns`.
+    narrowed: only some rows were asked for; `rows` and `size_bytes` are an estimate of those.
     must_exist: one of those needs a value, so the table can't be created and filled.
     parent, bound: of a partition; the bound as SQL, and so on up to the root.
     """
@@ -97,6 +101,7 @@ class TableInfo(Message, frozen=True, kw_only=True):
     refused: str | None = None
     filtered: bool = False
     columns_filtered: bool = False
+    narrowed: bool = False
     must_exist: bool = False
     parent: TableRef | None = None
     bound: str | None = None
@@ -123,11 +128,15 @@ class DescribeRequest(Message, frozen=True, kw_only=True):
     """`session`: of a push that was offered to the asker, who then needs no right to pull.
 
     `join`: the asker is to become a member, so the one asked must be able to be one.
+    `narrow`: of the tables that `tables` and `exclude_tables` mean only these rows are wanted.
     """
 
     database: Name
     session: SessionId | None = None
     join: bool = False
+    narrow: Narrow | None = None
+    tables: Patterns = ()
+    exclude_tables: Patterns = ()
 
 
 SchemaScope = Literal["none", "all", "tables"]
@@ -156,6 +165,7 @@ class BackupRequest(Message, frozen=True, kw_only=True):
     parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
     method: Literal["backup", "http"] = "backup"  # http: by COPY alone, without definitions
     join: JoinRequest | None = None
+    narrow: Narrow | None = None
 
 
 PartKind = Literal["pre-data", "data", "post-data", "log"]
@@ -241,8 +251,6 @@ class ManifestRequest(Message, frozen=True, kw_only=True):
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 20.0
 
 
-Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=1000)]
 Method = Literal["auto", "backup", "http"]
 SyncType = Literal["manual", "scheduled", "api"]
 
@@ -270,6 +278,7 @@ class Options(Message, frozen=True, kw_only=True):
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()
+    narrow: Narrow | None = None  # of these tables only some rows
     bandwidth_bytes_s: Bandwidth = 0
     parallel: Parallel = None
 
@@ -288,6 +297,7 @@ class RowHashRequest(Message, frozen=True, kw_only=True):
     database: Name
     tables: Annotated[tuple[HashedTable, ...], msgspec.Meta(min_length=1, max_length=500)]
     session: SessionId | None = None
+    narrow: Narrow | None = None
 
 
 class ReceiveRequest(Message, frozen=True, kw_only=True):

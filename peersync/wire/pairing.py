@@ -23,12 +23,12 @@ from peersync.config.model import NodeName
 from peersync.core.errors import BadRequest
 from peersync.wire.address import Address, parse_peer_address
 from peersync.wire.messages import Digest, Message
+from peersync.wire.succession import MAX_CERTIFICATE_BYTES, Succession
 
 SCHEME = "psync1"
 SECRET_BYTES = 20
 LIFETIME_S = 15 * 60
 MAX_WRONG_PROOFS = 5
-MAX_CERTIFICATE_BYTES = 8 * 1024
 MAX_PAIR_BYTES = 32 * 1024
 
 _SECRET_CHARS = 32  # 20 bytes in base32
@@ -59,7 +59,10 @@ class Invite(msgspec.Struct, frozen=True):
 
 
 class PairRequest(Message, frozen=True, kw_only=True):
-    """The joiner's side. `address` is where the joiner can be reached, if anywhere."""
+    """The joiner's side. `address` is where the joiner can be reached, if anywhere.
+
+    `succession` is there once the certificate is not the node's first.
+    """
 
     invite: Digest
     name: NodeName
@@ -67,6 +70,7 @@ class PairRequest(Message, frozen=True, kw_only=True):
     address: PeerAddress | None
     nonce: Nonce
     proof: Digest
+    succession: Succession | None = None
 
 
 class PairReply(Message, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class PairReply(Message, frozen=True, kw_only=True):
     certificate: Certificate
     nonce: Nonce
     proof: Digest
+    succession: Succession | None = None
 
 
 def encode_secret(random: bytes) -> str:

@@ -2,6 +2,12 @@
 -- This database as a member of its group; no row where it takes part in none.
 SELECT group_id::text, origin, node_id, state, reason, position, hlc FROM peersync.replica;
 
+-- name: home
+-- The oids of two tables. Copies of the server's files, CREATE DATABASE … TEMPLATE and pg_upgrade
+-- keep them, as they keep the numbers of transactions; a dump that is restored keeps neither.
+SELECT pg_catalog.concat_ws('/', 'peersync.replica'::regclass::oid,
+                            'peersync.change'::regclass::oid) AS home;
+
 -- name: members
 -- Every origin of the group, in the order in which they became known.
 SELECT origin, node_id, node_name, state, applied, applied_hlc, floor, seen::text, sponsor,

@@ -110,7 +110,8 @@ SELECT * FROM peersync.full_sync_sessions
 -- Forgets ended sessions, and their baselines. Kept whatever is asked: the sessions of the
 -- newest baseline of each source, and of the newest that left no table out.
 -- `journals` are those of them that have a table of what they changed.
--- $1 whether the newest ended session with each peer is kept, too
+-- $1 whether the newest ended session with each peer is kept, too. $2 only those that ended
+-- before; null for all
 WITH needed AS (
     (SELECT DISTINCT ON (b.source_id) b.session_id FROM peersync.baselines b
       ORDER BY b.source_id, b.applied_at DESC)
@@ -124,7 +125,7 @@ WITH needed AS (
       ORDER BY s.database_name, s.role, s.peer_id, s.completed_at DESC)
 ), gone AS (
     DELETE FROM peersync.full_sync_sessions s
-     WHERE s.completed_at IS NOT NULL
+     WHERE s.completed_at IS NOT NULL AND ($2::timestamptz IS NULL OR s.completed_at < $2)
        AND NOT EXISTS (SELECT FROM needed n WHERE n.session_id = s.session_id)
     RETURNING s.session_id, s.undo ->> 'state' AS undo
 ), replaced AS (

@@ -44,6 +44,8 @@ def rig(paired: Rig) -> Iterator[Rig]:
     yield paired
     paired.proxy.heal()
     for node in (paired.source, paired.target, *paired.extra):
+        node.tell_to_end()
+    for node in (paired.source, paired.target, *paired.extra):
         node.close()
     paired.extra.clear()
     for node in (paired.source, paired.target):
@@ -59,7 +61,9 @@ def rig(paired: Rig) -> Iterator[Rig]:
 
 def start_both(rig: Rig) -> None:
     for node in (rig.source, rig.target):
-        node.start()
+        node.launch()
+    for node in (rig.source, rig.target):
+        node.wait_until_ready()
         eventually("the schema is there", lambda d=node.database: d.psql(_READY) == "t")  # type: ignore[misc]
 
 

@@ -33,10 +33,14 @@ def running_pair(
         for node in both:
             node.settings = settings
             node.init()
-            node.start()
+            node.launch()
+        for node in both:
+            node.wait_until_ready()
         both.target.pair_with(both.source)
         yield both
     finally:
+        for node in both:
+            node.tell_to_end()
         for node in both:
             node.close()
             cluster.dropdb(node.database.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.clusters import Pair
+from tests.plugins.clusters import MakeDatabase
 from tests.plugins.nodes import MakeNode, Node
 from tests.plugins.proxy import Proxy
 
@@ -42,9 +42,10 @@ class Walled:
 
 
 @pytest.fixture
-def walled(source_target: Pair, make_node: MakeNode) -> Iterator[Walled]:
-    inside = make_node("server-a", source_target.source, reachable=False, env=SETTINGS)
-    outside = make_node("server-b", source_target.target, env=SETTINGS)
+def walled(make_database: MakeDatabase, make_node: MakeNode) -> Iterator[Walled]:
+    """On servers of two versions, once: what agents open between them knows nothing of these."""
+    inside = make_node("server-a", make_database(15), reachable=False, env=SETTINGS)
+    outside = make_node("server-b", make_database(18), env=SETTINGS)
     host, _, port = outside.listen.rpartition(":")
     with Proxy(host, int(port)) as proxy:
         invited = outside.run("peer", "invite", "-q", "--address", proxy.address)

@@ -25,6 +25,8 @@ STAGES = (
     "SELECT count(*) FROM pg_class WHERE relkind = 'r' "
     "AND relnamespace = 'peersync'::regnamespace AND relname LIKE 'stage\\_%'"
 )
+# A record that was written just now is watched for seconds, whether somebody still writes it.
+LONG_AGO = "UPDATE peersync.full_sync_sessions SET updated_at = updated_at - interval '1 hour'"
 FOUND = "nobody runs it"
 
 
@@ -85,6 +87,7 @@ def test_what_a_lost_agent_left_is_closed_and_dropped(pair: TwoNodes) -> None:
         spool = target.spool / "taken" / job
         assert spool.is_dir()
         stages = target.database.psql(STAGES)
+        target.database.psql(LONG_AGO)
 
         looked = clear(target, "--dry-run")
         assert looked.code == 0

@@ -195,8 +195,10 @@ def test_a_password_shows_nowhere_while_a_sync_runs(
         )
         nodes.append(
             make_node(name, Database(cluster, database.name), conninfo=conninfo,
-                      env={"PEERSYNC_LOG_LEVEL": "debug"})
+                      env={"PEERSYNC_LOG_LEVEL": "debug"}, start=False)
         )  # fmt: skip
+        nodes[-1].fresh = True  # its own command line and environment are looked at
+        nodes[-1].start()
     source, target = nodes
     target.pair_with(source)
     source.database.psql(

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.plugins.clusters import MakeDatabase
-from tests.plugins.nodes import MakeNode, TwoNodes
+from tests.plugins.nodes import TwoNodes
 
 TABLES = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE bag (v text);"
 
 
 @pytest.fixture
-def pair(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
-    source = make_node("server-a", make_database(18))
-    target = make_node("server-b", make_database(18, nth=1))
-    target.pair_with(source)
+def pair(pair_18: TwoNodes) -> TwoNodes:
+    source, target = pair_18
     source.database.psql(TABLES + "INSERT INTO t VALUES (1, 'a'), (2, 'b');")
     source.database.psql("INSERT INTO bag VALUES ('x'), ('x')")
     target.database.psql(TABLES + "INSERT INTO t VALUES (2, 'old'), (3, 'mine');")
     target.database.psql("INSERT INTO bag VALUES ('x'), ('x'), ('x'), ('y')")
-    return TwoNodes(source, target)
+    return pair_18
 
 
 def rows(pair: TwoNodes) -> tuple[str, str]:
@@ -67,21 +64,16 @@ def test_the_sync_type_is_in_the_history(pair: TwoNodes) -> None:
     assert kept == "scheduled"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_a_wrong_option_is_refused_before_anything(pair: TwoNodes) -> None:
+    for options in (
         ("--bandwidth", "fast"),
         ("--parallel", "0"),
         ("--method", "magic"),
         ("--tables", ""),
         ("--tables", "a.b.c"),
         ("--sync-type", "never"),
-    ],
-)
-def test_a_wrong_option_is_refused_before_anything(
-    pair: TwoNodes, options: tuple[str, str]
-) -> None:
-    refused = pair.target.run("pull", "server-a", "--yes", *options, check=False)
-    assert refused.code == 2
-    assert "Traceback" not in refused.err
-    assert rows(pair) == ("2old 3mine", "x x x y")
+    ):
+        refused = pair.target.run("pull", "server-a", "--yes", *options, check=False)
+        assert refused.code == 2, options
+        assert "Traceback" not in refused.err
+        assert rows(pair) == ("2old 3mine", "x x x y"), options

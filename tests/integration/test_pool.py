@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -94,22 +96,49 @@ async def test_a_dba_sees_who_we_are(opened: Database) -> None:
         assert await pooled.fetchval("SELECT 1") == 1
 
 
+QUERY_S, AT_ONCE_S = 60, 10
+
+
 async def test_a_cancelled_use_leaves_no_session_behind(opened: Database) -> None:
     started = asyncio.Event()
 
     async def work() -> None:
         async with opened.connect("victim") as conn, conn.transaction():
             started.set()
-            await conn.execute("SELECT pg_sleep(60)")
+            await conn.execute(f"SELECT pg_sleep({QUERY_S})")
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(AT_ONCE_S), asyncio.TaskGroup() as group:
         task = group.create_task(work())
         await started.wait()
         task.cancel()
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'peersync/victim'"
-    async with asyncio.timeout(10), opened.acquire() as conn:
+    async with asyncio.timeout(AT_ONCE_S), opened.acquire() as conn:
         while await conn.fetchval(query):
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+async def test_a_cancel_is_not_lost_on_a_server_too_busy_to_have_read_the_query(
+    opened: Database, pooled: bool
+) -> None:
+    pids: asyncio.Queue[int] = asyncio.Queue()
+
+    async def work() -> None:
+        use = opened.acquire() if pooled else opened.connect("victim")
+        async with use as conn, conn.transaction():
+            pid = conn.get_server_pid()
+            os.kill(pid, signal.SIGSTOP)
+            pids.put_nowait(pid)
+            await conn.execute(f"SELECT pg_sleep({QUERY_S})")
+
+    async with asyncio.timeout(AT_ONCE_S), asyncio.TaskGroup() as group:
+        task = group.create_task(work())
+        pid = await pids.get()
+        try:
+            task.cancel()
+            await asyncio.sleep(0.3)  # until the request is there
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_the_callers_own_errors_are_not_translated(opened: Database) -> None:

@@ -32,6 +32,7 @@ _NOT_COPIED = re.compile(
 )
 
 # In every table that allows it: half of the rows gone, others changed, three of our own.
+_UNHURRIED = "SET statement_timeout = 0;"  # a test's database may have one, for us to overcome
 _SPOIL = """
 SET session_replication_role = replica;
 DO $$
@@ -190,7 +191,8 @@ def assert_same_schema(source: Database, target: Database) -> None:
 def stored(database: Database) -> str:
     """Where every row version lies and who wrote it: equal only if nothing was rewritten."""
     return database.psql(
-        "SELECT format('SELECT %L, md5(coalesce(string_agg(xmin || ctid::text, '','' ORDER BY"
+        _UNHURRIED
+        + "SELECT format('SELECT %L, md5(coalesce(string_agg(xmin || ctid::text, '','' ORDER BY"
         " ctid), ''-'')) FROM ONLY %s', c.oid::regclass, c.oid::regclass) FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'"
         " AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'peersync')"
@@ -200,4 +202,4 @@ def stored(database: Database) -> str:
 
 def spoil(database: Database) -> None:
     """Changes the rows of every table in ways that a full sync has to mend."""
-    database.cluster.psql(_SPOIL, database.name)
+    database.cluster.psql(_UNHURRIED + _SPOIL, database.name)

@@ -2,7 +2,7 @@
 
 pytest becomes the "subreaper" of its descendants: a grandchild whose parent was killed
 becomes pytest's own child instead of init's, so an agent's forgotten pg_dump is seen too.
-The servers of `pgcluster` are not leaks: they end with the session.
+The servers of `pgcluster` and the process to fork from are not leaks: they end with the session.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ import pgcluster
 import pytest
 import pytest_asyncio
 
+from tests.plugins import forks
+
 GRACE_S = 2.0  # for what was told to end and is ending
 _PR_SET_CHILD_SUBREAPER = 36
+_TASKS = Path("/proc/self/task")
 
 
 def pytest_configure() -> None:
@@ -40,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
     """Set up first and torn down last, so that every other fixture has cleaned up."""
-    before = set(pgcluster.children_of(os.getpid()))
+    before = _children()
     yield
     deadline = time.monotonic() + GRACE_S
     while (left := _left(before)) and time.monotonic() < deadline:
@@ -57,13 +60,23 @@ def no_process_left() -> Iterator[None]:
 
 def _left(before: set[int]) -> set[int]:
     """New children that still run; ended ones that nobody waited for are reaped."""
-    children = pgcluster.children_of(os.getpid())
-    new = children.keys() - before - pgcluster.own_pids()
-    for pid in [pid for pid in new if children[pid] == "Z"]:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
-        new.remove(pid)
+    new = _children() - before - pgcluster.own_pids() - forks.own_pids()
+    if new:
+        states = pgcluster.children_of(os.getpid())
+        for pid in [pid for pid in new if states.get(pid, "Z") == "Z"]:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            new.remove(pid)
     return new
+
+
+def _children() -> set[int]:
+    """Asked for twice a test, so without a look at every process of the machine."""
+    try:
+        lists = [task.joinpath("children").read_text() for task in _TASKS.iterdir()]
+    except OSError:  # a thread that ended meanwhile, or a kernel without these lists
+        return set(pgcluster.children_of(os.getpid()))
+    return {int(pid) for found in lists for pid in found.split()}
 
 
 def _command_line(pid: int) -> str:

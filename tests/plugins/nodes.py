@@ -27,7 +27,7 @@ from peersync.postgres.conninfo import resolve
 from peersync.postgres.migrate import migrate
 from peersync.transport.identity import create_identity, load_identity
 from peersync.transport.peers import ALL_DATABASES, DEFAULT_RIGHTS, Peer, PeerBook, Rights
-from tests.plugins import least
+from tests.plugins import forks, least
 from tests.plugins.clusters import Database, MakeDatabase, Pair
 
 PROGRAM = [sys.executable, "-m", "peersync.cli.main"]
@@ -62,7 +62,11 @@ def free_port() -> int:
 
 @dataclass
 class Node:
-    """One node. `settings` are lines that are added to its configuration."""
+    """One node. `settings` are lines that are added to its configuration.
+
+    Its processes are forked (see plugins.forks), but for a `fresh` one's: there a test looks
+    at what only a program started anew has, its command line or its memory.
+    """
 
     name: str
     database: Database
@@ -76,6 +80,8 @@ class Node:
     process: subprocess.Popen[bytes] | None = None
     peers: list[Node] = field(default_factory=list)
     least: bool = False
+    fresh: bool = False
+    _ending: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def config(self) -> Path:
@@ -116,7 +122,9 @@ class Node:
 
     def popen(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         env = {**os.environ, "PEERSYNC_CONFIG": str(self.config), **self.env}
-        return subprocess.Popen([*PROGRAM, *arguments], env=env, **options)
+        if self.fresh or not forks.can_fork(env):
+            return subprocess.Popen([*PROGRAM, *arguments], env=env, **options)
+        return forks.Forked(arguments, env=env, **options)
 
     def run(
         self, *arguments: str, check: bool = True, timeout_s: float = RUN_S, text: str | None = None
@@ -185,15 +193,22 @@ class Node:
             self.process = None
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
+        self.tell_to_end()
+        if self.process is not None:
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
         self.process = None
+
+    def tell_to_end(self) -> None:
+        """So that several end at the same time, each `close` then waits for its own."""
+        process = self.process
+        if process is not None and process is not self._ending and process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            self._ending = process
 
     # --- what a test asks of it -----------------------------------------------------------
     def pull(self, peer: str, *options: str, check: bool = True) -> Result:
@@ -292,6 +307,8 @@ def make_node(tmp_path: Path) -> Iterator[MakeNode]:
         return node
 
     yield make
+    for node in made:
+        node.tell_to_end()
     for node in made:
         node.close()
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pgcluster
 import pytest
+
+from tests.plugins import forks
+from tests.plugins.nodes import PROGRAM
 
 ROOT = Path(__file__).parents[2]
 Runner = Callable[[str], pytest.RunResult]
@@ -105,3 +113,57 @@ def test_a_blocking_call_of_peersync_on_the_loop_fails_the_test(run: Runner) -> 
     # naps fails at the call and again at the end; swallows and own_loop at the end
     result.assert_outcomes(passed=5, failed=1, errors=3)
     result.stdout.fnmatch_lines(["*blocking calls on the event loop: time.sleep at */example.py:*"])
+
+
+# --- plugins.forks --------------------------------------------------------------------------
+SAYS: dict[str, Any] = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+}
+
+
+def begun(kind: str, *arguments: str) -> subprocess.Popen[bytes]:
+    env = {**os.environ, "PEERSYNC_CONFIG": "/none/of.toml"}
+    if kind == "forked":
+        return forks.Forked(arguments, env=env, **SAYS)
+    return subprocess.Popen([*PROGRAM, *arguments], env=env, **SAYS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "code"),
+    [
+        (("--version",), b"", 0),
+        (("nonsense",), b"", 2),
+        (("status", "--json"), b"", 7),
+        (("convert", "-"), "größe\n".encode(), 1),
+    ],
+)
+def test_a_forked_command_says_what_one_started_anew_says(
+    arguments: tuple[str, ...], given: bytes, code: int
+) -> None:
+    said = []
+    for kind in ("forked", "anew"):
+        process = begun(kind, *arguments)
+        said.append((*process.communicate(given, timeout=30), process.returncode))
+    assert said[0] == said[1]
+    assert said[0][2] == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_forked_process_is_ours_to_end_and_leaves_none_behind(number: signal.Signals) -> None:
+    process = begun("forked", "convert", "-")
+    assert pgcluster.children_of(os.getpid())[process.pid] != "Z"
+    assert process.stdin is not None
+    process.stdin.write(b"--")
+    process.stdin.flush()
+    assert process.poll() is None
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert process.pid not in pgcluster.children_of(os.getpid())
+
+
+def test_what_an_interpreter_reads_at_its_start_is_not_forked() -> None:
+    assert forks.can_fork({**os.environ, "PEERSYNC_LOG_LEVEL": "debug"})
+    assert not forks.can_fork({**os.environ, "LD_PRELOAD": "libfaketime.so.1"})

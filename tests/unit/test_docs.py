@@ -13,8 +13,47 @@ import msgspec
 import pytest
 
 from peersync.agent.admin_api import AdminApi
+from peersync.agent.analytics import (
+    Compared,
+    CostOf,
+    CostReport,
+    Day,
+    ForecastView,
+    LastRun,
+    Measures,
+    PeerTrend,
+    RunCost,
+    Unusual,
+    Velocity,
+)
+from peersync.agent.analytics_api import Analytics, AnalyticsApi, Anomalies, DatabaseAnalytics
 from peersync.agent.check_result import CheckResult
 from peersync.agent.jobs import JobView
+from peersync.agent.notify.api import (
+    ChannelTest,
+    ChannelView,
+    IncidentView,
+    NotifyApi,
+    NotifyView,
+)
+from peersync.agent.orchestration.bulk_api import BulkApi
+from peersync.agent.orchestration.bulk_outcome import (
+    BulkDatabase,
+    BulkPlan,
+    BulkView,
+    PlannedDatabase,
+)
+from peersync.agent.orchestration.complete_api import CompleteApi
+from peersync.agent.orchestration.outcome import (
+    CompletePlan,
+    CompleteView,
+    PeerResult,
+    PlannedPeer,
+)
+from peersync.agent.orchestration.schedule_api import ScheduleApi
+from peersync.agent.orchestration.scheduler import ScheduleView
+from peersync.agent.orchestration.sets import PlannedSet, SetsPlan, SetsResult
+from peersync.agent.orchestration.sets_api import SetsApi
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.barrier import LinkProof
@@ -50,7 +89,8 @@ from peersync.postgres.log.sequence_views import (
     SequencesPlan,
 )
 from peersync.postgres.log.trace import RowState, Trace, TraceEntry
-from peersync.transport import health, line_routes, peer_routes
+from peersync.postgres.sets import SetRun
+from peersync.transport import app, health, line_routes, peer_routes, renewal
 from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +126,20 @@ STRUCTS = [
     LastSync,
     SyncTotals,
     PeerStatistics,
+    Analytics,
+    DatabaseAnalytics,
+    Measures,
+    Day,
+    PeerTrend,
+    LastRun,
+    Velocity,
+    Compared,
+    Anomalies,
+    Unusual,
+    CostReport,
+    CostOf,
+    RunCost,
+    ForecastView,
     StuckSync,
     ConflictView,
     ConflictSide,
@@ -100,6 +154,23 @@ STRUCTS = [
     Trace,
     RowState,
     TraceEntry,
+    NotifyView,
+    ChannelView,
+    IncidentView,
+    ChannelTest,
+    SetsPlan,
+    PlannedSet,
+    SetsResult,
+    SetRun,
+    ScheduleView,
+    CompleteView,
+    PeerResult,
+    CompletePlan,
+    PlannedPeer,
+    BulkView,
+    BulkDatabase,
+    BulkPlan,
+    PlannedDatabase,
 ]
 
 
@@ -190,6 +261,7 @@ def routes_in(source: object) -> set[tuple[str, str]]:
     constants = {"PAIR_PATH", "PING_PATH", "ADMIN_PATH"}
     named = {name: getattr(peer_routes, name) for name in constants}
     named |= {name: getattr(line_routes, name) for name in ("REACH_PATH", "LINE_PATH")}
+    named |= {"SUCCESSION_PATH": app.SUCCESSION_PATH}
     return {
         (
             method.upper(),
@@ -204,8 +276,11 @@ def routes_in(source: object) -> set[tuple[str, str]]:
 
 def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
-    real |= routes_in(line_routes) | routes_in(PeriodicApi)
+    real |= routes_in(line_routes) | routes_in(renewal) | routes_in(PeriodicApi)
+    real |= routes_in(AnalyticsApi) | routes_in(NotifyApi)
     real |= routes_in(OperatorApi) | routes_in(LookApi) | routes_in(MembersApi) | routes_in(Leaving)
+    real |= routes_in(BulkApi) | routes_in(CompleteApi)
+    real |= routes_in(SetsApi) | routes_in(ScheduleApi)
     rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
     assert set(rows) == real
 
@@ -213,12 +288,14 @@ def test_every_route_is_in_the_api_page_and_no_other() -> None:
 # --- the tree -------------------------------------------------------------------------------
 def test_every_module_has_its_line_in_the_architecture() -> None:
     text = (DOCS / "ARCHITECTURE.md").read_text()
-    for room in sorted(p for p in (ROOT / "peersync").iterdir() if (p / "__init__.py").exists()):
-        found = re.search(rf"^### {room.name}\n(.*?)(?=^##)", text, re.M | re.S)
-        assert found, f"ARCHITECTURE.md has no section on {room.name}"
+    package = ROOT / "peersync"
+    for room in sorted(p.parent for p in package.rglob("*/__init__.py")):
+        name = room.relative_to(package).as_posix()
+        found = re.search(rf"^### {name}\n(.*?)(?=^##)", text, re.M | re.S)
+        assert found, f"ARCHITECTURE.md has no section on {name}"
         named = re.findall(r"^\| `(\w+)` \|", found[1], re.M)
         modules = {p.stem for p in room.glob("*.py")} - {"__init__"}
-        assert set(named) == modules, room.name
+        assert set(named) == modules, name
 
 
 def test_every_link_between_the_documents_leads_somewhere() -> None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import configparser
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import peersync
+from peersync.cli.unit_files import OTHERS, UNITS
 
 ROOT = Path(__file__).parents[2]
 
 
+OUTSIDE = {"sql": "peersync.sql", "systemd": "peersync.units"}  # where it lives: what it is
+
+
 def _packages_in_tree() -> set[str]:
-    places = [*(ROOT / "peersync").rglob("__init__.py"), *(ROOT / "sql").rglob("__init__.py")]
-    names = {".".join(place.parent.relative_to(ROOT).parts) for place in places}
-    return {f"peersync.{name}" if name.split(".")[0] == "sql" else name for name in names}
+    places = [p for top in ("peersync", *OUTSIDE) for p in (ROOT / top).rglob("__init__.py")]
+    parts = [place.parent.relative_to(ROOT).parts for place in places]
+    return {".".join((OUTSIDE.get(top, top), *below)) for top, *below in parts}
 
 
 def test_setup_cfg_lists_every_package_of_the_tree() -> None:
@@ -23,6 +28,17 @@ def test_setup_cfg_lists_every_package_of_the_tree() -> None:
     listed = setup["options"]["packages"].split()
     assert len(listed) == len(set(listed))
     assert set(listed) == _packages_in_tree()
+
+
+def test_every_unit_is_shipped() -> None:
+    names = sorted(
+        p.name for p in (ROOT / "systemd").iterdir() if p.is_file() and p.suffix != ".py"
+    )
+    assert names == sorted([*UNITS, *OTHERS])
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    patterns = setup["options.package_data"]["peersync.units"].split(", ")
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
 
 
 def test_every_directory_with_sql_files_is_shipped() -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from peersync.agent.periodic.hub import Counts
 from peersync.core.errors import CorruptData
 from peersync.postgres.log.members import Vector
 from peersync.transport.client import PeerClient
@@ -28,12 +29,20 @@ class Fetch:
     """`run` in a task; then `head`, then `rows`. `vector` is what was asked from."""
 
     def __init__(
-        self, client: PeerClient, asked: FeedRequest, *, ahead: bool, read_timeout_s: float
+        self,
+        client: PeerClient,
+        asked: FeedRequest,
+        counts: Counts,
+        *,
+        ahead: bool,
+        read_timeout_s: float,
     ) -> None:
+        """`counts` is told of the bytes as they come and as they are used."""
         self.vector: Vector = asked.vector
         self.task: asyncio.Task[None] | None = None
         self.arrived_at = 0.0  # when the head came, by time.time()
         self._client = client
+        self._counts = counts
         self._asked = asked
         self._path = f"{CHANGES_PATH}?ahead=1" if ahead else CHANGES_PATH
         self._timeout_s = asked.wait_s + read_timeout_s
@@ -48,6 +57,7 @@ class Fetch:
             ) as stream:
                 async for piece in stream:
                     self.arrived_at = self.arrived_at or time.time()
+                    self._counts.wire_bytes += len(piece)
                     await self._queue.put(piece)
         except Exception as error:
             await self._queue.put(error)  # raised by who uses the frame
@@ -69,9 +79,11 @@ class Fetch:
     async def rows(self) -> AsyncIterator[bytes]:
         """COPY text. Only when this has ended without an error is the frame whole."""
         for rows in self._rows:
+            self._counts.raw_bytes += len(rows)
             yield rows
         while (piece := await self._next()) is not None:
             for rows in self._reader.feed(piece):
+                self._counts.raw_bytes += len(rows)
                 yield rows
         self._reader.end()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +18,7 @@ import asyncpg
 
 from peersync.agent.periodic.news import News
 from peersync.agent.periodic.restart import Failures
+from peersync.agent.systemd import Pulse
 from peersync.core.errors import PeersyncError
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.members import Member, Vector, set_state
@@ -25,6 +27,45 @@ from peersync.postgres.sqlfiles import queries
 from peersync.wire.feed import FeedHead
 
 _SQL: Final = queries("links")
+
+
+LAGS_KEPT: Final = 4096  # between two looks of who counts them; the oldest go first
+
+
+@dataclass
+class Counts:
+    """What came from one peer since the agent started; it outlives pauses of the link.
+
+    raw_bytes: rows as they were unpacked. wire_bytes: what the network carried for them,
+    questions that had nothing for an answer included, HTTP and TLS not. lags: (seconds from
+    the last change there to commit here, how many transactions that stands for).
+    """
+
+    peer: str = ""
+    transactions: int = 0
+    changes: int = 0
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+    conflicts: int = 0
+    quarantined: int = 0
+    errors: int = 0
+    lags: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LAGS_KEPT))
+    behind_since: float | None = None  # it has not all that the peer has, or fails; monotonic
+    behind_s: float = 0.0  # for so long altogether, up to `behind_since`
+
+    def fell_behind(self) -> None:
+        if self.behind_since is None:
+            self.behind_since = time.monotonic()
+
+    def caught_up(self) -> None:
+        if self.behind_since is not None:
+            self.behind_s += time.monotonic() - self.behind_since
+            self.behind_since = None
+
+    @property
+    def behind_now_s(self) -> float:
+        """For how long it has been so by now; 0 where it is in step."""
+        return time.monotonic() - self.behind_since if self.behind_since is not None else 0.0
 
 
 @dataclass
@@ -38,9 +79,24 @@ class Link:
     contact_at: float | None = None
     offset_s: float | None = None
     applying: bool = False
-    transactions: int = 0
-    changes: int = 0
     poke: News = field(default_factory=News)
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def transactions(self) -> int:
+        return self.counts.transactions
+
+    @property
+    def changes(self) -> int:
+        return self.counts.changes
+
+    @property
+    def raw_bytes(self) -> int:
+        return self.counts.raw_bytes
+
+    @property
+    def wire_bytes(self) -> int:
+        return self.counts.wire_bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +120,7 @@ class Hub:
     announces: bool = False  # another process of this node serves the peers: it has to be woken
     news: News = field(default_factory=News)
     links: dict[str, Link] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)  # by node, as links are
     proved: dict[int, Vector] = field(default_factory=dict)  # by origin: what it has applied
     heard: Vector = field(default_factory=dict)  # by other origin: its last change applied here
     late: dict[int, float] = field(default_factory=dict)  # by origin: kept for it too long, seconds
@@ -73,7 +130,11 @@ class Hub:
     patterns: Patterns = field(default_factory=lambda: Patterns(("*",)))  # of the configuration
     capturing: asyncio.Lock = field(default_factory=asyncio.Lock)
     stamp: str | None = None  # of the catalogue, when the tables were last looked at
+    pulse: Pulse = field(init=False)  # of the loop that looks after all of this
     capture_at: float = 0.0  # when they are looked at again in any case, of time.monotonic()
+
+    def __post_init__(self) -> None:
+        self.pulse = Pulse(f"the periodic sync of {self.name}")
 
     async def tell(self, conn: asyncpg.Connection) -> None:
         """Something was published or applied: wakes everybody who waits for that."""

@@ -19,18 +19,19 @@ from typing import Final
 
 from peersync.agent.databases import Databases
 from peersync.agent.periodic.feeds import Feeds
-from peersync.agent.periodic.hub import Hub, Link
+from peersync.agent.periodic.hub import Counts, Hub, Link
 from peersync.agent.periodic.keeper import Keeper
 from peersync.agent.periodic.links import Local, linked, read_local
 from peersync.agent.periodic.marks import Marks
 from peersync.agent.periodic.publisher import Publisher
 from peersync.agent.periodic.puller import Puller
 from peersync.agent.periodic.restart import Failures, explained, keep
+from peersync.agent.systemd import Pulse, links_line
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import Locked, PeerUnreachable, root_error
 from peersync.postgres.locks import Holder, lease
-from peersync.postgres.log.members import Member, set_state
+from peersync.postgres.log.members import Member, read_home, set_state
 from peersync.postgres.pool import Database
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
@@ -77,6 +78,15 @@ class Periodic:
         """For so long a change may be under way before a link counts as behind."""
         return self._config.periodic.interval_s
 
+    def pulses(self) -> list[Pulse]:
+        """Of the loop of each database, for the watchdog."""
+        return [hub.pulse for hub in self.hubs.values()]
+
+    def words(self) -> str:
+        """How many links there are, for systemd's status line; "" for none."""
+        links = [link for hub in self.hubs.values() for link in hub.links.values()]
+        return links_line([link.trouble.count > 0 for link in links])
+
     def _hub_of(self, database: Database, *, serves: bool) -> Hub:
         patterns = self._databases.patterns(database.name)
         return Hub(database.name, self._pool(database), announces=not serves, patterns=patterns)
@@ -113,6 +123,7 @@ class Periodic:
         for feeds in self.feeds.values():
             feeds.stop()
         for hub in self.hubs.values():
+            hub.pulse.waits()
             await hub.database.close()
 
     def _pool(self, database: Database) -> Database:
@@ -143,10 +154,12 @@ class Periodic:
                 await self._listen(hub)
             except Exception as error:
                 pause = failures.note(explained(error, failures.what))
+                hub.pulse.waits()
                 await hub.recheck.wait(seen, pause)
 
     async def _once(self, hub: Hub, failures: Failures) -> None:
         """Waits until the database is a member that may go on, then runs its parts."""
+        hub.pulse.waits()
         await self._databases.ready(hub.name)
         while True:
             seen = hub.recheck.count
@@ -163,21 +176,26 @@ class Periodic:
 
     async def _admit(self, hub: Hub) -> Local | None:
         """The database as an active member; one that may not go on is held (R13)."""
+        hub.pulse.waits()
         async with hub.database.acquire(f"reading the members of {hub.name}") as conn:
             local = await read_local(conn)
+            hub.pulse.turn()
             if local is None or local.replica.state != "active":
                 return None
-            reason = await self.marks.objection(hub.name, local.replica, self._node_id)
+            home = await read_home(conn)
+            reason = await self.marks.objection(hub.name, local.replica, self._node_id, home)
             if reason is not None:
                 log.error("%s is held: %s", hub.name, reason)
+                hub.pulse.waits()
                 await set_state(conn, "held", reason)
                 return None
-        await self.marks.note(hub.name, local.replica.origin, local.replica.position)
+        await self.marks.note(hub.name, local.replica.origin, local.replica.position, home)
         return local
 
     async def _lead(self, hub: Hub) -> None:
         """Holds the lease and runs the parts, until the database is no active member any more."""
         holder = Holder(self._config.node.name, os.getpid(), self.job, "its periodic sync")
+        hub.pulse.waits()
         try:
             async with lease(hub.database, LEASE, holder):
                 log.info("%s: periodic sync runs", hub.name)
@@ -214,10 +232,13 @@ class Periodic:
                     self._client_for,
                     group,
                 )
-                while (local := await self._admit(hub)) is not None:
-                    seen = hub.recheck.count
-                    pullers.fit(linked(local, self._book.peers()), local)
-                    await hub.recheck.wait(seen, LOOK_S)
+                try:
+                    while (local := await self._admit(hub)) is not None:
+                        seen = hub.recheck.count
+                        pullers.fit(linked(local, self._book.peers()), local)
+                        await hub.recheck.wait(seen, LOOK_S)
+                finally:
+                    hub.pulse.waits()  # the parts may need their database to end
                 for task in [*tasks, *pullers.tasks.values()]:
                     task.cancel()
         finally:
@@ -226,6 +247,7 @@ class Periodic:
     async def _listen(self, hub: Hub) -> None:
         """Another process publishes and applies: what it tells wakes those who wait here."""
         what = f"listening to the periodic sync of {hub.name}"
+        hub.pulse.waits()
         async with hub.database.connect("listen", what=what) as conn:
             await conn.add_listener("peersync_news", lambda *_: hub.news.tell())
             hub.news.tell()  # something may have come before this listened
@@ -267,7 +289,9 @@ class _Pullers:
     def _begin(self, peer: Peer, member: Member) -> asyncio.Task[None]:
         hub = self._hub
         trouble = Failures(f"{hub.name} from {peer.name}", self._config)
-        link = Link(peer.name, peer.node_id, member.origin, trouble)
+        counts = hub.counts.setdefault(peer.node_id, Counts())
+        counts.peer = peer.name
+        link = Link(peer.name, peer.node_id, member.origin, trouble, counts=counts)
         hub.links[peer.node_id] = link
         puller = Puller(hub, link, self._config, lambda: self._client(peer))
         return self._group.create_task(

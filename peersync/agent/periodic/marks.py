@@ -1,8 +1,11 @@
 """The highest own position that may have left this node, kept outside the database (rule R13).
 
 A database that is restored from a backup cannot tell that it is behind what it has published;
-this file can. Owns `state_dir/positions/<database>.json`, written durably before a position
-leaves. It says why a database must not go on; it changes nothing in the database.
+this file can. Nor can one that was restored from a dump tell that the transaction numbers (xids)
+in its log are another server's, among which its next changes could get lost; this file can as
+well, because it knows the database's home. Owns `state_dir/positions/<database>.json`, written
+durably before a position leaves. It says why a database must not go on; it changes nothing in
+the database.
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ _FORMER = 100
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """`former`: origins that this database had before it joined anew."""
+    """`former`: origins that this database had before it joined anew. `home`: see `read_home`."""
 
     origin: int
     position: int
     former: tuple[int, ...] = ()
+    home: str = ""
 
 
 class Marks:
@@ -39,7 +43,9 @@ class Marks:
         self._known: dict[str, Mark | None] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def objection(self, database: str, replica: Replica, node_id: str) -> str | None:
+    async def objection(
+        self, database: str, replica: Replica, node_id: str, home: str = ""
+    ) -> str | None:
         """Why this database may not publish or apply under its origin; None when it may."""
         if replica.node_id != node_id:
             return "this database was made a member by another node: it is a copy of that node's"
@@ -56,20 +62,28 @@ class Marks:
                 f"this database is older than what it has sent to its peers: it is at position "
                 f"{replica.position}, they may have {mark.position}"
             )
+        if home and mark.home and home != mark.home:
+            return (
+                "this database was restored from a dump; a dump does not keep the numbers of "
+                "transactions"
+            )
         return None
 
-    async def note(self, database: str, origin: int, position: int) -> None:
-        """After this, a database that is behind `position` will be held."""
+    async def note(self, database: str, origin: int, position: int, home: str = "") -> None:
+        """After this, a database that is behind `position`, or not at home, will be held."""
         async with self._locks.setdefault(database, asyncio.Lock()):
             mark = await self._read(database)
-            if mark is not None and mark.origin == origin and mark.position >= position:
-                return
+            if mark is not None and mark.origin == origin:
+                home = home or mark.home
+                position = max(position, mark.position)
+                if (position, home) == (mark.position, mark.home):
+                    return
             former: tuple[int, ...] = ()
             if mark is not None:
                 former = mark.former
                 if mark.origin != origin:
                     former = (*former, mark.origin)[-_FORMER:]
-            new = Mark(origin=origin, position=position, former=former)
+            new = Mark(origin=origin, position=position, former=former, home=home)
             await self._workers.run(self._write, database, new)
             self._known[database] = new
 

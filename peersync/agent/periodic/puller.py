@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from peersync.agent.periodic.fetch import Fetch
@@ -40,6 +42,7 @@ log = logging.getLogger("peersync.periodic")
 MAX_WAIT_S: Final = 30.0
 STALLED_S: Final = 1.0
 MAX_STALLS: Final = 20
+OFFSETS: Final = 64  # so many of the newest are looked at for what the clocks differ by
 
 
 class Puller:
@@ -58,8 +61,19 @@ class Puller:
         self._config = config
         self._client = client
         self._stalls = 0
+        self._offsets: deque[float] = deque(maxlen=OFFSETS)
 
     async def run(self) -> None:
+        try:
+            await self._run()
+        except Exception:
+            self._link.counts.errors += 1
+            self._link.counts.fell_behind()
+            raise
+
+    async def _run(self) -> None:
+        if self._link.contact_at is None:
+            self._link.counts.fell_behind()  # until the peer has said what it has
         replica, vector = await self._standing()
         lock_s = self._config.periodic.lock_timeout_s
         applier = Applier(self._hub.database, replica.origin, lock_timeout_s=lock_s)
@@ -87,7 +101,8 @@ class Puller:
             wait_s=wait_s if wait else 0,
         )
         read_s = self._config.network.read_timeout_s
-        fetch = Fetch(self._client(), asked, ahead=ahead, read_timeout_s=read_s)
+        counts = self._link.counts
+        fetch = Fetch(self._client(), asked, counts, ahead=ahead, read_timeout_s=read_s)
         fetch.task = group.create_task(
             fetch.run(), name=f"fetch-{self._hub.name}-{self._link.peer}"
         )
@@ -110,6 +125,10 @@ class Puller:
             ahead = self._ask(group, replica, after, wait=False, ahead=True)
         vector = await self._apply(applier, head, fetch)
         self._link.trouble.over()
+        if covers(vector, head.vector):
+            self._link.counts.caught_up()
+        else:
+            self._link.counts.fell_behind()
         if ahead is not None and covers(vector, ahead.vector):
             return ahead
         if ahead is not None:
@@ -128,12 +147,32 @@ class Puller:
             applied = await applier.apply(head, fetch.rows())
         finally:
             link.applying = False
-        link.transactions += applied.transactions
-        link.changes += applied.changes
+        self._count(head, applied)
         self._hub.note_heard(head, applied.vector)
         await self._tell()
         await self._look_at_stop(applied)
         return applied.vector
+
+    def _count(self, head: FeedHead, applied: Applied) -> None:
+        """The first and the last transaction of a frame stand for the lag of all of it."""
+        counts = self._link.counts
+        counts.transactions += applied.transactions
+        counts.changes += applied.changes
+        counts.conflicts += applied.conflicts
+        counts.quarantined += applied.quarantined
+        if not applied.changes:
+            return
+        now = time.time()
+        ours = self._link.origin
+        first = next(t for t in head.transactions if t.kind == "d")
+        last = next(t for t in reversed(head.transactions) if t.kind == "d")
+        for t in (first, last):
+            then = _unix_time(t.at)
+            if then is not None and t.position <= applied.vector.get(t.origin, 0):
+                # A head is under way for a while, so the largest difference is the nearest one.
+                ahead_s = max(self._offsets) if t.origin == ours else 0.0
+                lag_s = max(now - then + ahead_s, 0.0)
+                counts.lags.append((lag_s, applied.transactions / 2))
 
     async def _look_at_stop(self, applied: Applied) -> None:
         """A frame that could not even begin: its past comes by another link, or never."""
@@ -176,6 +215,7 @@ class Puller:
             raise ProtocolError(f"{link.peer} answers as another member than it is known as here")
         offset_s = head.unix_time - arrived_at
         link.contact_at, link.offset_s = time.time(), round(offset_s, 3)
+        self._offsets.append(offset_s)
         if abs(offset_s) > limit_s:
             way = "ahead of" if offset_s > 0 else "behind"
             raise PeersyncError(
@@ -205,3 +245,11 @@ class Puller:
             await hold(conn, reason)
         self._hub.recheck.tell()
         raise PeersyncError(f"{self._hub.name} is held: {reason}")
+
+
+def _unix_time(text: str) -> float | None:
+    """Of PostgreSQL's text in UTC. What can't be read is not counted: it is only statistics."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -70,6 +70,12 @@ async def read_replica(conn: asyncpg.Connection) -> Replica | None:
     return None if row is None else Replica(**row)
 
 
+async def read_home(conn: asyncpg.Connection) -> str:
+    """What stays as long as the numbers of transactions mean the same; a dump changes it."""
+    home: str = await conn.fetchval(_SQL["home"])
+    return home
+
+
 async def read_members(conn: asyncpg.Connection) -> list[Member]:
     """All origins that were ever known, the own one included."""
     rows = await conn.fetch(_SQL["members"])

@@ -814,6 +814,42 @@ ALTER TABLE peersync.change ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE peersync.complete_syncs (
+    complete_id uuid NOT NULL,
+    database_name text NOT NULL,
+    node_name text NOT NULL,
+    sync_type text NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    requested_by text NOT NULL,
+    bulk_id uuid,
+    retry_of uuid,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    completed_at timestamp with time zone,
+    duration_s double precision,
+    peers_total integer DEFAULT 0 NOT NULL,
+    peers_successful integer DEFAULT 0 NOT NULL,
+    peers_failed integer DEFAULT 0 NOT NULL,
+    peers_skipped integer DEFAULT 0 NOT NULL,
+    rows_total bigint DEFAULT 0 NOT NULL,
+    raw_bytes bigint DEFAULT 0 NOT NULL,
+    wire_bytes bigint DEFAULT 0 NOT NULL,
+    cost numeric(20,6) DEFAULT 0 NOT NULL,
+    cost_by_peer jsonb DEFAULT '{}'::jsonb NOT NULL,
+    rows_by_peer jsonb DEFAULT '{}'::jsonb NOT NULL,
+    errors jsonb DEFAULT '{}'::jsonb NOT NULL,
+    configuration jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT complete_syncs_status_check CHECK ((status = ANY (ARRAY['running'::text, 'success'::text, 'partial'::text, 'error'::text, 'interrupted'::text]))),
+    CONSTRAINT complete_syncs_sync_type_check CHECK ((sync_type = ANY (ARRAY['manual'::text, 'scheduled'::text, 'api'::text])))
+);
+
+COMMENT ON TABLE peersync.complete_syncs IS 'One row for each time that this database was brought up to date with all its peers';
+
+COMMENT ON COLUMN peersync.complete_syncs.status IS 'partial: some peers failed; error: all did; interrupted: the agent ended meanwhile';
+
+COMMENT ON COLUMN peersync.complete_syncs.errors IS '{peer: {code, message, detail, hint}}';
+
+COMMENT ON COLUMN peersync.complete_syncs.configuration IS 'What it was asked for, and what was set then';
+
 CREATE TABLE peersync.conflict (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -890,7 +926,7 @@ WITH (autovacuum_vacuum_scale_factor='0.05');
 
 COMMENT ON TABLE peersync.transaction IS 'The log in order: own transactions, and those of others that are kept to be relayed';
 
-COMMENT ON COLUMN peersync.transaction.kind IS 'd data, b heartbeat, j join, l leave, e expire; only d has changes';
+COMMENT ON COLUMN peersync.transaction.kind IS 'd data, b heartbeat, j join, l leave, e expire, c conflict decided; only d has changes';
 
 COMMENT ON COLUMN peersync.transaction.xid IS 'Of an own transaction: its changes are those of this xid';
 
@@ -1001,6 +1037,29 @@ CREATE TABLE peersync.link (
 
 COMMENT ON TABLE peersync.link IS 'What an operator has set for a peer of this database';
 
+CREATE TABLE peersync.link_samples (
+    peer_id text NOT NULL,
+    span_s integer NOT NULL,
+    at timestamp with time zone NOT NULL,
+    peer_name text NOT NULL,
+    transactions bigint DEFAULT 0 NOT NULL,
+    changes bigint DEFAULT 0 NOT NULL,
+    raw_bytes bigint DEFAULT 0 NOT NULL,
+    wire_bytes bigint DEFAULT 0 NOT NULL,
+    conflicts bigint DEFAULT 0 NOT NULL,
+    quarantined bigint DEFAULT 0 NOT NULL,
+    errors integer DEFAULT 0 NOT NULL,
+    lag_p50_s double precision,
+    lag_p95_s double precision,
+    behind_s double precision DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE peersync.link_samples IS 'What came from each peer by periodic sync, in spans of a minute that become hours and days';
+
+COMMENT ON COLUMN peersync.link_samples.lag_p50_s IS 'From commit there to commit here, of the transactions of the span; null: there was none';
+
+COMMENT ON COLUMN peersync.link_samples.behind_s IS 'How long the link was not in sync, of the span';
+
 CREATE TABLE peersync.member (
     origin bigint NOT NULL,
     node_id text NOT NULL,
@@ -1036,6 +1095,35 @@ CREATE TABLE peersync.migration (
 );
 
 COMMENT ON TABLE peersync.migration IS 'The migrations that this schema has; code that does not know a breaking one refuses to run';
+
+CREATE TABLE peersync.peer_sync_references (
+    complete_id uuid NOT NULL,
+    place integer NOT NULL,
+    peer_id text NOT NULL,
+    peer_name text NOT NULL,
+    way text NOT NULL,
+    status text DEFAULT 'waiting'::text NOT NULL,
+    reason text,
+    error jsonb,
+    started_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    duration_s double precision,
+    rows_total bigint DEFAULT 0 NOT NULL,
+    raw_bytes bigint DEFAULT 0 NOT NULL,
+    wire_bytes bigint DEFAULT 0 NOT NULL,
+    cost numeric(20,6) DEFAULT 0 NOT NULL,
+    session_id uuid,
+    positions jsonb,
+    tries integer DEFAULT 0 NOT NULL,
+    CONSTRAINT peer_sync_references_status_check CHECK ((status = ANY (ARRAY['waiting'::text, 'running'::text, 'success'::text, 'partial'::text, 'error'::text, 'skipped'::text, 'not_run'::text]))),
+    CONSTRAINT peer_sync_references_way_check CHECK ((way = ANY (ARRAY['periodic'::text, 'full-pull'::text, 'full-push'::text])))
+);
+
+COMMENT ON TABLE peersync.peer_sync_references IS 'What a complete sync did for each peer: it refers to the full sync or to the proof, and copies neither';
+
+COMMENT ON COLUMN peersync.peer_sync_references.session_id IS 'Its full sync in full_sync_sessions (of the peer, for a push)';
+
+COMMENT ON COLUMN peersync.peer_sync_references.positions IS 'Periodic: {"ours": vector, "theirs": vector}, what each side had when it was proved';
 
 CREATE TABLE peersync.quarantine (
     id bigint NOT NULL,
@@ -1108,6 +1196,42 @@ CREATE TABLE peersync.row_base (
 
 COMMENT ON TABLE peersync.row_base IS 'The state of a row that was in conflict, before the entries of it that the log still holds';
 
+CREATE TABLE peersync.set_runs (
+    run_id bigint NOT NULL,
+    set_name text NOT NULL,
+    method text NOT NULL,
+    sync_type text NOT NULL,
+    peer_id text NOT NULL,
+    peer_name text NOT NULL,
+    direction text NOT NULL,
+    status text DEFAULT 'running'::text NOT NULL,
+    reason text,
+    error jsonb,
+    requested_by text NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    completed_at timestamp with time zone,
+    rows_total bigint DEFAULT 0 NOT NULL,
+    raw_bytes bigint DEFAULT 0 NOT NULL,
+    wire_bytes bigint DEFAULT 0 NOT NULL,
+    session_id uuid,
+    CONSTRAINT set_runs_direction_check CHECK ((direction = ANY (ARRAY['pull'::text, 'push'::text]))),
+    CONSTRAINT set_runs_method_check CHECK ((method = ANY (ARRAY['incremental'::text, 'full'::text, 'window'::text]))),
+    CONSTRAINT set_runs_status_check CHECK ((status = ANY (ARRAY['running'::text, 'success'::text, 'partial'::text, 'error'::text, 'skipped'::text, 'interrupted'::text]))),
+    CONSTRAINT set_runs_sync_type_check CHECK ((sync_type = ANY (ARRAY['manual'::text, 'scheduled'::text, 'api'::text])))
+);
+
+COMMENT ON TABLE peersync.set_runs IS 'One row for each run of a table set with one peer';
+
+ALTER TABLE peersync.set_runs ALTER COLUMN run_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME peersync.set_runs_run_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE peersync.shape (
     shape bigint NOT NULL,
     schema_name text NOT NULL,
@@ -1157,6 +1281,9 @@ ALTER TABLE peersync.synced_table ALTER COLUMN tbl ADD GENERATED ALWAYS AS IDENT
 ALTER TABLE ONLY peersync.baselines
     ADD CONSTRAINT baselines_pkey PRIMARY KEY (session_id);
 
+ALTER TABLE ONLY peersync.complete_syncs
+    ADD CONSTRAINT complete_syncs_pkey PRIMARY KEY (complete_id);
+
 ALTER TABLE ONLY peersync.conflict
     ADD CONSTRAINT conflict_pkey PRIMARY KEY (id);
 
@@ -1172,11 +1299,17 @@ ALTER TABLE ONLY peersync.leases
 ALTER TABLE ONLY peersync.link
     ADD CONSTRAINT link_pkey PRIMARY KEY (node_id);
 
+ALTER TABLE ONLY peersync.link_samples
+    ADD CONSTRAINT link_samples_pkey PRIMARY KEY (peer_id, span_s, at);
+
 ALTER TABLE ONLY peersync.member
     ADD CONSTRAINT member_pkey PRIMARY KEY (origin);
 
 ALTER TABLE ONLY peersync.migration
     ADD CONSTRAINT migration_pkey PRIMARY KEY (number);
+
+ALTER TABLE ONLY peersync.peer_sync_references
+    ADD CONSTRAINT peer_sync_references_pkey PRIMARY KEY (complete_id, place);
 
 ALTER TABLE ONLY peersync.quarantine
     ADD CONSTRAINT quarantine_origin_position_ordinal_key UNIQUE (origin, "position", ordinal);
@@ -1193,6 +1326,9 @@ ALTER TABLE ONLY peersync.replica
 ALTER TABLE ONLY peersync.row_base
     ADD CONSTRAINT row_base_pkey PRIMARY KEY (tbl, key);
 
+ALTER TABLE ONLY peersync.set_runs
+    ADD CONSTRAINT set_runs_pkey PRIMARY KEY (run_id);
+
 ALTER TABLE ONLY peersync.synced_table
     ADD CONSTRAINT synced_table_pkey PRIMARY KEY (tbl);
 
@@ -1204,16 +1340,34 @@ ALTER TABLE ONLY peersync.transaction
 
 CREATE INDEX change_xid_id ON peersync.change USING btree (xid, id);
 
+CREATE UNIQUE INDEX complete_syncs_running ON peersync.complete_syncs USING btree ((true)) WHERE (status = 'running'::text);
+
+CREATE INDEX complete_syncs_started_at ON peersync.complete_syncs USING btree (started_at DESC);
+
 CREATE INDEX conflict_at ON peersync.conflict USING btree (at DESC);
 
 CREATE INDEX conflict_row ON peersync.conflict USING btree (tbl, key);
 
 CREATE INDEX full_sync_sessions_started_at ON peersync.full_sync_sessions USING btree (started_at DESC);
 
+CREATE INDEX link_samples_at ON peersync.link_samples USING btree (at);
+
+CREATE INDEX peer_sync_references_peer ON peersync.peer_sync_references USING btree (peer_id, completed_at DESC);
+
 CREATE INDEX quarantine_waiting ON peersync.quarantine USING btree (tbl, key) WHERE (state = 'waiting'::text);
+
+CREATE UNIQUE INDEX set_runs_running ON peersync.set_runs USING btree (set_name, peer_id) WHERE (status = 'running'::text);
+
+CREATE INDEX set_runs_set ON peersync.set_runs USING btree (set_name, started_at DESC);
 
 CREATE INDEX shape_shape ON peersync.shape USING btree (shape);
 
 CREATE INDEX transaction_hlc ON peersync.transaction USING btree (hlc);
 
 CREATE INDEX transaction_xid ON peersync.transaction USING btree (xid) WHERE (xid IS NOT NULL);
+
+ALTER TABLE ONLY peersync.complete_syncs
+    ADD CONSTRAINT complete_syncs_retry_of_fkey FOREIGN KEY (retry_of) REFERENCES peersync.complete_syncs(complete_id) ON DELETE SET NULL;
+
+ALTER TABLE ONLY peersync.peer_sync_references
+    ADD CONSTRAINT peer_sync_references_complete_id_fkey FOREIGN KEY (complete_id) REFERENCES peersync.complete_syncs(complete_id) ON DELETE CASCADE;

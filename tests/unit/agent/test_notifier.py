@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from peersync.agent.systemd import Notifier
+from peersync.agent.systemd import Notifier, Pulse, links_line, status_line
+from peersync.core.progress import Progress, Step
 
 
 @pytest.fixture
@@ -99,3 +101,98 @@ async def test_the_watchdog_hears_from_a_loop_that_turns_with_the_status_of_now(
     messages = heard(systemd)
     assert len(messages) >= 5
     assert messages[:2] == ["WATCHDOG=1\nSTATUS=state 0", "WATCHDOG=1\nSTATUS=state 1"]
+
+
+async def for_a_while(told: Notifier, *pulses: Pulse, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await told.keep(lambda: "fine", lambda: pulses)
+
+
+def pings(systemd: socket.socket) -> int:
+    return sum("WATCHDOG=1" in message for message in heard(systemd))
+
+
+async def test_an_event_loop_that_hangs_does_not_ping(systemd: socket.socket) -> None:
+    told = notifier(systemd, WATCHDOG_USEC="90000")
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(for_a_while(told, seconds=5), name="keeping")
+        await asyncio.sleep(0.2)
+        assert pings(systemd) >= 3
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass  # what hangs in this way has no await in it
+        assert pings(systemd) == 0
+        await asyncio.sleep(0.2)
+        assert pings(systemd) >= 3
+        keeping.cancel()
+
+
+async def test_a_loop_that_stands_still_keeps_the_ping_back_until_it_turns_again(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("peersync.agent.systemd.LEAST_S", 0.1)
+    told = notifier(systemd, WATCHDOG_USEC="100000")
+    turning, still = Pulse("the sync of shop"), Pulse("the sync of crm")
+    turning.waits()
+    still.turn()
+    await for_a_while(told, turning, still, seconds=0.1)
+    assert pings(systemd) >= 2  # in time as yet
+    await asyncio.sleep(0.1)
+    await for_a_while(told, turning, still, seconds=0.3)
+    messages = heard(systemd)
+    assert set(messages) == {"STATUS=the sync of crm hangs"}
+    assert [r.levelno for r in caplog.records] == [logging.CRITICAL]  # once, not each time
+    assert "systemd will start it anew" in caplog.text
+    still.turn()
+    await for_a_while(told, turning, still, seconds=0.05)
+    assert pings(systemd) >= 1
+    assert "it goes on" in caplog.text
+
+
+async def test_a_loop_that_waits_for_a_database_does_not_hang(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peersync.agent.systemd.LEAST_S", 0.05)
+    told = notifier(systemd, WATCHDOG_USEC="50000")
+    waiting = Pulse("the sync of shop")
+    waiting.turn()
+    waiting.waits()
+    await for_a_while(told, waiting, seconds=0.3)
+    assert all("WATCHDOG=1" in message for message in heard(systemd))
+
+
+async def test_a_reload_is_told_with_the_moment_that_systemd_wants(
+    systemd: socket.socket,
+) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notifier(systemd).reloading()
+    (told,) = heard(systemd)
+    state, moment = told.split("\n")
+    assert state == "RELOADING=1"
+    usec = int(moment.removeprefix("MONOTONIC_USEC="))
+    assert before <= usec <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+# --- the status line ----------------------------------------------------------------------------
+def a_sync(database: str, percent: float | None = None, eta_s: float | None = None) -> Progress:
+    return Progress(
+        session="1", action="pull", database=database, source="server-a", target="server-b",
+        state="running", step=Step.RESTORE, percent=percent, eta_s=eta_s,
+    )  # fmt: skip
+
+
+def test_the_status_line_says_how_far_it_is_and_how_long_it_takes() -> None:
+    assert status_line([]) == "waiting for work"
+    line = "full sync shop from server-a: restore"
+    assert status_line([a_sync("shop")]) == line  # unknown is not zero
+    assert status_line([a_sync("shop", 61.4, 190.0)]) == f"{line} 61 %, 3 min left"
+    assert status_line([a_sync("shop", 99.0, 4.0)]) == f"{line} 99 %, less than a minute left"
+    many = status_line([a_sync(f"d{n}") for n in range(40)], links_line([False]))
+    assert many.endswith("; and 37 full syncs more; periodic sync: 1 link")
+
+
+def test_the_status_line_says_how_many_links_fail() -> None:
+    assert links_line([]) == ""
+    assert status_line([], links_line([False] * 3)) == "periodic sync: 3 links"
+    assert status_line([], links_line([False, True])) == "periodic sync: 2 links, 1 failing"

@@ -60,3 +60,22 @@ async def test_a_damaged_mark_is_no_leave_to_go_on(tmp_path: Path, workers: Work
     path.chmod(0o600)
     with pytest.raises(ConfigError):
         await Marks(tmp_path, workers).objection("shop", REPLICA, "node")
+
+
+async def test_a_database_that_a_dump_brought_is_not_the_one_that_was_noted(
+    tmp_path: Path, workers: Workers
+) -> None:
+    marks = Marks(tmp_path, workers)
+    await marks.note("shop", 7, 10)
+    assert await marks.objection("shop", REPLICA, "node", "16384/16390") is None  # an older file
+    await marks.note("shop", 7, 10, "16384/16390")
+    await marks.note("shop", 7, 11)
+    for fresh in (marks, Marks(tmp_path, workers)):
+        replica = replace(REPLICA, position=11)
+        assert await fresh.objection("shop", replica, "node", "16384/16390") is None
+        said = await fresh.objection("shop", replica, "node", "16999/17001")
+        assert said is not None
+        assert "dump" in said
+    await marks.note("shop", 8, 1, "16999/17001")
+    again = replace(REPLICA, origin=8, position=1)
+    assert await marks.objection("shop", again, "node", "16999/17001") is None

@@ -8,7 +8,7 @@ from peersync.agent.reload import apply, changes
 from peersync.config.model import Config
 
 
-def config(**tables: dict[str, object]) -> Config:
+def config(**tables: object) -> Config:
     return msgspec.convert(tables, Config)
 
 
@@ -49,3 +49,17 @@ def test_a_changed_password_is_named_and_not_shown() -> None:
     old = config(database={"shop": {"conninfo": "password=canary1"}})
     new = config(database={"shop": {"conninfo": "password=canary2"}})
     assert "canary" not in " ".join(changes(old, new))
+
+
+def test_what_has_a_name_is_called_by_it() -> None:
+    nightly = {"name": "nightly", "run": "bulk", "at": "every 1 day"}
+    old = config(schedule=[nightly], peer={"server-b": {}})
+    new = config(
+        schedule=[{**nightly, "paused": True}],
+        table_set=[{"name": "orders", "tables": ["orders"]}],
+        channel=[{"name": "ops", "kind": "webhook", "url": "https://example.org/canary"}],
+        peer={"server-b": {"price_per_gb": 0.5}},
+    )
+    named = ["peer.server-b", "table_set.orders", "schedule.nightly", "channel.ops"]
+    assert list(changes(old, new)) == named
+    assert list(changes(new, old)) == named

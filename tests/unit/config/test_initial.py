@@ -12,7 +12,8 @@ import pytest
 
 from peersync.config.initial import MODE_SYSTEM, MODE_USER, render_initial, write_initial
 from peersync.config.load import load_config
-from peersync.config.model import SECTIONS, Config, Database, Table, fields
+from peersync.config.model import LISTS, NAMED, SECTIONS, Config, fields
+from peersync.config.table import Table
 from peersync.core.errors import ConfigError
 
 PAGE = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -67,11 +68,11 @@ def test_the_mode_does_not_depend_on_the_umask(tmp_path: Path, mode: int) -> Non
 def test_the_page_explains_every_key_and_no_other() -> None:
     explained: dict[str, dict[str, str]] = {}
     for line in PAGE.read_text().splitlines():
-        if heading := re.match(r"## `\[([a-z_]+)(?:\.NAME)?\]`", line):
+        if heading := re.match(r"## `\[{1,2}([a-z_]+)(?:\.NAME)?\]{1,2}`", line):
             explained[heading[1]] = {}
         elif row := re.match(r"\| `([a-z_]+)` \| (.*?) \|", line):
             explained[next(reversed(explained))][row[1]] = row[2]
-    tables: dict[str, type[Table]] = {**SECTIONS, "database": Database}
+    tables: dict[str, type[Table]] = {**SECTIONS, **NAMED, **LISTS}
     assert {name: list(keys) for name, keys in explained.items()} == {
         name: list(fields(tables[name])) for name in explained
     }

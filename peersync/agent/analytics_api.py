@@ -1,0 +1,317 @@
+"""Reads what `analytics` adds up, for commands, scripts and the page; only on the Unix socket.
+
+Four queries a database, side by side; a database that does not answer says so and keeps no
+other from being counted. Nothing here is remembered between two questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from peersync.agent.analytics import (
+    Compared,
+    CostReport,
+    Day,
+    LastRun,
+    Measures,
+    PeerTrend,
+    RunCost,
+    Unusual,
+    Velocity,
+    compare,
+    costs,
+    days_of,
+    measures,
+    peers_of,
+    slopes,
+    success_rate,
+    unusual,
+)
+from peersync.agent.databases import Databases
+from peersync.agent.orchestration.outcome import cost_of
+from peersync.agent.periodic.links import LinkView
+from peersync.config.model import Config
+from peersync.config.orchestration import PeerSettings
+from peersync.core.errors import BadRequest, PeersyncError
+from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
+from peersync.transport.app import json_response
+
+DAYS: Final = 30
+MAX_DAYS: Final = 3650
+BASELINE_D: Final = 90  # what is unusual is judged by so many days before, at least
+RUNS: Final = 100
+
+_DEFAULT: Final = PeerSettings()
+T = TypeVar("T")
+
+
+class DatabaseAnalytics(msgspec.Struct, frozen=True, kw_only=True):
+    """One database over the days that were asked for. Rows are estimates of the server."""
+
+    database: str
+    tables: int | None = None
+    rows_live_estimated: int | None = None
+    rows_dead_estimated: int | None = None
+    links: dict[str, int] = {}
+    last_run: LastRun | None = None
+    success_rate: float | None = None
+    totals: Measures = Measures()
+    velocity: Velocity | None = None
+    growth_per_day: dict[str, float] = {}
+    days: list[Day] = []
+    peers: list[PeerTrend] = []
+    compared: list[Compared] = []
+    problem: str | None = None
+    hint: str | None = None
+
+
+class Analytics(msgspec.Struct, frozen=True, kw_only=True):
+    """`since` is the first day (UTC), `until` today, which is not over."""
+
+    node: str
+    since: str
+    until: str
+    currency: str
+    databases: list[DatabaseAnalytics]
+
+
+class Anomalies(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest day first. `problems` by database that is down."""
+
+    anomalies: list[Unusual]
+    problems: dict[str, str]
+
+
+class AnalyticsApi:
+    """`routes` lists the handlers. `links` asks the peers for the state of every link."""
+
+    def __init__(
+        self,
+        config: Config,
+        databases: Databases,
+        links: Callable[[], Coroutine[Any, Any, list[LinkView]]],
+    ) -> None:
+        self._config = config
+        self._databases = databases
+        self._links = links
+        self._sql = queries("analytics")
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/admin/statistics", self._overview),
+            web.get("/api/admin/statistics/export", self._export),
+            web.get("/api/admin/statistics/anomalies", self._anomalies),
+            web.get("/api/admin/statistics/cost", self._cost),
+        ]
+
+    async def _overview(self, request: web.Request) -> web.Response:
+        return json_response(await self.make(days_asked(request), self._wanted(request)))
+
+    async def _export(self, request: web.Request) -> web.Response:
+        form = request.query.get("format", "json")
+        if form not in ("csv", "json"):
+            raise BadRequest("format must be csv or json")
+        rows = export_rows(await self.make(days_asked(request), self._wanted(request)))
+        if form == "json":
+            return json_response(rows)
+        return web.Response(text=csv_text(rows), content_type="text/csv")
+
+    async def _anomalies(self, request: web.Request) -> web.Response:
+        days, today = days_asked(request), _today()
+        since = today - timedelta(days=days)
+        found: list[Unusual] = []
+        problems: dict[str, str] = {}
+        first = today - timedelta(days=days + BASELINE_D)
+        for name, rows in await self._each(self._wanted(request), lambda d: self._days(d, first)):
+            if isinstance(rows, PeersyncError):
+                problems[name] = rows.message
+                continue
+            found += unusual(name, None, days_of(rows, self._price), since, today)
+            trends = peers_of(rows, self._price)
+            for trend in trends if len(trends) > 1 else ():
+                found += unusual(name, trend.peer, trend.days, since, today)
+        found.sort(key=lambda one: (one.day, one.database), reverse=True)
+        return json_response(Anomalies(anomalies=found, problems=problems))
+
+    async def _cost(self, request: web.Request) -> web.Response:
+        today = _today()
+        first = today - timedelta(days=days_asked(request, MAX_DAYS))
+
+        async def read(database: Database) -> tuple[list[Any], list[Any]]:
+            async with database.acquire("reading what was moved") as conn:
+                since = _midnight(first)
+                return (
+                    await conn.fetch(self._sql["days"], since),
+                    await conn.fetch(self._sql["runs"], since, RUNS),
+                )
+
+        reports = []
+        currency = self._config.statistics.currency
+        for name, found in await self._each(self._wanted(request), read):
+            if isinstance(found, PeersyncError):
+                reports.append(CostReport(database=name, currency=currency, problem=found.message))
+                continue
+            rows, runs = found
+            fields = costs(rows, self._price, today)
+            made = [self._run(run) for run in runs]
+            reports.append(CostReport(database=name, currency=currency, runs=made, **fields))
+        return json_response(reports)
+
+    # --- reading --------------------------------------------------------------------------
+    async def make(self, days: int, wanted: Sequence[Database]) -> Analytics:
+        """Of the last `days` days before today, and today."""
+        today = _today()
+        since = today - timedelta(days=days)
+        async with asyncio.TaskGroup() as group:
+            links = group.create_task(self._links(), name="statistics-links")
+            read = group.create_task(
+                self._each(wanted, lambda d: self._database(d, since, today)), name="statistics"
+            )
+        states = [(view.database, view.state) for view in links.result()]
+        found = []
+        for name, made in read.result():
+            if isinstance(made, PeersyncError):
+                made = DatabaseAnalytics(database=name, problem=made.message, hint=made.hint)
+            mine = [state for database, state in states if database == name]
+            counted = {state: mine.count(state) for state in dict.fromkeys(mine)}
+            found.append(msgspec.structs.replace(made, links=counted))
+        return Analytics(
+            node=self._config.node.name,
+            since=since.isoformat(),
+            until=today.isoformat(),
+            currency=self._config.statistics.currency,
+            databases=found,
+        )
+
+    async def _database(self, database: Database, since: date, today: date) -> DatabaseAnalytics:
+        days = (today - since).days
+        first = today - timedelta(days=2 * days)  # as many before, to compare with
+        now = datetime.now(UTC)
+        async with database.acquire("counting the runs") as conn:
+            tables = await conn.fetchrow(self._sql["tables"])
+            every = await conn.fetch(self._sql["days"], _midnight(first))
+            last = await conn.fetchrow(self._sql["last_run"])
+            velocity = await conn.fetchrow(self._sql["velocity"], now, _midnight(since))
+        rows = [row for row in every if row["day"] >= since]
+        totals = measures(rows, self._price)
+        by_day = days_of(rows, self._price)
+        hours = (now - _midnight(since)).total_seconds() / 3600
+        return DatabaseAnalytics(
+            database=database.name,
+            tables=tables["tables"],
+            rows_live_estimated=tables["live"],
+            rows_dead_estimated=tables["dead"],
+            last_run=_last(last),
+            success_rate=success_rate(totals),
+            totals=totals,
+            velocity=Velocity(
+                per_hour=round(totals.changes / hours, 1),
+                last_hour=velocity["last_hour"],
+                last_day=velocity["last_day"],
+                busiest_hour=velocity["busiest"],
+                busiest_at=_iso(velocity["busiest_at"]),
+            ),
+            growth_per_day=slopes(by_day, since, today),
+            days=by_day,
+            peers=peers_of(rows, self._price),
+            compared=compare(every, self._price, today, days),
+        )
+
+    async def _days(self, database: Database, first: date) -> list[Any]:
+        async with database.acquire("counting the runs") as conn:
+            return list(await conn.fetch(self._sql["days"], _midnight(first)))
+
+    @staticmethod
+    async def _each(
+        wanted: Sequence[Database], read: Callable[[Database], Awaitable[T]]
+    ) -> list[tuple[str, T | PeersyncError]]:
+        async def one(database: Database) -> T | PeersyncError:
+            try:
+                return await read(database)
+            except PeersyncError as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(d), name=f"statistics-{d.name}") for d in wanted]
+        return [(d.name, task.result()) for d, task in zip(wanted, tasks, strict=True)]
+
+    def _wanted(self, request: web.Request) -> list[Database]:
+        name = request.query.get("database")
+        return [self._databases.get(name)] if name is not None else list(self._databases)
+
+    def _price(self, peer: str) -> float:
+        return self._config.peer.get(peer, _DEFAULT).price_per_gb
+
+    def _run(self, row: Any) -> RunCost:
+        return RunCost(
+            session=row["session_id"].hex,
+            role=row["role"],
+            peer=row["peer"],
+            result=row["result"],
+            at=row["at"].isoformat(timespec="milliseconds"),
+            rows=row["rows"],
+            raw_bytes=row["raw_bytes"],
+            wire_bytes=row["wire_bytes"],
+            cost=cost_of(row["wire_bytes"], self._price(row["peer"])),
+        )
+
+
+def export_rows(found: Analytics) -> list[dict[str, Any]]:
+    """One flat object for each database, peer and day, always with the same keys."""
+    return [
+        {"database": d.database, "peer": trend.peer, **_flat(day)}
+        for d in found.databases
+        for trend in d.peers
+        for day in trend.days
+    ]
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """With a line of names, also where there is nothing else. Nothing is known: empty."""
+    out = io.StringIO()
+    names = ["database", "peer", *_flat(Day(day=""))]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def days_asked(request: web.Request, default: int = DAYS) -> int:
+    """`?days=`. Raises BadRequest."""
+    text = request.query.get("days", str(default))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_DAYS:
+        raise BadRequest(f"days must be a number from 1 to {MAX_DAYS}")
+    return int(text)
+
+
+def _flat(day: Day) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.structs.asdict(day)
+    return {"day": fields.pop("day"), **fields}
+
+
+def _last(row: Any) -> LastRun | None:
+    if row is None:
+        return None
+    at = row["at"].isoformat(timespec="milliseconds")
+    return LastRun(kind=row["kind"], peer=row["peer"], result=row["result"], at=at)
+
+
+def _iso(then: datetime | None) -> str | None:
+    return then.isoformat(timespec="milliseconds") if then is not None else None
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

@@ -1,0 +1,119 @@
+"""What a node does by itself: complete and bulk syncs, table sets, schedules, notifications.
+
+Puts these together, gives their routes, and begins what runs for as long as the node does. What
+each of them does is in `orchestration` and `notify`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from peersync.agent.backups import Backups
+from peersync.agent.databases import Databases
+from peersync.agent.jobs import Jobs
+from peersync.agent.jobview import JobView
+from peersync.agent.notify import sources
+from peersync.agent.notify.api import NotifyApi
+from peersync.agent.notify.ended import of_bulk, of_complete, of_job, of_set
+from peersync.agent.notify.watcher import Sources, Watcher
+from peersync.agent.orchestration.bulk import BulkSyncs
+from peersync.agent.orchestration.bulk_api import BulkApi
+from peersync.agent.orchestration.bulk_records import BulkRecords
+from peersync.agent.orchestration.complete import CompleteSyncs
+from peersync.agent.orchestration.complete_api import CompleteApi
+from peersync.agent.orchestration.schedule_api import ScheduleApi
+from peersync.agent.orchestration.schedule_state import ScheduleFile
+from peersync.agent.orchestration.scheduler import Scheduler
+from peersync.agent.orchestration.schedules import Starts, local_zone
+from peersync.agent.orchestration.sets import TableSets
+from peersync.agent.orchestration.sets_api import SetsApi
+from peersync.agent.orchestration.ways import Ways
+from peersync.agent.periodic.loop import Periodic
+from peersync.agent.periodic.positions import Positions
+from peersync.agent.periodic.routes import PeriodicApi
+from peersync.agent.status import StatusReport, make_status
+from peersync.agent.workers import Workers
+from peersync.config.model import Config
+from peersync.core.schedule import Budget
+from peersync.transport.peers import Peer, PeerBook
+
+_FIRST_RETRY_S = 30.0
+
+
+class Automation:
+    """Made for one run of the node; `begin` starts its parts. `report` is what they watch."""
+
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        databases: Databases,
+        book: PeerBook,
+        jobs: Jobs,
+        backups: Backups,
+        periodic: Periodic,
+        positions: Positions,
+        probe: Callable[[Peer], Awaitable[None]],
+        workers: Workers,
+        spawn: Callable[..., asyncio.Task[None]],
+    ) -> None:
+        state_dir, zone = Path(config.node.state_dir), local_zone(environ)
+        ways = Ways(jobs, periodic, positions, probe)
+        self._spawn = spawn
+        self._databases = databases
+        self._completes = CompleteSyncs(config, databases, book, ways, spawn)
+        self._bulks = BulkSyncs(config, self._completes, BulkRecords(state_dir / "bulk"), spawn)
+        self._sets = TableSets(config, databases, book, jobs, ways, zone)
+        self._scheduler = Scheduler(
+            Starts(config, self._completes, self._bulks, self._sets).entries(),
+            ScheduleFile(state_dir),
+            zone,
+            budget=Budget(config.complete.retries, first_s=_FIRST_RETRY_S),
+            in_thread=workers.run,
+        )
+        links = PeriodicApi(periodic, book, positions).links
+        report = StatusReport(config.node.name, databases, book, jobs, backups, probe, links)
+        self.watcher = Watcher(
+            config,
+            environ,
+            Sources(
+                lambda: make_status(report),
+                lambda: sources.contacts(periodic.hubs),
+                lambda: sources.kept_logs(databases, config),
+            ),
+        )
+        self._hang_on(jobs)
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            *CompleteApi(self._completes, self._databases).routes(),
+            *BulkApi(self._bulks).routes(),
+            *SetsApi(self._sets, self._spawn).routes(),
+            *ScheduleApi(self._scheduler).routes(),
+            *NotifyApi(self.watcher).routes(),
+        ]
+
+    def begin(self) -> None:
+        """What a dead agent left is closed; then schedules and notifications go on."""
+        self._spawn(self._completes.recover(), name="complete-recover")
+        self._spawn(self._bulks.recover(), name="bulk-recover")
+        self._spawn(self._sets.recover(), name="sets-recover")
+        self._spawn(self._scheduler.run(), name="schedules")
+        self._spawn(self.watcher.run(), name="notify")
+
+    def _hang_on(self, jobs: Jobs) -> None:
+        """Every end of a piece of work reaches the watcher."""
+        watcher = self.watcher
+
+        def job_ended(job: JobView) -> None:
+            shown = not watcher.is_member(job.database, job.peer)
+            watcher.ended(of_job(job, shown=shown))
+
+        jobs.on_end.append(job_ended)
+        self._completes.on_end.append(lambda view: watcher.ended(of_complete(view)))
+        self._bulks.on_end.append(lambda view: watcher.ended(of_bulk(view)))
+        self._sets.on_end.append(lambda run: watcher.ended(of_set(run)))

@@ -1,0 +1,46 @@
+"""Where the watcher's facts come from that are not in the status: pullers, and logs kept long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from peersync.agent.databases import Databases
+from peersync.agent.member_checks import judge_log
+from peersync.agent.periodic.hub import Hub
+from peersync.config.model import Config
+from peersync.core.errors import PeersyncError
+from peersync.postgres.errors import TRANSLATED
+from peersync.postgres.log.members import read_replica
+from peersync.postgres.log.prune import log_size
+
+
+def contacts(hubs: Mapping[str, Hub]) -> dict[tuple[str, str], float]:
+    """When the puller of each (database, peer) last had an answer, of time.time().
+
+    One that is applying what it got has other work than asking.
+    """
+    return {
+        (name, link.peer): link.contact_at
+        for name, hub in hubs.items()
+        for link in hub.links.values()
+        if link.contact_at is not None and not link.applying
+    }
+
+
+async def kept_logs(databases: Databases, config: Config) -> dict[str, tuple[str, str | None]]:
+    """Databases whose log is kept for somebody for too long: words, and what mends it.
+
+    One that can't be asked is left out: the status says that.
+    """
+    found = {}
+    for database in databases:
+        try:
+            async with database.acquire(f"looking at the log of {database.name}") as conn:
+                if await read_replica(conn) is None:
+                    continue
+                state, words, fix = judge_log(await log_size(conn), config, database.name)
+        except (PeersyncError, *TRANSLATED):
+            continue
+        if state != "ok":
+            found[database.name] = (words, fix)
+    return found

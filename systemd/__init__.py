@@ -1,0 +1,1 @@
+"""The units that ship with the package; see peersync.cli.unit_files."""
