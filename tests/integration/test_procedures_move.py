@@ -12,6 +12,7 @@ import pytest
 from pgcluster import Cluster
 from pgprograms import as_server_user, environment
 
+from tests.integration.periodic_rig import wait_until
 from tests.integration.procedures_rig import dump, walk
 from tests.integration.test_join import shows
 from tests.integration.test_procedures import in_sync, members
@@ -85,6 +86,8 @@ def test_a_server_that_was_dumped_is_held_and_takes_everything_anew(
             " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
         )
     members(pair_18)
+    mark = old.state_dir / "positions" / "shop.json"
+    wait_until("its agent has noted it", lambda: mark.exists() and '"home":"1' in mark.read_text())
     new_server.createdb("shop")
     with walk(TITLE) as steps:
         steps.skip_to("systemctl stop")
