@@ -37,7 +37,7 @@ from peersync.agent.analytics import (
 )
 from peersync.agent.databases import Databases
 from peersync.agent.orchestration.outcome import cost_of
-from peersync.agent.periodic.links import LinkView
+from peersync.agent.periodic.answers import LinkView
 from peersync.config.model import Config
 from peersync.config.orchestration import PeerSettings
 from peersync.core.errors import BadRequest, PeersyncError

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from peersync import __version__
 from peersync.agent.orchestration.samples import LinkSamples, state_of
-from peersync.agent.periodic.links import STATES
+from peersync.agent.periodic.answers import STATES
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.puller import MAX_WAIT_S
 from peersync.core.progress import Progress

@@ -23,8 +23,7 @@ from peersync.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from peersync.agent.periodic.links import LinkView
-    from peersync.agent.periodic.routes import Lag
+    from peersync.agent.periodic.answers import Lag, LinkView
 
 
 @click.command()
@@ -38,7 +37,7 @@ def command(ctx: Context, database: str | None) -> int:
     """
     import msgspec
 
-    from peersync.agent.periodic.links import FINE
+    from peersync.agent.periodic.answers import FINE
 
     lag = asyncio.run(_ask(ctx, ctx.database_name(database) if database else None))
     if ctx.json:
@@ -51,7 +50,7 @@ def command(ctx: Context, database: str | None) -> int:
 
 
 async def _ask(ctx: Context, database: str | None) -> Lag:
-    from peersync.agent.periodic.routes import Lag
+    from peersync.agent.periodic.answers import Lag
     from peersync.transport.local import AgentClient
 
     params = {"database": database} if database else None

@@ -26,7 +26,12 @@ from peersync.cli.output import (
 
 if TYPE_CHECKING:
     from peersync.agent.analytics_api import Analytics
-    from peersync.agent.statistics import DatabaseStatistics, LastSync, PeerStatistics, Statistics
+    from peersync.agent.statistics_view import (
+        DatabaseStatistics,
+        LastSync,
+        PeerStatistics,
+        Statistics,
+    )
 
 _RESULTS = ("done", "partly", "failed", "cancelled")
 
@@ -72,7 +77,7 @@ async def _ask(
     ctx: Context, database: str | None, days: int | None
 ) -> tuple[Statistics, Analytics | None]:
     from peersync.agent.analytics_api import Analytics
-    from peersync.agent.statistics import Statistics
+    from peersync.agent.statistics_view import Statistics
     from peersync.transport.local import AgentClient
 
     params = {"database": database} if database is not None else {}

@@ -22,7 +22,7 @@ from peersync.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from peersync.agent.status import LinkStatus, Status
+    from peersync.agent.status_view import LinkStatus, Status
 
 
 @click.command()
@@ -40,7 +40,7 @@ def command(ctx: Context) -> int:
 
 
 async def _ask(ctx: Context) -> Status:
-    from peersync.agent.status import Status
+    from peersync.agent.status_view import Status
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:

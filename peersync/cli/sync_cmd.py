@@ -15,7 +15,7 @@ from peersync.cli.output import clean, duration, emit_json, indented, print_err,
 from peersync.core.errors import Locked, NotFound, PeerUnreachable
 
 if TYPE_CHECKING:
-    from peersync.agent.periodic.routes import NowAnswer, PausedLinks
+    from peersync.agent.periodic.answers import NowAnswer, PausedLinks
     from peersync.agent.safe import SafeAnswer
 
 PATH = "/api/sync/safe"
@@ -135,7 +135,7 @@ def resume(ctx: Context, peer: str | None, database: str | None) -> None:
 
 
 def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused: bool) -> None:
-    from peersync.agent.periodic.routes import PausedLinks
+    from peersync.agent.periodic.answers import PausedLinks
     from peersync.transport.local import AgentClient
 
     request = {
@@ -160,7 +160,7 @@ def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused:
 
 
 async def _now(ctx: Context, request: dict[str, Any]) -> NowAnswer:
-    from peersync.agent.periodic.routes import NowAnswer
+    from peersync.agent.periodic.answers import NowAnswer
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:

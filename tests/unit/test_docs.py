@@ -56,23 +56,22 @@ from peersync.agent.orchestration.sets import PlannedSet, SetsPlan, SetsResult
 from peersync.agent.orchestration.sets_api import SetsApi
 from peersync.agent.peer_api import PeerApi
 from peersync.agent.periodic.admin_api import OperatorApi
-from peersync.agent.periodic.barrier import LinkProof
+from peersync.agent.periodic.answers import LinkProof, LinkView, NowAnswer, PausedLinks
 from peersync.agent.periodic.leaving import Leaving, Left
-from peersync.agent.periodic.links import LinkView
 from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.members_api import MembersApi, MembersView, MemberView
-from peersync.agent.periodic.routes import NowAnswer, PausedLinks, PeriodicApi
+from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.plan import Plan, TablePlan
 from peersync.agent.safe import RunningSync, SafeAnswer
 from peersync.agent.script_api import ClearedHistory
-from peersync.agent.statistics import (
+from peersync.agent.statistics_view import (
     DatabaseStatistics,
     LastSync,
     PeerStatistics,
     Statistics,
     SyncTotals,
 )
-from peersync.agent.status import DatabaseStatus, LinkStatus, Status
+from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.agent.stuck import StuckSync
 from peersync.cli.context import Context
 from peersync.cli.main import VERBS, cli

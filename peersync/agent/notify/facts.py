@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peersync.agent.notify.text import clock
-from peersync.agent.periodic.links import LinkView
-from peersync.agent.status import DatabaseStatus, LinkStatus, Status
+from peersync.agent.periodic.answers import LinkView
+from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.config.orchestration import Notify
 from peersync.core.incidents import Fact
 from peersync.core.words import counted

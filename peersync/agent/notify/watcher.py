@@ -21,7 +21,7 @@ from peersync.agent.notify.ended import Ended
 from peersync.agent.notify.facts import NODE, Looked, disk, look_at, retention, silent
 from peersync.agent.notify.sender import Beater, Pauses, Sender
 from peersync.agent.notify.store import Store, encoded
-from peersync.agent.status import Status
+from peersync.agent.status_view import Status
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError

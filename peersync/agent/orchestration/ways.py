@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import JobView
-from peersync.agent.periodic.barrier import Barrier, LinkProof
+from peersync.agent.periodic.answers import LinkProof
+from peersync.agent.periodic.barrier import Barrier
 from peersync.agent.periodic.hub import Hub, in_group
 from peersync.agent.periodic.links import START_S, Local, linked, read_local
 from peersync.agent.periodic.loop import Periodic

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
-
+from peersync.agent.periodic.answers import LinkProof, Result
 from peersync.agent.periodic.capturing import CAPTURE_LOCK_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, in_group
 from peersync.agent.periodic.links import Local, linked, read_local
@@ -28,19 +27,6 @@ from peersync.transport.peers import Peer
 LOOK_S: Final = 1.0  # at least so often where nothing tells that something came
 WAIT_S: Final = 20.0
 RETRY_S: Final = 1.0
-
-Result = Literal["proved", "partly", "paused", "timeout", "failed", "asked"]
-
-
-class LinkProof(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one link. "asked": nothing was waited for."""
-
-    database: str
-    peer: str
-    result: Result
-    seconds: float = 0.0
-    problem: str | None = None
-    hint: str | None = None
 
 
 class Barrier:

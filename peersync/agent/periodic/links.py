@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
-import msgspec
 
+from peersync.agent.periodic.answers import STATES, LinkView
 from peersync.agent.periodic.hub import NOTHING, Backlog, Hub, Link, read_backlog
 from peersync.agent.periodic.messages import PositionReply
 from peersync.core.errors import PeersyncError, PeerUnreachable
@@ -35,39 +35,7 @@ from peersync.transport.peers import Peer
 
 _SQL: Final = queries("links")
 ASK_S: Final = 5.0
-STATES: Final = (
-    "failed", "unreachable", "conflict", "behind", "paused", "syncing", "never synced", "in sync",
-    "expired",
-)  # fmt: skip
-FINE: Final = frozenset({"in sync", "syncing", "expired"})
 START_S: Final = 10.0  # for so long periodic sync may need to begin after a join or a start
-
-
-class LinkView(msgspec.Struct, frozen=True, kw_only=True):
-    """One database with one peer. null is not known. Ages and offsets in seconds.
-
-    to_take, to_give: changes that this side, the peer has yet to apply. lag_s, peer_lag_s: the
-    age of the oldest of them. clock_offset_s: how far the peer's clock is ahead.
-    """
-
-    database: str
-    peer: str
-    state: str
-    problem: str | None = None
-    hint: str | None = None
-    to_take: int | None = None
-    to_give: int | None = None
-    lag_s: float | None = None
-    peer_lag_s: float | None = None
-    last_contact: str | None = None
-    last_error: str | None = None
-    failures: int = 0
-    clock_offset_s: float | None = None
-    quarantined: int = 0
-    peer_quarantined: int = 0
-    parked_tables: int = 0
-    conflicts: int = 0
-    paused_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,17 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from peersync.agent.periodic.barrier import Barrier, LinkProof
-from peersync.agent.periodic.hub import Hub
-from peersync.agent.periodic.links import (
+from peersync.agent.periodic.answers import (
     STATES,
+    Lag,
+    LinkProof,
     LinkView,
-    Local,
-    linked,
-    read_links,
-    read_local,
+    NowAnswer,
+    PausedLinks,
 )
+from peersync.agent.periodic.barrier import Barrier
+from peersync.agent.periodic.hub import Hub
+from peersync.agent.periodic.links import Local, linked, read_links, read_local
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.messages import PositionReply, PositionRequest
 from peersync.agent.periodic.positions import Positions
@@ -48,13 +49,6 @@ class NowRequest(Message, frozen=True, kw_only=True, rename="camel"):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
 
 
-class NowAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """done: every link that is not paused is proved (or was asked, without waiting)."""
-
-    result: str  # done, partly, timeout, failed
-    links: list[LinkProof]
-
-
 class PauseRequest(Message, frozen=True, kw_only=True, rename="camel"):
     """`peer` and `database`: None for all."""
 
@@ -62,15 +56,6 @@ class PauseRequest(Message, frozen=True, kw_only=True, rename="camel"):
     peer: Name | None = None
     database: Name | None = None
     requested_by: Annotated[str, msgspec.Meta(max_length=200)] = ""
-
-
-class PausedLinks(msgspec.Struct, frozen=True, kw_only=True):
-    paused: bool
-    links: list[tuple[str, str]]  # (database, peer)
-
-
-class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    links: list[LinkView]
 
 
 class PeriodicApi:

@@ -11,8 +11,8 @@ import pytest
 from peersync.agent.notify.ended import Ended
 from peersync.agent.notify.facts import disk
 from peersync.agent.notify.watcher import Sources, Watcher
-from peersync.agent.periodic.links import LinkView
-from peersync.agent.status import DatabaseStatus, LinkStatus, Status
+from peersync.agent.periodic.answers import LinkView
+from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.config.model import Config, Node
 from peersync.config.orchestration import ALARMS, Channel, Notify
 from peersync.core.errors import DatabaseUnreachable

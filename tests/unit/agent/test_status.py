@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peersync.agent.jobview import JobView
-from peersync.agent.status import _FINE, _ORDER, DatabaseStatus, LinkStatus, _link, _sentence
+from peersync.agent.status import _FINE, _ORDER, _link, _sentence
+from peersync.agent.status_view import DatabaseStatus, LinkStatus
 from peersync.core.errors import PeerUnreachable
 from peersync.core.results import ErrorRecord
 from peersync.transport.peers import Peer
