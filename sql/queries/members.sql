@@ -34,9 +34,14 @@ INSERT INTO peersync.member
 VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9);
 
 -- name: set_replica_state
--- Says how this database takes part, and why so.
+-- Says how this database takes part, and why so. A look that lies in the future is another server's,
+-- which a dump has brought: what is written here from now on would count as published.
 -- $1 state, $2 reason
-UPDATE peersync.replica SET state = $1, reason = $2;
+UPDATE peersync.replica
+   SET state = $1, reason = $2,
+       published = CASE WHEN pg_catalog.pg_snapshot_xmax(published)
+                             > pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+                        THEN pg_catalog.pg_current_snapshot() ELSE published END;
 
 -- name: leave
 -- Says that an origin takes part no more, by its own word.
