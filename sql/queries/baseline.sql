@@ -72,6 +72,10 @@ UPDATE peersync.replica
    SET group_id = $1::uuid, state = 'active', reason = NULL, hlc = greatest(hlc, $2)
  WHERE state = 'joining';
 
+-- name: tell_agent
+-- There is something to publish, as soon as this is committed.
+SELECT peersync.wake();
+
 -- name: state
 -- How this database takes part in periodic sync; no row where it does not.
 SELECT group_id::text, state FROM peersync.replica;

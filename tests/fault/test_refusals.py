@@ -60,6 +60,7 @@ def missing_database(rig: Rig, _home: Path) -> Iterator[None]:
 def limited_role(node: Node, grants: str) -> Iterator[None]:
     """The node's agent logs in as a role that has only these rights on the tables."""
     database = node.database
+    node.stop()  # it would make its schema again
     database.cluster.createrole(READER)
     database.psql(
         f"GRANT CREATE ON DATABASE {database.name} TO {READER};"

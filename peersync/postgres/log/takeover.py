@@ -154,6 +154,8 @@ def join_group(connection: psycopg.Connection, group: GroupBaseline, stage: LogS
             "this database is not joining any more",
             hint="Nothing was changed. Start again: peersync join PEER",
         )
+    # what is sent again was not caught by a trigger, which would have told
+    cursor.execute(_SQL["tell_agent"])
 
 
 def merge_key(keys: list[dict[str, str]], columns: tuple[str, ...]) -> list[tuple[str, ...]]:
