@@ -7,6 +7,7 @@ what people were told when they wrote. Only `one_history` reads the log.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -30,6 +31,7 @@ _LOG = """
 SELECT t.origin, t.position, t.hlc, t.kind, t.changes
   FROM peersync.transaction AS t JOIN peersync.member AS m ON m.origin = t.origin
  WHERE t.position > m.floor"""
+_HEARTBEAT_S = 25.0  # two of them, at most
 _WAITING = "SELECT id, table_name, key, op, sqlstate, reason FROM peersync.quarantine"
 _WRONG_WINNER = """
 SELECT id, key, winner FROM peersync.conflict
@@ -69,10 +71,19 @@ def same_rows(cluster: Cluster) -> list[str]:
         if len(set(digests)) > 1:
             wrong.append(f"{name} differs: {digests}")
             wrong += differences(cluster, name)
-    vectors = [cluster.rows(node, _VECTOR) for node in cluster.members]
-    if any(vector != vectors[0] for vector in vectors):
-        wrong.append(f"not all have applied the same: {vectors}")
-    return wrong
+    return wrong + same_vectors(cluster)
+
+
+def same_vectors(cluster: Cluster) -> list[str]:
+    """Soon all have applied the same: a last heartbeat may be under way when all rows are there."""
+    deadline = time.monotonic() + _HEARTBEAT_S
+    while True:
+        vectors = [cluster.rows(node, _VECTOR) for node in cluster.members]
+        if all(vector == vectors[0] for vector in vectors):
+            return []
+        if time.monotonic() > deadline:
+            return [f"not all have applied the same: {vectors}"]
+        time.sleep(0.2)
 
 
 def differences(cluster: Cluster, table: str, most: int = 3) -> list[str]:

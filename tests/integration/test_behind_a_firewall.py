@@ -115,7 +115,7 @@ def test_a_transfer_whose_lines_are_cut_goes_on(
 ) -> None:
     cuts, before = 0, walled.proxy.up_bytes
     while pulling.poll() is None and cuts < 8:
-        if walled.proxy.up_bytes - before > 1_500_000:
+        if walled.proxy.up_bytes - before > 600_000:
             walled.proxy.cut()
             cuts, before = cuts + 1, walled.proxy.up_bytes
         time.sleep(0.002)
