@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # nothing is timed: other tests run, too
+settings.load_profile("any machine")
+
 pytest_plugins = [
     "pytester",
     "tests.plugins.skips",

@@ -27,6 +27,9 @@ PINNED: Final = {
     "bytea_output": "hex",
     "extra_float_digits": "1",  # the shortest text that reads back as the same number
     "lc_monetary": "C",
+    "array_nulls": "on",  # off: a NULL in an array is read as the text 'NULL'
+    "transform_null_equals": "off",
+    "standard_conforming_strings": "on",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "0",

@@ -9,7 +9,11 @@
 -- would depend on the key's columns: ALTER TABLE ... TYPE and DROP COLUMN would be refused.)
 -- Where a table has no trigger or cascade that could do so, the transition table's row is the
 -- current one: it is logged without a look-up, which would also leave predicate locks behind and
--- make SERIALIZABLE transactions fail that touch different rows.
+-- make SERIALIZABLE transactions fail that touch different rows. A trigger of another table or a
+-- function called by the statement may still change the row, but not without logging that first.
+-- So once such a table has logged a row, the setting peersync.logged holds the time of the
+-- client's statement, until the transaction (or its savepoint) ends; what fires later in the same
+-- statement sees it and looks its rows up.
 --
 -- A user's statement must never fail because of us, also when somebody has just altered the
 -- table. So each generated function begins with a guard: `table_stamp('<oid>')` is labelled
@@ -49,8 +53,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
-       AND p.proname IN ('capture_source', 'capture_statement', 'plain_rows_sql', 'image_sql',
-                         'key_sql', 'key_field')
+       AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
+                         'image_sql', 'key_sql', 'key_field')
 $$;
 
 -- What is written at the head of a generated function; another one means: make it again.
@@ -75,7 +79,8 @@ BEGIN
     body := format($body$
 /* peersync %1$s */
 DECLARE
-    before pg_catalog.jsonb;
+    before    pg_catalog.jsonb;
+    statement pg_catalog.text := EXTRACT(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
@@ -113,6 +118,7 @@ BEGIN
             INSERT INTO peersync.change (tbl, shape, op)
             VALUES (%9$s, peersync.table_shape(TG_RELID), 'X');
         END;
+        statement := pg_catalog.set_config('peersync.logged', statement, true);
     END IF;
     IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(%11$s, %12$s) THEN
         PERFORM peersync.wake();
@@ -120,9 +126,9 @@ BEGIN
     RETURN NULL;
 END $body$,
         peersync.capture_marker(peersync.capture_version(), stamp, tbl, keep_old), relation, root, stamp,
-        peersync.capture_statement(facts, tbl, keep_old, 'UPDATE', source),
-        peersync.capture_statement(facts, tbl, keep_old, 'INSERT', source),
-        peersync.capture_statement(facts, tbl, keep_old, 'DELETE', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'UPDATE', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'INSERT', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'DELETE', source),
         CASE WHEN facts -> 'triggers' @> '34' OR (facts ->> 'mode' = 'statement'
                   AND NOT facts -> 'triggers' @> '32')
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)

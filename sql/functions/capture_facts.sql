@@ -109,7 +109,8 @@ $$;
 --   key: name, equality operator, form (peersync.key_form); empty: the whole row
 --   bad_key: a column that makes the only keys useless, because equal values have many texts
 --   mode: statement, row (in an inheritance tree); current: whether rows may be read back
---   direct: the operations after which a transition table has the rows as they are
+--   direct: the operations after which a transition table has the rows as they are, unless the
+--           client's statement has logged something before (peersync.capture_choice)
 --   settings: those that the texts of its values depend on
 --   triggers: pg_trigger.tgtype of those that belong to it
 CREATE OR REPLACE FUNCTION peersync.capture_facts(relation oid)
@@ -173,6 +174,13 @@ SELECT jsonb_build_object(
                         WHERE f.contype = 'f' AND f.confrelid = r.oid
                           AND CASE o.action WHEN 'u' THEN f.confupdtype
                                             WHEN 'd' THEN f.confdeltype END NOT IN ('a', 'r'))
+       -- a cascade is part of the same statement: one transition table has both moves of a key
+       AND NOT (o.op = 'UPDATE' AND EXISTS (
+             SELECT FROM pg_constraint AS f
+               JOIN pg_index AS fi ON fi.indrelid = r.oid AND fi.indisunique
+                                  AND fi.indkey::int2[] && f.conkey
+              WHERE f.contype = 'f' AND f.conrelid = r.oid
+                AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype IN ('n', 'd'))))
        ) AS plain ON true
   LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_array(a.attname, format('OPERATOR(%I.%s)', opn.nspname, op.oprname),
@@ -194,7 +202,11 @@ SELECT jsonb_build_object(
                        JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
                       WHERE n <= i.indnkeyatts
                         AND peersync.key_form(u.opclass, ka.atttypid, u.coll) IS NULL),
-                   i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1) AS i
+                   i.indisprimary DESC, i.indnkeyatts, ARRAY(  -- not the index's name: nodes differ in it
+                     SELECT ka.attname::text COLLATE "C" FROM unnest(i.indkey::int2[])
+                              WITH ORDINALITY AS w (attnum, n)
+                       JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
+                      WHERE n <= i.indnkeyatts ORDER BY n), ic.relname LIMIT 1) AS i
      CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                         WITH ORDINALITY AS k (attnum, opclass, coll, n)
       JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.attnum

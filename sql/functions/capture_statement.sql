@@ -117,6 +117,28 @@ BEGIN
         peersync.image_sql(facts, 't', true), scan, found_, kept);
 END $$;
 
+-- The same as a piece of a generated function, whose `statement` names the client's statement: it
+-- takes the rows as the statement left them only while the client's statement has logged none.
+CREATE OR REPLACE FUNCTION peersync.capture_choice(
+    facts jsonb, tbl integer, keep_old boolean, op text, source text)
+RETURNS text LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
+    looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
+BEGIN
+    IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
+        RETURN plain;
+    END IF;
+    IF plain <> looked THEN
+        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
+                        '%s; ELSE %s; END IF', looked, plain);
+    END IF;
+    RETURN plain || '; IF FOUND THEN '
+                    'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
+END $$;
+
 -- The rows as the statement left them: of tables without a key, of those that we may not read,
 -- of those that nothing else changes, and of whole relations. A key that an update took away is
 -- logged before the new one; it is found by sorting or hashing, whatever the plan was made for.
@@ -156,8 +178,8 @@ BEGIN
         ELSE gone || ' UNION ALL ' || there END;
 END $$;
 
--- The statement for a relation as it is now, for when its function is out of date: registers the
--- shape, too. `tbl` is the number that the function has, used where the table has none yet.
+-- The statement for a relation as it is now, for when its function is out of date: looks the rows
+-- up, and registers the shape, too. `tbl` is the number that the function has, used where the table has none yet.
 CREATE OR REPLACE FUNCTION peersync.capture_anew(
     relation oid, tbl integer, keep_old boolean, op text, source text)
 RETURNS text LANGUAGE plpgsql VOLATILE
@@ -170,7 +192,8 @@ BEGIN
     PERFORM peersync.register_shape(facts);
     SELECT s.tbl INTO known FROM peersync.synced_table AS s
      WHERE s.schema_name = facts ->> 'schema' AND s.table_name = facts ->> 'table';
-    RETURN peersync.capture_statement(facts, coalesce(known, capture_anew.tbl), keep_old, op, source);
+    RETURN peersync.capture_statement(facts || '{"direct": []}', coalesce(known, capture_anew.tbl),
+                                      keep_old, op, source);
 END $$;
 
 CREATE OR REPLACE FUNCTION peersync.register_shape(facts jsonb)

@@ -154,11 +154,14 @@ CREATE TABLE peersync.row_base (
     key     text NOT NULL,
     shape   bigint NOT NULL,
     image   text,
-    since   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (tbl, key)
+    since   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE peersync.row_base IS
     'The state of a row that was in conflict, before the entries of it that the log still holds';
+-- A key may be longer than an entry of an index: 128 bits of hash stand for it. (Two seeds, and not
+-- md5(), which some servers may not compute.)
+CREATE UNIQUE INDEX row_base_row ON peersync.row_base
+    (tbl, hashtextextended(key, 0), hashtextextended(key, 1));
 
 CREATE TABLE peersync.conflict (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -194,7 +197,7 @@ COMMENT ON TABLE peersync.conflict IS
 COMMENT ON COLUMN peersync.conflict.kind IS
     'insert_exists, update_origin_differs, update_missing, delete_origin_differs and so on: PostgreSQL 18''s names';
 CREATE INDEX conflict_at ON peersync.conflict (at DESC);
-CREATE INDEX conflict_row ON peersync.conflict (tbl, key);
+CREATE INDEX conflict_row ON peersync.conflict (tbl, hashtextextended(key, 0));
 
 CREATE TABLE peersync.quarantine (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -225,7 +228,7 @@ CREATE TABLE peersync.quarantine (
 );
 COMMENT ON TABLE peersync.quarantine IS
     'Changes that arrived and could not be applied: one refused row, or all of a parked table';
-CREATE INDEX quarantine_waiting ON peersync.quarantine (tbl, key) WHERE state = 'waiting';
+CREATE INDEX quarantine_waiting ON peersync.quarantine (tbl, hashtextextended(key, 0)) WHERE state = 'waiting';
 
 CREATE TABLE peersync.link (
     node_id     text PRIMARY KEY,

@@ -4,10 +4,14 @@
 -- name: targets
 -- What these tables are here and now: one row for each, also for one that is missing.
 -- relation: where rows are written, the root of a partition. keys: usable to tell rows apart, best
--- first, each with its columns, the operators of its index, and whether it is checked at once.
+-- first, each with its columns, the operators of its index, whether it is checked at once, and the
+-- name of a primary key. The first is the one by which the table is logged: peersync.capture_facts
+-- has to choose the same one, by the same order.
 -- type: without a length, which an assignment checks, and a cast would silently cut to.
 -- captured: it and all its partitions have our functions; without, their rows would be logged later
 -- as new ones of this database. dropped: places of columns that are not there any more.
+-- ruled: ON CONFLICT is refused, because there is a rule ON INSERT or ON UPDATE, on or off.
+-- instead: a rule that does something else instead of what an applying session writes.
 -- $1 schemas, $2 names
 SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce(s.strategy, 'newer_wins') AS strategy,
        r.oid::bigint AS oid, rn.nspname AS relation_schema, r.relname AS relation_name,
@@ -18,6 +22,7 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce
             ELSE pg_catalog.to_regproc('peersync.capture_' || r.oid) IS NOT NULL END AS captured,
        ARRAY(SELECT a.attnum::int FROM pg_catalog.pg_attribute AS a
               WHERE a.attrelid = r.oid AND a.attnum > 0 AND a.attisdropped ORDER BY 1) AS dropped,
+       coalesce(l.ruled, false) AS ruled, l.instead,
        coalesce(c.columns, '[]') AS columns, coalesce(k.keys, '[]') AS keys
   FROM unnest($1::text[], $2::text[]) AS w (schema_name, table_name)
   LEFT JOIN peersync.synced_table AS s ON s.schema_name = w.schema_name AND s.table_name = w.table_name
@@ -37,18 +42,20 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce
         WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped) AS c ON true
   LEFT JOIN LATERAL (
        SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
-                  'columns', i.columns, 'operators', i.operators, 'immediate', i.immediate)
-                  ORDER BY i.is_primary DESC, i.width, i.name)::text AS keys
+                  'columns', i.columns, 'operators', i.operators, 'immediate', i.immediate,
+                  'primary', CASE WHEN i.is_primary THEN i.name END)
+                  ORDER BY i.bad, i.is_primary DESC, i.width, i.columns, i.name)::text AS keys
          FROM (SELECT x.indisprimary AS is_primary, x.indnkeyatts AS width, ic.relname AS name,
                       x.indimmediate AS immediate,
-                      pg_catalog.array_agg(a.attname::text ORDER BY u.n) AS columns,
+                      bool_or(peersync.key_form(u.opclass, a.atttypid, u.coll) IS NULL) AS bad,
+                      pg_catalog.array_agg(a.attname::text COLLATE "C" ORDER BY u.n) AS columns,
                       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, op.oprname)
                                            ORDER BY u.n) AS operators
                  FROM pg_catalog.pg_index AS x
                  JOIN pg_catalog.pg_class AS ic ON ic.oid = x.indexrelid
                  JOIN pg_catalog.pg_am AS am ON am.oid = ic.relam AND am.amname = 'btree'
-                CROSS JOIN LATERAL unnest(x.indkey::int2[], x.indclass::oid[])
-                                   WITH ORDINALITY AS u (attnum, opclass, n)
+                CROSS JOIN LATERAL unnest(x.indkey::int2[], x.indclass::oid[], x.indcollation::oid[])
+                                   WITH ORDINALITY AS u (attnum, opclass, coll, n)
                  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = x.indrelid AND a.attnum = u.attnum
                  JOIN pg_catalog.pg_opclass AS oc ON oc.oid = u.opclass
                  JOIN pg_catalog.pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
@@ -58,7 +65,14 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce
                 WHERE x.indrelid = r.oid AND x.indisunique AND x.indisvalid
                   AND x.indpred IS NULL AND x.indexprs IS NULL AND u.n <= x.indnkeyatts
                 GROUP BY x.indexrelid, x.indisprimary, x.indnkeyatts, ic.relname, x.indimmediate
-               HAVING bool_and(a.attnotnull)) AS i) AS k ON true;
+               HAVING bool_and(a.attnotnull) AND (x.indisprimary OR x.indimmediate)) AS i) AS k ON true
+  LEFT JOIN LATERAL (
+       SELECT bool_or(w.ev_type IN ('2', '3')) AS ruled,
+              min(w.rulename::text) FILTER (WHERE w.is_instead AND (w.ev_enabled IN ('A', 'R')
+                  OR w.ev_enabled = 'O' AND NOT pg_catalog.has_parameter_privilege(
+                                                    'session_replication_role', 'SET'))) AS instead
+         FROM pg_catalog.pg_rewrite AS w
+        WHERE w.ev_class = r.oid AND w.ev_type <> '1') AS l ON true;
 
 -- name: stamps
 -- What changes when anything that `targets` reads of these tables does. VACUUM changes none of it.
@@ -71,7 +85,9 @@ SELECT w.schema_name, w.table_name, pg_catalog.concat_ws(' ', s.xmin, s.tbl, t.o
        (SELECT pg_catalog.concat(count(*), ' ', sum(a.xmin::text::bigint * (a.attnum + 10)))
           FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = r.oid),
        (SELECT pg_catalog.concat(count(*), ' ', sum(i.xmin::text::bigint), ' ', sum(i.indexrelid::bigint))
-          FROM pg_catalog.pg_index AS i WHERE i.indrelid = r.oid)) AS stamp
+          FROM pg_catalog.pg_index AS i WHERE i.indrelid = r.oid),
+       (SELECT pg_catalog.concat(count(*), ' ', sum(w.xmin::text::bigint), ' ', sum(w.oid::bigint))
+          FROM pg_catalog.pg_rewrite AS w WHERE w.ev_class = r.oid)) AS stamp
   FROM unnest($1::text[], $2::text[]) AS w (schema_name, table_name)
   LEFT JOIN peersync.synced_table AS s ON s.schema_name = w.schema_name AND s.table_name = w.table_name
   LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = w.schema_name

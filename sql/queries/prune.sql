@@ -5,22 +5,42 @@
 SELECT pg_catalog.pg_try_advisory_lock(x'70737963'::int, pg_catalog.hashtext('prune'));
 
 -- name: quarantined
--- Whether any change waits for a person.
-SELECT EXISTS (SELECT FROM peersync.quarantine WHERE state = 'waiting' AND key IS NOT NULL);
+-- Whether any change waits, for a person or for its table.
+SELECT EXISTS (SELECT FROM peersync.quarantine WHERE state = 'waiting');
 
 -- name: supersede
--- What waits in quarantine for a row that was changed here later: tried again, it would undo that,
--- and once the later change has left the log nobody could tell. Where changes are merged, only a
--- later one that counts as having seen it takes its place.
-UPDATE peersync.quarantine AS q
+-- What waits for a row, or a table, that something newer has changed or emptied since: applied later,
+-- it would undo that, and once the newer change has left the log nobody could tell. One that waits
+-- itself does not count. Where changes are merged, only a later one of ours that counts as having
+-- seen it takes its place.
+WITH q AS MATERIALIZED (
+    SELECT q.id, q.origin, q.position, q.hlc, q.tbl, q.key, q.cause, s.strategy IN ('newer_wins', 'manual') AS plain
+      FROM peersync.quarantine AS q LEFT JOIN peersync.synced_table AS s USING (tbl)
+     WHERE q.state = 'waiting'
+), e AS MATERIALIZED (
+    SELECT e.origin, e.position, e.hlc, e.tbl, e.key, e.op FROM peersync.entry AS e
+     WHERE e.tbl IN (SELECT q.tbl FROM q)
+       AND NOT EXISTS (SELECT FROM peersync.quarantine AS w
+                        WHERE w.origin = e.origin AND w.position = e.position AND w.ordinal = e.ordinal
+                          AND w.state IN ('waiting', 'skipped'))
+), newer AS (
+    SELECT q.*, e.origin AS by_origin, e.position AS by_position, e.hlc AS by_hlc
+      FROM q JOIN e ON e.tbl = q.tbl AND e.key = q.key WHERE e.op <> 'T'
+     UNION ALL
+    SELECT q.*, e.origin, e.position, e.hlc FROM q JOIN e ON e.tbl = q.tbl WHERE e.op = 'T'
+)
+UPDATE peersync.quarantine
    SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a later change'
-  FROM peersync.replica AS r, peersync.transaction AS t, peersync.change AS c
- WHERE q.state = 'waiting' AND q.key IS NOT NULL
-   AND t.origin = r.origin AND t.hlc > q.hlc AND c.xid = t.xid
-   AND c.tbl = q.tbl AND c.key = q.key
-   AND (coalesce((t.seen ->> q.origin::text)::bigint, 0) >= q.position
-        OR EXISTS (SELECT FROM peersync.synced_table AS s
-                    WHERE s.tbl = q.tbl AND s.strategy IN ('newer_wins', 'manual')));
+ WHERE state = 'waiting' AND id IN (
+       SELECT n.id
+         FROM newer AS n
+        CROSS JOIN peersync.replica AS r
+        WHERE n.by_origin <> n.origin AND (n.by_hlc, n.by_origin) > (n.hlc, n.origin)
+          AND CASE WHEN n.plain THEN n.by_origin = r.origin OR n.cause = 'table'
+                   ELSE n.by_origin = r.origin
+                        AND (SELECT coalesce((t.seen ->> n.origin::text)::bigint, 0)
+                               FROM peersync.transaction AS t
+                              WHERE t.origin = n.by_origin AND t.position = n.by_position) >= n.position END);
 
 -- name: end_prune
 -- Lets the next one.
@@ -38,11 +58,17 @@ SELECT pg_catalog.set_config(name, value, true)
 SELECT EXISTS (SELECT FROM peersync.row_base) AS based;
 
 -- name: held_parked
--- Where the log has to stay because changes wait for a table whose strategy needs all of a row's.
+-- Where the log has to stay because changes wait for a table: all of it where the strategy needs all
+-- changes of a row; and what is newer than a TRUNCATE that waits, which must not take those rows.
+WITH w AS MATERIALIZED (
+    SELECT s.tbl, 0 AS hlc FROM peersync.synced_table AS s
+     WHERE s.parked IS NOT NULL AND s.strategy NOT IN ('newer_wins', 'manual')
+     UNION ALL
+    SELECT q.tbl, min(q.hlc) FROM peersync.quarantine AS q
+     WHERE q.state = 'waiting' AND q.op = 'T' GROUP BY q.tbl)
 SELECT e.origin, min(e.position) AS position
-  FROM peersync.entry AS e JOIN peersync.member AS m ON m.origin = e.origin AND m.floor < e.position
- WHERE e.tbl IN (SELECT s.tbl FROM peersync.synced_table AS s
-                  WHERE s.parked IS NOT NULL AND s.strategy NOT IN ('newer_wins', 'manual'))
+  FROM w JOIN peersync.entry AS e ON e.tbl = w.tbl AND e.hlc >= w.hlc
+  JOIN peersync.member AS m ON m.origin = e.origin AND m.floor < e.position
  GROUP BY e.origin;
 
 -- name: based_changes
@@ -77,7 +103,8 @@ SELECT DISTINCT b.tbl, b.key
 -- A row without the changes that the log still holds, after some of them have gone into it.
 -- $1 tbl, $2 key, $3 shape, $4 image
 UPDATE peersync.row_base SET shape = $3, image = $4, since = pg_catalog.clock_timestamp()
- WHERE tbl = $1 AND key = $2;
+ WHERE tbl = $1 AND key = $2
+   AND pg_catalog.hashtextextended(key, 0) = pg_catalog.hashtextextended($2, 0);
 
 -- name: lock
 -- Nothing is published or applied from now to the end of this transaction.

@@ -14,6 +14,7 @@ SELECT id, at, cause, state, origin, position, ordinal, hlc, tbl, schema_name, t
        op::text AS op, key, NULL AS image, sqlstate, reason, tries, tried_at, settled_at, settled_by
   FROM peersync.quarantine
  WHERE tbl = $1 AND key = $2
+   AND pg_catalog.hashtextextended(key, 0) = pg_catalog.hashtextextended($2, 0)
  ORDER BY hlc DESC, origin DESC, position DESC, ordinal DESC LIMIT $3;
 
 -- name: get

@@ -39,5 +39,7 @@ SELECT count(*)
 -- How much of a row waits, and in how many conflicts it was.
 -- $1 table, $2 key
 SELECT (SELECT count(*) FROM peersync.quarantine
-         WHERE tbl = $1 AND key = $2 AND state = 'waiting') AS quarantined,
-       (SELECT count(*) FROM peersync.conflict WHERE tbl = $1 AND key = $2) AS conflicts;
+         WHERE tbl = $1 AND key = $2 AND state = 'waiting'
+           AND pg_catalog.hashtextextended(key, 0) = pg_catalog.hashtextextended($2, 0)) AS quarantined,
+       (SELECT count(*) FROM peersync.conflict WHERE tbl = $1 AND key = $2
+           AND pg_catalog.hashtextextended(key, 0) = pg_catalog.hashtextextended($2, 0)) AS conflicts;

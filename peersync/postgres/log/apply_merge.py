@@ -66,11 +66,13 @@ SELECT e.*, e.seen::text AS had_seen
  ORDER BY e.origin, e.position, e.ordinal"""
 BASES: Final = """
 SELECT b.tbl, b.key, b.shape, b.image
-  FROM peersync.row_base AS b JOIN unnest($1::int[], $2::text[]) AS k (tbl, key) USING (tbl, key)"""
+  FROM peersync.row_base AS b JOIN unnest($1::int[], $2::text[]) AS k (tbl, key)
+    ON b.tbl = k.tbl AND b.key = k.key
+   AND hashtextextended(b.key, 0) = hashtextextended(k.key, 0)"""
 _KEEP_BASES: Final = """
 INSERT INTO peersync.row_base (tbl, key, shape, image)
 SELECT * FROM unnest($1::int[], $2::text[], $3::bigint[], $4::text[])
-    ON CONFLICT (tbl, key) DO NOTHING"""
+    ON CONFLICT (tbl, hashtextextended(key, 0), hashtextextended(key, 1)) DO NOTHING"""
 _STAGE: Final = f"""
 INSERT INTO {AGAIN} (origin, position, ordinal, at, shape, op, key, image)
 SELECT w.origin, w.position, w.ordinal, w.at, w.shape, w.op::"char", w.key, w.image

@@ -16,6 +16,7 @@ import asyncpg
 
 from peersync.core.names import TableName
 from peersync.postgres.log.apply_write import Batch
+from peersync.postgres.log.late import LATE_KEYS, LateKey
 from peersync.postgres.log.parking import note_shapes
 from peersync.postgres.log.rows import ShapeLike, Target, ensure_fields, target_of
 from peersync.postgres.log.staging import ANALYZE_FROM, CREATE, PREPARED, STAGES, Group
@@ -25,6 +26,7 @@ from peersync.postgres.sqlfiles import queries
 _SQL: Final = {
     **PREPARED,
     **queries("apply"),
+    "late_keys": LATE_KEYS,
     "publish": queries("publish")["publish"],
     "replica": queries("members")["replica"],
     "members": queries("members")["members"],
@@ -47,7 +49,8 @@ _GATE: Final = (
 class Session:
     """One connection. `origin` is this database's own; `replica_role`: triggers are quiet.
 
-    `window_used`: the stages of conflicts are not empty.
+    `window_used`: the stages of conflicts are not empty. `late`: the deferrable constraints of the
+    tables that `targets` was asked for, by oid.
     """
 
     def __init__(self, conn: asyncpg.Connection, origin: int, *, replica_role: bool) -> None:
@@ -55,6 +58,7 @@ class Session:
         self.origin = origin
         self.replica_role = replica_role
         self.window_used = False
+        self.late: dict[int, tuple[LateKey, ...]] = {}
         self._prepared: dict[str, Any] = {}
         self._known: set[int] = set()
         self._targets: dict[TableName, tuple[str, Target]] = {}
@@ -124,7 +128,12 @@ class Session:
         old = [n for n in names if self._targets.get(n, ("",))[0] != stamps[n]]
         if old:
             rows = await self.fetch("targets", [n.schema for n in old], [n.name for n in old])
-            for target in map(target_of, rows):
+            found = [target_of(row) for row in rows]
+            oids = [target.oid for target in found if target.oid]
+            late = [LateKey(**row) for row in await self.fetch("late_keys", oids)] if oids else []
+            for oid in oids:
+                self.late[oid] = tuple(key for key in late if key.oid == oid)
+            for target in found:
                 self._targets[target.name] = (stamps[target.name], target)
         return {name: self._targets[name][1] for name in names}
 

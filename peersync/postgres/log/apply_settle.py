@@ -101,7 +101,10 @@ class Settling:
         if after and plain and await self._clash(after, self._vector, plain):
             survivors = True
             await drop_losers(self._conn)
-        writer = Writer(self._conn, tuple(batches), self.tables, self._heads, survivors=survivors)
+        late = self._session.late
+        writer = Writer(
+            self._conn, batches, self.tables, self._heads, survivors=survivors, late=late
+        )
         if await self._write_with(writer, self._compact):
             self._compact = []
         if supersede:
@@ -202,7 +205,8 @@ class Settling:
             await self._session.learn(self._shapes[shape] for shape in unknown)
         targets = await self.targets([self._shapes[group.shape] for group in groups])
         batches = await self._session.in_order(self.batches(groups, targets))
-        writer = Writer(self._conn, batches, self.tables, self._heads, table=AGAIN)
+        late = self._session.late
+        writer = Writer(self._conn, batches, self.tables, self._heads, table=AGAIN, late=late)
         await self._write_with(writer, [])
 
     async def _write_with(self, writer: Writer, compact: list[str]) -> bool:

@@ -1,10 +1,10 @@
 """Writes staged rows into their tables, and keeps the rows that a table refuses apart.
 
 First all of it at once. When the database refuses, nothing of that is there, and it is tried
-table by table; a table that refuses is halved until the refused rows stand alone, and exactly
-those go to quarantine with the database's own words. Two things are not the rows' fault and are
-raised: what another transaction holds (the run is tried again), and what the table is not
-(it is parked, and the other tables go on).
+table by table; a table that refuses is halved, and where few rows are left they are tried alone:
+exactly the refused ones go to quarantine with the database's own words. Two things are not the
+rows' fault and are raised: what another transaction holds (the run is tried again), and what the
+table is not (it is parked, and the other tables go on).
 
 Unique values that change places inside a batch fail in any order of upserts, so rows that collide
 are deleted first and inserted then.
@@ -13,7 +13,6 @@ are deleted first and inserted then.
 from __future__ import annotations
 
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -22,12 +21,23 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import asyncpg
 
 from peersync.core.names import TableName
+from peersync.postgres.log.late import LateKey, check_body, check_sql
 from peersync.postgres.log.parking import park
+from peersync.postgres.log.refused import (
+    CHUNK,
+    END,
+    PLACE,
+    REFUSED,
+    TAKE_AGAIN,
+    begin_sql,
+    each_sql,
+)
 from peersync.postgres.log.rows import (
     ShapeLike,
     Target,
@@ -44,6 +54,8 @@ Heads = Callable[[], Awaitable[None]]
 # Nobody's fault but the moment's: the whole run is rolled back and tried again.
 NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
 _NOT_THIS_TABLE: Final = ("42", "0A", "3F")
+_WRITES: Final = "i.op IN ('I', 'U')"
+_NONE: Final[Mapping[int, Sequence[LateKey]]] = MappingProxyType({})
 
 _QUARANTINE: Final = """
 INSERT INTO peersync.quarantine AS q (
@@ -53,9 +65,9 @@ SELECT '{cause}', i.origin, i.position, i.ordinal,
        coalesce(t.hlc, (SELECT k.hlc FROM peersync.transaction AS k  -- one of ours, written again
                          WHERE k.origin = i.origin AND k.position = i.position), 0),
        i.at, s.tbl, s.schema_name, s.table_name,
-       i.shape, i.op, i.key, i.image, i.old, $1, $2
+       i.shape, i.op, i.key, i.image, i.old, {words}
   FROM {table} AS i LEFT JOIN peersync_tx AS t USING (origin, position)
-  JOIN {shapes} USING (shape)
+  JOIN {shapes} USING (shape){more}
  WHERE {where} ORDER BY i.n
 ON CONFLICT (origin, position, ordinal) DO UPDATE
    SET tries = q.tries + 1, tried_at = clock_timestamp(), state = 'waiting',
@@ -112,7 +124,7 @@ class Writer:
     """Writes what one staging table holds, inside the transaction of the run.
 
     `tables`: shape → number and name of its table. `heads` stages the heads of the transactions,
-    which only few need.
+    which only few need. `late`: oid → what the replica role leaves unchecked.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class Writer:
         *,
         table: str = IN,
         survivors: bool = False,
+        late: Mapping[int, Sequence[LateKey]] = _NONE,
     ) -> None:
         self._conn = conn
         self._heads = heads
@@ -132,6 +145,7 @@ class Writer:
         self._tables = tables
         self._table = table
         self._survivors = survivors
+        self._late = late
         self.quarantined = 0
         self.parked: set[TableName] = set()
 
@@ -147,6 +161,8 @@ class Writer:
         statements = [
             sql for b in self._ordered(deletes=True) for sql in self._clearing(b, None, last=last)
         ] + [sql for b in self._ordered(deletes=False) for sql in self._writing(b, None, last=last)]
+        for batch in self._batches:
+            statements += check_sql(self._check(batch, None, last=last))
         if not statements and not before:
             return False
         if await self._try([*before, *statements]) is None:
@@ -171,13 +187,19 @@ class Writer:
         self, where: str, sqlstate: str | None, reason: str, cause: str = "row"
     ) -> int:
         """Moves staged changes into quarantine; gives how many."""
+        return await self._quarantine(where, "$1::text, $2::text", "", cause, sqlstate, reason)
+
+    async def _quarantine(
+        self, where: str, words: str, more: str, cause: str, *args: str | None
+    ) -> int:
+        """`words`: the columns sqlstate and reason, `more`: what to join for them."""
         await self._heads()
-        status: str = await self._conn.execute(
-            _QUARANTINE.format(cause=cause, table=self._table, shapes=self._shapes, where=where),
-            sqlstate,
-            reason,
+        table, shapes = self._table, self._shapes
+        sql = _QUARANTINE.format(
+            cause=cause, table=table, shapes=shapes, where=where, words=words, more=more
         )
-        await self._conn.execute(f"DELETE FROM {self._table} AS i WHERE {where}")
+        status: str = await self._conn.execute(sql, *args)
+        await self._conn.execute(f"DELETE FROM {table} AS i WHERE {where}")
         return int(status.rpartition(" ")[2])
 
     async def supersede(self) -> None:
@@ -195,7 +217,8 @@ class Writer:
 
     # --- one table after another --------------------------------------------------------
     async def _write_apart(self, batch: Batch) -> None:
-        everything = [*self._clearing(batch, None), *self._writing(batch, None)]
+        check = check_sql(self._check(batch, None))
+        everything = [*self._clearing(batch, None), *self._writing(batch, None), *check]
         error = await self._try(everything)
         if error is None:
             return
@@ -206,43 +229,53 @@ class Writer:
         if clears and (refused := await self._try(clears)) is not None:
             self._raise_unless_rows(batch, refused)
             raise TableRefuses(batch.target, refused)
-        refused_rows = [n async for n in self._halve(batch, batch.low, batch.high)]
-        await self._settle(batch, refused_rows)
+        await self._conn.execute(begin_sql(self._table))
+        await self._halve(batch, batch.low, batch.high)
+        await self._once_more(batch)
+        where = f"i.shape IN ({batch.shapes}) AND i.n IN (SELECT r.n FROM {REFUSED} AS r)"
+        words, more = "r.sqlstate, r.reason", f" JOIN {REFUSED} AS r ON r.n = i.n"
+        self.quarantined += await self._quarantine(where, words, more, "row")
+        await self._conn.execute(END)
 
-    async def _halve(self, batch: Batch, low: int, high: int) -> AsyncIterator[int]:
-        """Places of the rows that are refused alone; all others are written."""
+    async def _halve(self, batch: Batch, low: int, high: int) -> None:
+        """Lists the rows that are refused; all others are written."""
+        if high - low < CHUNK:
+            await self._each(batch, f"i.n BETWEEN {low} AND {high}")
+            return
         places = (low, high)
+        check = check_sql(self._check(batch, places))
         error = await self._try(
-            [*self._clearing(batch, places, clears=False), *self._writing(batch, places)]
+            [*self._clearing(batch, places, clears=False), *self._writing(batch, places), *check]
         )
         if error is None:
             return
         self._raise_unless_rows(batch, error)
-        if low == high:
-            yield low
-            return
         middle = (low + high) // 2
-        async for n in self._halve(batch, low, middle):
-            yield n
-        async for n in self._halve(batch, middle + 1, high):
-            yield n
+        await self._halve(batch, low, middle)
+        await self._halve(batch, middle + 1, high)
 
-    async def _settle(self, batch: Batch, places: list[int]) -> None:
-        """Refused rows once more: together, in case they collide with each other; then alone."""
-        if len(places) > 1:
-            listed = ", ".join(map(str, places))
-            if await self._try(self._anew(batch, f"i.n IN ({listed})")) is None:
-                return
-        for n in places:
-            one = (n, n)
-            error = await self._try(
-                [*self._clearing(batch, one, clears=False), *self._writing(batch, one)]
-            )
-            if error is not None:
-                self._raise_unless_rows(batch, error)
-                self.quarantined += await self.quarantine(
-                    f"i.n = {n}", error.sqlstate, _words(error)
-                )
+    async def _once_more(self, batch: Batch) -> None:
+        """Those that other rows were in the way of: together, as they may collide; then alone."""
+        places = [row["n"] for row in await self._conn.fetch(TAKE_AGAIN)]
+        if not places:
+            return
+        meant = f"i.n IN ({', '.join(map(str, places))})"
+        if len(places) > 1 and await self._try(self._anew(batch, meant)) is None:
+            return
+        await self._each(batch, meant)
+
+    async def _each(self, batch: Batch, meant: str) -> None:
+        """Row by row."""
+        place = f"i.n = {PLACE}"
+        statements = [
+            *self._clearing(batch, place, clears=False),
+            *self._writing(batch, place),
+        ]
+        where = f"i.shape IN ({batch.shapes}) AND {meant}"
+        raised, check = (*NOT_NOW, *_NOT_THIS_TABLE), self._check(batch, place)
+        error = await self._try([each_sql(self._table, where, statements, raised, check)])
+        if error is not None:
+            raise TableRefuses(batch.target, error)
 
     async def _try(self, statements: Sequence[str]) -> asyncpg.PostgresError | None:
         """All of them or none; the error of the one that was refused."""
@@ -272,7 +305,7 @@ class Writer:
     def _clearing(
         self,
         batch: Batch,
-        places: tuple[int, int] | None,
+        places: tuple[int, int] | str | None,
         *,
         clears: bool = True,
         rows: bool = True,
@@ -299,7 +332,7 @@ class Writer:
     ) -> Iterator[str]:
         for group, shape in batch.parts:
             if group.writes or group.pairs:
-                target, which = batch.target, "i.op IN ('I', 'U')"
+                target, which = batch.target, _WRITES
                 source = self._source("image", shape, which, places, last=last)
                 source += _in_order(shape)
                 if shape.key and target.merges(shape.key):
@@ -319,7 +352,22 @@ class Writer:
             column, ops = ("key", "'I', 'U', 'D'") if shape.key else ("image", "'D'")
             source = self._source(column, shape, f"i.op IN ({ops})", places)
             found.append((delete_sql if shape.key else remove_sql)(target, shape, source))
-        return [*found, *self._writing(batch, places)]
+        return [*found, *self._writing(batch, places), *check_sql(self._check(batch, places))]
+
+    def _check(
+        self, batch: Batch, places: tuple[int, int] | str | None, *, last: bool = False
+    ) -> str:
+        """plpgsql that raises where rows that were written are twice in a deferrable key."""
+        keys = self._late.get(batch.target.oid or 0, ())
+        if not keys:
+            return ""
+        return "".join(
+            check_body(
+                batch.target, keys, shape, self._source("key", shape, _WRITES, places, last=last)
+            )
+            for group, shape in batch.parts
+            if group.writes or group.pairs
+        )
 
     def _source(
         self,

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from peersync.core.errors import BadRequest, NotFound, RowMoved
-from peersync.postgres.log.decided import say_decided
+from peersync.postgres.log.decided import log_as_it_is, say_decided
 from peersync.postgres.log.members import read_members
 from peersync.postgres.log.onerow import (
     Values,
@@ -144,7 +144,9 @@ async def resolve(
 ) -> Settled:
     """Decides an open conflict: one of its sides, or the row as it is with some columns set.
 
-    To keep what is not one known row (`_is_here`) writes nothing and closes it.
+    What else is open of the row is settled with it. A row that is so already is logged as changed
+    all the same, or this could lose to another decision in silence. To keep what is not one known
+    row (`_is_here`) writes nothing and closes it.
     """
     async with conn.transaction():
         row = await _lock(conn, number)
@@ -182,9 +184,9 @@ async def resolve(
 
 
 async def _tell(conn: asyncpg.Connection, row: Any, by: str, how: str) -> None:
-    """The other nodes have this conflict open, too."""
+    """The other nodes have this conflict open, too, and there may be more of the row."""
     names = row["schema_name"], row["table_name"], row["key"]
-    await say_decided(conn, *names, by=by, how=how)
+    await say_decided(conn, row["id"], *names, by=by, how=how)
 
 
 async def _write_side(
@@ -254,6 +256,8 @@ async def _write(
         await write_values(conn, target, key, after)
         moved = {name: after[name] for name in key}
         after = await read_row(conn, target, moved)
+    elif state == "resolved":
+        await log_as_it_is(conn, target, key, present=after is not None)
     await conn.execute(
         _SQL["settle"], row["id"], state, by, how if written else how + " (as it was)"
     )

@@ -18,6 +18,10 @@ from peersync.postgres.log.literal import parse_record
 from peersync.postgres.log.rows import Shape, Target, read_shapes, read_target
 
 Values = dict[str, str | None]
+_TAKES_ROWS_SQL = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint
+                WHERE contype = 'f' AND confrelid = $1 AND confdeltype NOT IN ('a', 'r'))
+"""
 # How the log writes the key of a table; null for columns that are not what it is logged by.
 _KEY_SQL = """
 SELECT peersync.key_sql(f.facts, 't')
@@ -94,6 +98,11 @@ async def canonical_key(conn: asyncpg.Connection, target: Target, key: Values) -
 async def write_values(conn: asyncpg.Connection, target: Target, key: Values, new: Values) -> None:
     """Makes the row what `new` says, in the columns that the table has and does not make itself."""
     named = [n for n in names_of(target) if n in new and n not in target.generated]
+    if await _is_renumbered(conn, target, key, new):
+        now = await read_row(conn, target, key, lock=True) or {}
+        await delete_row(conn, target, key)
+        await insert_values(conn, target, {**now, **new})
+        return
     changed = [name for name in named if name not in key and name not in target.always]
     if changed:
         sets = ", ".join(f"{quote_ident(name)} = {_constant(new[name])}" for name in changed)
@@ -102,6 +111,22 @@ async def write_values(conn: asyncpg.Connection, target: Target, key: Values, ne
         done = await conn.execute(f"SELECT FROM {target.only} WHERE {_is(key)} FOR UPDATE")
     if done.endswith(" 0"):
         await insert_values(conn, target, new)
+
+
+async def _is_renumbered(
+    conn: asyncpg.Connection, target: Target, key: Values, new: Values
+) -> bool:
+    """Whether the row is there with another number in a column that no UPDATE may set.
+
+    Not where rows of other tables would go with it when it is deleted: then it keeps its number.
+    """
+    numbers = [name for name in target.always if name in new and name not in key]
+    if not numbers:
+        return False
+    row = await read_row(conn, target, key, lock=True)
+    if row is None or all(row[name] == new[name] for name in numbers):
+        return False
+    return not await conn.fetchval(_TAKES_ROWS_SQL, target.oid)
 
 
 async def insert_values(conn: asyncpg.Connection, target: Target, new: Values) -> None:

@@ -44,6 +44,8 @@ _WIDER: Final = {
     "uuid": {"text"},
     "name": {"text"},
 }
+_INTEGERS: Final = ("smallint", "integer", "bigint")
+_SCALED: Final = ("numeric", "interval", "time ", "timestamp ")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Parked:
 def misfit(target: Target, shape: ShapeLike) -> Misfit | None:
     """None where every column of the image has a place of the same or a wider type.
 
+    Not where the sides tell rows apart by different keys: they would not see each other's changes.
     Also not where the table here is not captured: what is written into it would be taken for
     rows of this database when it is.
     """
@@ -85,6 +88,7 @@ def misfit(target: Target, shape: ShapeLike) -> Misfit | None:
         _columns_misfit(target, shape)
         or _key_misfit(target, shape)
         or _column_misfit(target, shape)
+        or _rule_misfit(target)
         or _capture_misfit(target)
     )
 
@@ -95,10 +99,17 @@ def _columns_misfit(target: Target, shape: ShapeLike) -> Misfit | None:
         here = target.by_name.get(column)
         if here is None:
             return _missing(target, shape, column, type_name)
-        if not here.generated and not _takes(here.full_type, type_name):
+        if here.generated:
+            continue
+        rounded = _rounds(here.full_type, type_name)
+        padded = not shape.key and _pads(here.full_type, type_name)
+        if rounded or padded or not _takes(here.full_type, type_name):
+            effect = ", so that values would be rounded" if rounded else ""
+            if padded and not rounded:
+                effect = ", so that equal rows would not look equal, and it has no key"
             return Misfit(
                 f"column {column} of {name} is {here.full_type} here and {type_name} at the peer"
-                f"; {_ON.format('it is altered likewise there')}",
+                f"{effect}; {_ON.format('it is altered likewise there')}",
                 f"ALTER TABLE {name.sql} ALTER COLUMN {quote_ident(column)} TYPE {type_name} "
                 f"USING {quote_ident(column)}::text::{type_name};",
             )
@@ -164,15 +175,39 @@ def _key_misfit(target: Target, shape: ShapeLike) -> Misfit | None:
             f"at the peer: ALTER TABLE {name.sql} ADD PRIMARY KEY "
             f"({', '.join(map(quote_ident, target.key))});",
         )
-    found = target.key_of(tuple(shape.key))
-    if found is None:
-        kind = "UNIQUE" if target.keys else "PRIMARY KEY"
+    if tuple(shape.key) == target.key:
+        return None
+    on = _ON.format("its key is altered likewise there")
+    if target.key_of(tuple(shape.key)) is not None:
         return Misfit(
-            f"{name} has no unique key ({', '.join(shape.key)}) that is never null"
-            f"; {_ON.format('its key is altered likewise there')}",
-            f"ALTER TABLE {name.sql} ADD {kind} ({listed});",
+            f"rows of {name} are told apart by ({', '.join(target.key)}) here and by "
+            f"({', '.join(shape.key)}) at the peer, and one of the two has to be altered; {on}",
+            _rekey(target, listed),
         )
-    return None
+    return Misfit(
+        f"{name} has no unique key ({', '.join(shape.key)}) that is never null; {on}",
+        _rekey(target, listed),
+    )
+
+
+def _rekey(target: Target, listed: str) -> str:
+    """Makes these columns the key by which the table is logged here; the old one stays unique."""
+    steps = [f"ADD PRIMARY KEY ({listed})"]
+    if target.keys and (primary := target.keys[0].primary) is not None:
+        old = ", ".join(map(quote_ident, target.key))
+        steps = [f"DROP CONSTRAINT {quote_ident(primary)}", f"ADD UNIQUE ({old})", *steps]
+    return f"ALTER TABLE {target.name.sql} {', '.join(steps)};"
+
+
+def _rule_misfit(target: Target) -> Misfit | None:
+    if target.instead is None:
+        return None
+    rule = quote_ident(target.instead)
+    return Misfit(
+        f"the rule {target.instead} of {target.name} would do something else instead of what comes"
+        "; an ordinary rule does not, if the role of peersync may SET session_replication_role",
+        f"ALTER TABLE {target.name.sql} ENABLE RULE {rule};",
+    )
 
 
 def _column_misfit(target: Target, shape: ShapeLike) -> Misfit | None:
@@ -193,6 +228,33 @@ def _takes(here: str, there: str) -> bool:
     """Lengths are left to the rows: one that is too long is refused alone."""
     bare, theirs = _bare(here), _bare(there)
     return bare == theirs or bare in _WIDER.get(theirs, ())
+
+
+def _rounds(here: str, there: str) -> bool:
+    """Whether values of `there` would lose digits, which the database does without a word."""
+    scale, theirs = _scale(here), _scale(there)
+    if scale is None or (_bare(here) != _bare(there) and _bare(there) not in _INTEGERS):
+        return False
+    return theirs is None or theirs > scale
+
+
+def _pads(here: str, there: str) -> bool:
+    """Whether values of `there` would be written with more digits or blanks than they have."""
+    bare = _bare(here).removesuffix("[]")
+    if bare == "numeric":
+        return _scale(here) not in (None, _scale(there))
+    return bare == "character" and _bare(there) == _bare(here) and here != there
+
+
+def _scale(type_name: str) -> int | None:
+    """How many digits after the point there can be; None where no type modifier says it."""
+    bare = _bare(type_name).removesuffix("[]")
+    if bare in _INTEGERS:
+        return 0
+    if "(" not in type_name or not bare.startswith(_SCALED):
+        return None
+    limits = type_name.partition("(")[2].partition(")")[0].split(",")
+    return int(limits[-1]) if bare != "numeric" or len(limits) > 1 else 0
 
 
 def _bare(type_name: str) -> str:

@@ -77,9 +77,9 @@ async def prune(conn: asyncpg.Connection, *, batch_rows: int = BATCH_ROWS) -> Pr
 
 
 async def _prune(conn: asyncpg.Connection, batch_rows: int) -> Pruned:
+    members = await read_members(conn)  # first: what becomes stable later is not looked at here
     if await conn.fetchval(_SQL["quarantined"]):
         await conn.execute(_SQL["supersede"])
-    members = await read_members(conn)
     reached = await _raise_floors(conn, members)
     transactions = changes = 0
     for member in members:

@@ -17,6 +17,7 @@ import msgspec
 from peersync.core.errors import BadRequest, NotFound, PermissionMissing
 from peersync.postgres.errors import translate
 from peersync.postgres.log.conflicts import hlc_time, node_names, op_word
+from peersync.postgres.log.late import refuse_late
 from peersync.postgres.log.onerow import (
     Values,
     existing_target,
@@ -200,6 +201,8 @@ async def _apply(conn: asyncpg.Connection, row: Any, by: str) -> Tried:
         reason = "something newer has changed the row since; it is as that left it"
         return _tried(row, "superseded", reason=reason, before=before, after=before)
     await write_row(conn, target, shape, op, row["key"], row["image"])
+    if op != "D":
+        await refuse_late(conn, target, shape, row["key"])
     after = await read_row(conn, target, key) if key else None
     await conn.execute(_SQL["settle"], row["id"], "applied", by)
     return _tried(row, "applied", before=before, after=after)

@@ -68,11 +68,15 @@ class TargetColumn(msgspec.Struct, frozen=True):
 
 
 class TargetKey(msgspec.Struct, frozen=True):
-    """`immediate`: ON CONFLICT can name it; a deferrable one it cannot."""
+    """`immediate`: ON CONFLICT can name it; a deferrable one it cannot.
+
+    `primary`: the name of its constraint, where it is the primary key.
+    """
 
     columns: tuple[str, ...]
     operators: tuple[str, ...]
     immediate: bool
+    primary: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Target:
 
     `relation` is where rows are written: the root, for a partition. `keys`: best first.
     `captured`: its changes are logged; `reason` why not. `dropped`: places of dropped columns.
+    `ruled`: it has rules ON INSERT or ON UPDATE; `instead`: one that would take our rows away.
     """
 
     tbl: int | None
@@ -96,10 +101,12 @@ class Target:
     captured: bool
     reason: str | None
     dropped: tuple[int, ...]
+    ruled: bool
+    instead: str | None
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns of the best key; none where the table has no key."""
+        """The columns of the key by which this node logs the table; none where it has no key."""
         return self.keys[0].columns if self.keys else ()
 
     @property
@@ -119,9 +126,9 @@ class Target:
         return next((key for key in self.keys if key.columns == columns), None)
 
     def merges(self, columns: tuple[str, ...]) -> bool:
-        """Whether ON CONFLICT can name these columns: their key is not deferrable."""
+        """Whether ON CONFLICT is accepted: their key is not deferrable, and there are no rules."""
         key = self.key_of(tuple(columns))
-        return key is not None and key.immediate
+        return key is not None and key.immediate and not self.ruled
 
     @property
     def only(self) -> str:
@@ -182,6 +189,8 @@ def target_of(row: Any) -> Target:
         captured=row["captured"],
         reason=row["reason"],
         dropped=tuple(row["dropped"]),
+        ruled=row["ruled"],
+        instead=row["instead"],
     )
 
 
@@ -207,14 +216,42 @@ def written_columns(target: Target, shape: ShapeLike) -> tuple[str, ...]:
 def upsert_sql(target: Target, shape: ShapeLike, source: str) -> str:
     """Rows get the images of `source`, a SELECT of `literal`; new ones are inserted.
 
-    Only where `target.merges` the key; else `delete_sql` and `insert_sql` do it.
+    Only where `target.merges` the key; else `delete_sql` and `insert_sql` do it. Two statements
+    where only an INSERT can give a row its number.
     """
+    return "; ".join([*_renumber_sql(target, shape, source), _merge_sql(target, shape, source)])
+
+
+def _merge_sql(target: Target, shape: ShapeLike, source: str) -> str:
     _key(target, shape)
     insert = insert_sql(target, shape, source)
     listed = ", ".join(quote_ident(c) for c in shape.key)
     changed = [c for c in written_columns(target, shape) if c not in target.always]
     sets = ", ".join(f"{quote_ident(c)} = excluded.{quote_ident(c)}" for c in changed)
     return f"{insert} ON CONFLICT ({listed}) DO " + (f"UPDATE SET {sets}" if sets else "NOTHING")
+
+
+def _renumber_sql(target: Target, shape: ShapeLike, source: str) -> list[str]:
+    """Rows that have another number than their image in a column that no UPDATE may set are gone.
+
+    None where there is no such column beside the key. All other rows stay, with what they have in
+    columns that the peer's table lacks.
+    """
+    key, places = tuple(shape.key), {c: n for n, c in enumerate(shape.columns, start=1)}
+    numbers = [c for c in written_columns(target, shape) if c in target.always - set(key)]
+    if not numbers:
+        return []
+    named = [
+        *((c, f"k{n}") for n, c in enumerate(key, start=1)),
+        *((c, f"n{places[c]}") for c in numbers),
+    ]
+    fields = ", ".join(f"{_field(places[c], target.by_name[c].type)} AS {a}" for c, a in named)
+    other = " OR ".join(f"t.{quote_ident(c)} IS DISTINCT FROM d.n{places[c]}" for c in numbers)
+    return [
+        f"DELETE FROM {target.only} AS t USING "
+        f"(SELECT {fields} FROM {_records(len(shape.columns), source)}) AS d "
+        f"WHERE {_same_key(target, key)} AND ({other})"
+    ]
 
 
 def insert_sql(target: Target, shape: ShapeLike, source: str) -> str:
@@ -240,8 +277,18 @@ def delete_sql(target: Target, shape: ShapeLike, source: str) -> str:
 
 
 def remove_sql(target: Target, shape: ShapeLike, source: str) -> str:
-    """Of a table without a key: for each literal of `source` one row that is equal to it goes."""
-    row = _row_text(shape.columns)
+    """Of a table without a key: for each literal of `source` one row that is equal to it goes.
+
+    Equal but for generated columns: a virtual one is null in an image, one that is stored is not.
+    """
+    made = target.generated & set(shape.columns)
+    row = _row_text(shape.columns, made)
+    if made:
+        places = enumerate(shape.columns, start=1)
+        fields = ", ".join("NULL" if c in made else f"(r).c{n}" for n, c in places)
+        source = (
+            f"SELECT ROW({fields})::text AS literal FROM {_records(len(shape.columns), source)}"
+        )
     return (
         f"DELETE FROM {target.only} WHERE (tableoid, ctid) IN (SELECT x.tableoid, x.ctid FROM ("
         f"SELECT t.tableoid, t.ctid, d.copies, row_number() OVER (PARTITION BY d.literal) AS nth "
@@ -285,7 +332,10 @@ async def write_row(
     else:
         if not target.merges(shape.key):
             await conn.execute(delete_sql(target, shape, one), key)
-        write = upsert_sql if target.merges(shape.key) else insert_sql
+        else:
+            for renumber in _renumber_sql(target, shape, one):
+                await conn.execute(renumber, image)
+        write = _merge_sql if target.merges(shape.key) else insert_sql
         sql, literal = write(target, shape, one), image
     status: str = await conn.execute(sql, literal)
     return int(status.rpartition(" ")[2])
@@ -328,5 +378,6 @@ def _field(place: int, type_name: str) -> str:
     return f"(r).c{place}::{type_name}"
 
 
-def _row_text(columns: Collection[str]) -> str:
-    return f"ROW({', '.join('t.' + quote_ident(c) for c in columns)})::text"
+def _row_text(columns: Collection[str], unread: Collection[str]) -> str:
+    fields = ("NULL" if c in unread else f"t.{quote_ident(c)}" for c in columns)
+    return f"ROW({', '.join(fields)})::text"

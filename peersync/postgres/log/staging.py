@@ -24,6 +24,7 @@ from peersync.core.names import TableName, quote_literal
 from peersync.core.order.change import Transaction
 from peersync.core.order.plan import Run
 from peersync.postgres.log.members import encode_vector
+from peersync.postgres.log.refused import CREATE as CREATE_REFUSED
 from peersync.wire.feed import COLUMNS, TransactionHead
 
 IN: Final = "peersync_in"
@@ -54,6 +55,7 @@ CREATE: Final = ";\n".join(
         """CREATE TEMP TABLE peersync_clash (
     n bigint, key text COLLATE "C", origin bigint, position bigint, ordinal bigint, hlc bigint,
     op "char", shape bigint, kept_wins boolean)""",
+        CREATE_REFUSED,
     ]
 )
 

@@ -202,7 +202,8 @@ _TAKE_BASES: Final = """
 INSERT INTO peersync.row_base (tbl, key, shape, image)
 SELECT t.tbl, b.key, b.shape, b.image
   FROM {bases} AS b JOIN peersync.synced_table AS t USING (schema_name, table_name)
-    ON CONFLICT (tbl, key) DO UPDATE SET shape = excluded.shape, image = excluded.image
+    ON CONFLICT (tbl, hashtextextended(key, 0), hashtextextended(key, 1))
+    DO UPDATE SET shape = excluded.shape, image = excluded.image
 """
 # Different ones give different rows. The capture that a strategy needs is made right after.
 _TAKE_STRATEGIES: Final = """

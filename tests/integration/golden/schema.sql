@@ -39,7 +39,27 @@ BEGIN
     PERFORM peersync.register_shape(facts);
     SELECT s.tbl INTO known FROM peersync.synced_table AS s
      WHERE s.schema_name = facts ->> 'schema' AND s.table_name = facts ->> 'table';
-    RETURN peersync.capture_statement(facts, coalesce(known, capture_anew.tbl), keep_old, op, source);
+    RETURN peersync.capture_statement(facts || '{"direct": []}', coalesce(known, capture_anew.tbl),
+                                      keep_old, op, source);
+END $$;
+
+CREATE FUNCTION peersync.capture_choice(facts jsonb, tbl integer, keep_old boolean, op text, source text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+DECLARE
+    plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
+    looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
+BEGIN
+    IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
+        RETURN plain;
+    END IF;
+    IF plain <> looked THEN
+        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
+                        '%s; ELSE %s; END IF', looked, plain);
+    END IF;
+    RETURN plain || '; IF FOUND THEN '
+                    'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
 END $$;
 
 CREATE FUNCTION peersync.capture_facts(relation oid) RETURNS jsonb
@@ -103,6 +123,13 @@ SELECT jsonb_build_object(
                         WHERE f.contype = 'f' AND f.confrelid = r.oid
                           AND CASE o.action WHEN 'u' THEN f.confupdtype
                                             WHEN 'd' THEN f.confdeltype END NOT IN ('a', 'r'))
+       -- a cascade is part of the same statement: one transition table has both moves of a key
+       AND NOT (o.op = 'UPDATE' AND EXISTS (
+             SELECT FROM pg_constraint AS f
+               JOIN pg_index AS fi ON fi.indrelid = r.oid AND fi.indisunique
+                                  AND fi.indkey::int2[] && f.conkey
+              WHERE f.contype = 'f' AND f.conrelid = r.oid
+                AND (f.confupdtype NOT IN ('a', 'r') OR f.confdeltype IN ('n', 'd'))))
        ) AS plain ON true
   LEFT JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_array(a.attname, format('OPERATOR(%I.%s)', opn.nspname, op.oprname),
@@ -124,7 +151,11 @@ SELECT jsonb_build_object(
                        JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
                       WHERE n <= i.indnkeyatts
                         AND peersync.key_form(u.opclass, ka.atttypid, u.coll) IS NULL),
-                   i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1) AS i
+                   i.indisprimary DESC, i.indnkeyatts, ARRAY(  -- not the index's name: nodes differ in it
+                     SELECT ka.attname::text COLLATE "C" FROM unnest(i.indkey::int2[])
+                              WITH ORDINALITY AS w (attnum, n)
+                       JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
+                      WHERE n <= i.indnkeyatts ORDER BY n), ic.relname LIMIT 1) AS i
      CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                         WITH ORDINALITY AS k (attnum, opclass, coll, n)
       JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.attnum
@@ -223,7 +254,8 @@ BEGIN
     body := format($body$
 /* peersync %1$s */
 DECLARE
-    before pg_catalog.jsonb;
+    before    pg_catalog.jsonb;
+    statement pg_catalog.text := EXTRACT(epoch FROM pg_catalog.statement_timestamp());
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
@@ -261,6 +293,7 @@ BEGIN
             INSERT INTO peersync.change (tbl, shape, op)
             VALUES (%9$s, peersync.table_shape(TG_RELID), 'X');
         END;
+        statement := pg_catalog.set_config('peersync.logged', statement, true);
     END IF;
     IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(%11$s, %12$s) THEN
         PERFORM peersync.wake();
@@ -268,9 +301,9 @@ BEGIN
     RETURN NULL;
 END $body$,
         peersync.capture_marker(peersync.capture_version(), stamp, tbl, keep_old), relation, root, stamp,
-        peersync.capture_statement(facts, tbl, keep_old, 'UPDATE', source),
-        peersync.capture_statement(facts, tbl, keep_old, 'INSERT', source),
-        peersync.capture_statement(facts, tbl, keep_old, 'DELETE', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'UPDATE', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'INSERT', source),
+        peersync.capture_choice(facts, tbl, keep_old, 'DELETE', source),
         CASE WHEN facts -> 'triggers' @> '34' OR (facts ->> 'mode' = 'statement'
                   AND NOT facts -> 'triggers' @> '32')
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
@@ -396,8 +429,8 @@ CREATE FUNCTION peersync.capture_version() RETURNS text
     AS $$
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
-       AND p.proname IN ('capture_source', 'capture_statement', 'plain_rows_sql', 'image_sql',
-                         'key_sql', 'key_field')
+       AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
+                         'image_sql', 'key_sql', 'key_field')
 $$;
 
 CREATE FUNCTION peersync.ddl_noticed() RETURNS event_trigger
@@ -1323,9 +1356,6 @@ ALTER TABLE ONLY peersync.relayed
 ALTER TABLE ONLY peersync.replica
     ADD CONSTRAINT replica_pkey PRIMARY KEY (only_one);
 
-ALTER TABLE ONLY peersync.row_base
-    ADD CONSTRAINT row_base_pkey PRIMARY KEY (tbl, key);
-
 ALTER TABLE ONLY peersync.set_runs
     ADD CONSTRAINT set_runs_pkey PRIMARY KEY (run_id);
 
@@ -1346,7 +1376,7 @@ CREATE INDEX complete_syncs_started_at ON peersync.complete_syncs USING btree (s
 
 CREATE INDEX conflict_at ON peersync.conflict USING btree (at DESC);
 
-CREATE INDEX conflict_row ON peersync.conflict USING btree (tbl, key);
+CREATE INDEX conflict_row ON peersync.conflict USING btree (tbl, hashtextextended(key, (0)::bigint));
 
 CREATE INDEX full_sync_sessions_started_at ON peersync.full_sync_sessions USING btree (started_at DESC);
 
@@ -1354,7 +1384,9 @@ CREATE INDEX link_samples_at ON peersync.link_samples USING btree (at);
 
 CREATE INDEX peer_sync_references_peer ON peersync.peer_sync_references USING btree (peer_id, completed_at DESC);
 
-CREATE INDEX quarantine_waiting ON peersync.quarantine USING btree (tbl, key) WHERE (state = 'waiting'::text);
+CREATE INDEX quarantine_waiting ON peersync.quarantine USING btree (tbl, hashtextextended(key, (0)::bigint)) WHERE (state = 'waiting'::text);
+
+CREATE UNIQUE INDEX row_base_row ON peersync.row_base USING btree (tbl, hashtextextended(key, (0)::bigint), hashtextextended(key, (1)::bigint));
 
 CREATE UNIQUE INDEX set_runs_running ON peersync.set_runs USING btree (set_name, peer_id) WHERE (status = 'running'::text);
 
