@@ -38,7 +38,7 @@ def test_a_link_says_what_it_waits_for(pair_18: TwoNodes) -> None:
     target.run("tables", "remove", "public.note")
     said = link(target)
     assert (said["state"], said["problem"]) == ("in sync", "here 1 table left out")
-    assert link(source)["problem"] == "on server-b 1 table left out"
+    wait_until(lambda: link(source)["problem"] == "on server-b 1 table left out")
     target.run("tables", "add", "public.note")
 
     # a table that does not fit is parked: the list of tables has the statement

@@ -123,11 +123,13 @@ async def test_what_is_committed_while_a_row_is_applied_is_in_it(
     if earlier:
         await a.execute("UPDATE account SET balance = balance + 1")
     await b.execute("UPDATE account SET balance = balance + 10")
+    watch = await asyncpg.connect(a.test.url())  # the connections of `a` are busy
+    stack.push_async_callback(watch.close)
     async with asyncio.TaskGroup() as tasks, a.conn.transaction():
         await a.execute("UPDATE account SET balance = balance + 100")
         pulling = tasks.create_task(a.pull(b))
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype <> 'relation'"
-        while not await a.asks.fetchval(waiting):
+        while not await watch.fetchval(waiting):
             assert not pulling.done(), pulling
             await asyncio.sleep(0.01)
     expected = 1111 if earlier else 1110
