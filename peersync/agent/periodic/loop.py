@@ -178,12 +178,13 @@ class Periodic:
         """The database as an active member; one that may not go on is held (R13)."""
         hub.pulse.waits()
         async with hub.database.acquire(f"reading the members of {hub.name}") as conn:
+            mark = await self.marks.current(hub.name)
             local = await read_local(conn)
             hub.pulse.turn()
             if local is None or local.replica.state != "active":
                 return None
             home = await read_home(conn)
-            reason = await self.marks.objection(hub.name, local.replica, self._node_id, home)
+            reason = await self.marks.objection(hub.name, local.replica, self._node_id, home, mark)
             if reason is not None:
                 log.error("%s is held: %s", hub.name, reason)
                 hub.pulse.waits()

@@ -43,13 +43,26 @@ class Marks:
         self._known: dict[str, Mark | None] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
+    async def current(self, database: str) -> Mark:
+        """What is noted now; origin 0 where nothing is."""
+        return await self._read(database) or Mark(origin=0, position=0)
+
     async def objection(
-        self, database: str, replica: Replica, node_id: str, home: str = ""
+        self,
+        database: str,
+        replica: Replica,
+        node_id: str,
+        home: str = "",
+        mark: Mark | None = None,
     ) -> str | None:
-        """Why this database may not publish or apply under its origin; None when it may."""
+        """Why this database may not publish or apply under its origin; None when it may.
+
+        `mark`: what was noted before `replica` was read. Without it the database must be at rest:
+        a position that is noted after the reading is no sign of anything.
+        """
         if replica.node_id != node_id:
             return "this database was made a member by another node: it is a copy of that node's"
-        mark = await self._read(database)
+        mark = mark or await self._read(database)
         if mark is None or mark.origin != replica.origin:
             if mark is not None and replica.origin in mark.former:
                 return (
