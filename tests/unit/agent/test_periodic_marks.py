@@ -35,6 +35,20 @@ async def test_a_database_behind_its_mark_may_not_go_on(tmp_path: Path, workers:
         assert "position 9, they may have 10" in said
 
 
+async def test_what_is_sent_while_a_database_is_read_holds_nobody(
+    tmp_path: Path, workers: Workers
+) -> None:
+    marks = Marks(tmp_path, workers)
+    nothing = await marks.current("shop")
+    await marks.note("shop", 7, 10)
+    before = await marks.current("shop")
+    await marks.note("shop", 7, 11)  # REPLICA was read before this one left
+    assert await marks.objection("shop", REPLICA, "node", "", nothing) is None
+    assert await marks.objection("shop", REPLICA, "node", "", before) is None
+    assert await marks.objection("shop", replace(REPLICA, position=9), "node", "", before)
+    assert await marks.objection("shop", REPLICA, "node")
+
+
 async def test_a_copy_of_another_nodes_database_is_seen(tmp_path: Path, workers: Workers) -> None:
     said = await Marks(tmp_path, workers).objection("shop", REPLICA, "another")
     assert said is not None
