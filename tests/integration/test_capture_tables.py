@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import asyncpg
 import pytest
 
+from peersync.agent.periodic import capturing
+from peersync.agent.periodic.hub import Hub
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
+from peersync.postgres.conninfo import resolve
 from peersync.postgres.log import capture
 from peersync.postgres.log.capture import TableState, catalog_stamp, enrol, remove, table_states
 from peersync.postgres.log.members import found
 from peersync.postgres.migrate import migrate, uninstall
 from peersync.postgres.pool import PINNED
+from peersync.postgres.pool import Database as Pool
 from tests.plugins.clusters import Database, MakeDatabase
 
 Connect = Callable[..., Awaitable[asyncpg.Connection]]
@@ -50,6 +55,28 @@ async def take(
 ) -> dict[str, TableState]:
     states = await enrol(agent, Patterns(["*"], exclude), lock_timeout_s=lock_timeout_s)
     return {state.name.name: state for state in states}
+
+
+@BOTH
+async def test_a_table_that_is_made_during_the_look_is_found_by_the_next_one(
+    database: Database,
+    agent: asyncpg.Connection,
+    app: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = capturing.enrol
+
+    async def slow(*args: Any, **options: Any) -> list[TableState]:
+        states = await real(*args, **options)
+        await app.execute("CREATE TABLE IF NOT EXISTS meanwhile (a int PRIMARY KEY)")
+        return states
+
+    monkeypatch.setattr(capturing, "enrol", slow)
+    hub = Hub("shop", Pool("shop", resolve(database.conninfo())))
+    for _ in range(2):
+        await capturing.capture_tables(hub, agent, lock_timeout_s=5)
+    states = {s.name.name: s.state for s in await table_states(agent)}
+    assert states == {"meanwhile": "captured"}
 
 
 async def triggers(agent: asyncpg.Connection) -> int:

@@ -27,7 +27,7 @@ async def capture_tables(hub: Hub, conn: asyncpg.Connection, *, lock_timeout_s: 
             return
         states = await enrol(conn, hub.patterns, lock_timeout_s=lock_timeout_s)
         refused = [state for state in states if state.state == "refused"]
-        hub.stamp = await catalog_stamp(conn)
+        hub.stamp = stamp  # not a later one: a table made meanwhile would never be looked at
         if any(state.reason == LOCKED for state in refused):
             hub.capture_at = time.monotonic() + RETRY_S
         else:

@@ -178,7 +178,9 @@ class Periodic:
         """The database as an active member; one that may not go on is held (R13)."""
         hub.pulse.waits()
         async with hub.database.acquire(f"reading the members of {hub.name}") as conn:
+            hub.pulse.turn()
             mark = await self.marks.current(hub.name)
+            hub.pulse.waits()
             local = await read_local(conn)
             hub.pulse.turn()
             if local is None or local.replica.state != "active":
