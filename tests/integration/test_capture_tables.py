@@ -64,7 +64,7 @@ async def test_a_table_that_is_made_during_the_look_is_found_by_the_next_one(
     app: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real = capturing.enrol
+    real = capture.enrol
 
     async def slow(*args: Any, **options: Any) -> list[TableState]:
         states = await real(*args, **options)
