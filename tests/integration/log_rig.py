@@ -17,7 +17,7 @@ from peersync.postgres.log.members import Replica, found
 from peersync.postgres.migrate import migrate
 from peersync.postgres.pool import PINNED
 
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
+Connect = Callable[..., Awaitable[asyncpg.Connection]]
 
 NODE = "a" * 32
 SHAPE = 4711

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -17,44 +15,17 @@ import pytest
 from peersync.core.names import TableName, quote_ident
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.capture import TableState, enrol
-from peersync.postgres.migrate import migrate
-from peersync.postgres.pool import PINNED
+from tests.integration.log_rig import Connect
 from tests.plugins.clusters import Database, MakeDatabase
 
 ALL = Patterns(["*"])
-Connect = Callable[..., Awaitable[asyncpg.Connection]]
 
 
 @pytest.fixture(params=[(15, None), (18, None), (18, "plain")], ids=["15", "18", "18-owner"])
-def captured(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
+def database(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
     """A database; the last is of a role without superuser."""
     major, owner = request.param
     return make_database(major, owner=owner)
-
-
-@pytest.fixture
-async def connect(captured: Database) -> AsyncIterator[Connect]:
-    """An application's sessions: no settings of ours."""
-    async with AsyncExitStack() as stack:
-
-        async def one(user: str | None = None, **settings: str) -> asyncpg.Connection:
-            conn = await asyncpg.connect(captured.url(user=user), server_settings=settings)
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def agent(connect: Connect) -> asyncpg.Connection:
-    conn = await connect(**PINNED)
-    await migrate(conn)
-    return conn
-
-
-@pytest.fixture
-async def app(connect: Connect) -> asyncpg.Connection:
-    return await connect()
 
 
 async def take(agent: asyncpg.Connection) -> dict[str, TableState]:
@@ -366,9 +337,9 @@ async def test_odd_names_and_many_columns_are_logged(
 
 
 async def test_generated_identity_dropped_and_domain_columns_are_logged(
-    captured: Database, agent: asyncpg.Connection, app: asyncpg.Connection
+    database: Database, agent: asyncpg.Connection, app: asyncpg.Connection
 ) -> None:
-    virtual = ", w int GENERATED ALWAYS AS (10 / (n - 5)) VIRTUAL" if captured.major >= 18 else ""
+    virtual = ", w int GENERATED ALWAYS AS (10 / (n - 5)) VIRTUAL" if database.major >= 18 else ""
     await app.execute(f"""
         CREATE DOMAIN d AS text NOT NULL CHECK (VALUE <> ''); CREATE TYPE e AS ENUM ('a', 'b"');
         CREATE TYPE pair AS (a int, b text);
@@ -446,9 +417,9 @@ async def test_a_session_with_warm_plans_goes_on_after_the_table_was_altered(
 
 
 async def test_row_security_and_missing_rights_of_the_user_do_not_hide_changes(
-    captured: Database, agent: asyncpg.Connection, app: asyncpg.Connection, connect: Connect
+    database: Database, agent: asyncpg.Connection, app: asyncpg.Connection, connect: Connect
 ) -> None:
-    captured.cluster.createrole("visitor")
+    database.cluster.createrole("visitor")
     await app.execute("""
         CREATE TABLE t (id int PRIMARY KEY, v text);
         ALTER TABLE t ENABLE ROW LEVEL SECURITY; ALTER TABLE t FORCE ROW LEVEL SECURITY;
@@ -515,9 +486,9 @@ async def test_the_row_before_is_kept_only_where_the_strategy_needs_it(
     await same(agent)
 
 
-async def test_applied_rows_are_not_logged(captured: Database, agent: asyncpg.Connection) -> None:
-    if captured.user == "plain":
-        captured.psql("GRANT SET ON PARAMETER session_replication_role TO plain", user="postgres")
+async def test_applied_rows_are_not_logged(database: Database, agent: asyncpg.Connection) -> None:
+    if database.user == "plain":
+        database.psql("GRANT SET ON PARAMETER session_replication_role TO plain", user="postgres")
     await agent.execute("CREATE TABLE public.t (id int PRIMARY KEY)")
     await take(agent)
     await agent.execute("SET session_replication_role = replica; INSERT INTO public.t VALUES (1)")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -16,40 +14,19 @@ from peersync.postgres.log.members import found
 from peersync.postgres.log.onerow import canonical_key
 from peersync.postgres.log.parking import number_tables
 from peersync.postgres.log.rows import read_targets
-from peersync.postgres.migrate import migrate
 from peersync.postgres.pool import PINNED
-from tests.plugins.clusters import Database
+from tests.integration.log_rig import Connect
 
-Connect = Callable[..., Awaitable[asyncpg.Connection]]
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
 ALL = Patterns(["*"])
 LOG = "SELECT op::text, key, image FROM peersync.change ORDER BY id"
 
 
 @pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one(**settings: str) -> asyncpg.Connection:
-            conn = await asyncpg.connect(database.url(), server_settings=settings)
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def agent(connect: Connect) -> asyncpg.Connection:
+async def agent(agent: asyncpg.Connection) -> asyncpg.Connection:
     """Of an active member."""
-    conn = await connect(**PINNED)
-    await migrate(conn)
-    await found(conn, "a" * 32, "alpha")
-    return conn
-
-
-@pytest.fixture
-async def app(connect: Connect) -> asyncpg.Connection:
-    return await connect()
+    await found(agent, "a" * 32, "alpha")
+    return agent
 
 
 async def take(agent: asyncpg.Connection) -> dict[str, TableState]:

@@ -6,19 +6,13 @@ a row is the row as the statement left it, in whatever order the triggers fired.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-
 import asyncpg
 import pytest
 
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.capture import enrol
-from peersync.postgres.migrate import migrate
-from peersync.postgres.pool import PINNED
-from tests.plugins.clusters import Database
+from tests.integration.log_rig import Connect
 
-Connect = Callable[..., Awaitable[asyncpg.Connection]]
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
 
 ORDERS = """
@@ -51,30 +45,6 @@ CREATE TABLE c (p int REFERENCES p ON UPDATE CASCADE ON DELETE CASCADE, n int, v
 CREATE TABLE d (id int PRIMARY KEY, p int REFERENCES p ON UPDATE CASCADE ON DELETE SET NULL);
 INSERT INTO p SELECT n FROM generate_series(1, 9) AS n;
 """
-
-
-@pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one(**settings: str) -> asyncpg.Connection:
-            conn = await asyncpg.connect(database.url(), server_settings=settings)
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def agent(connect: Connect) -> asyncpg.Connection:
-    conn = await connect(**PINNED)
-    await migrate(conn)
-    return conn
-
-
-@pytest.fixture
-async def app(connect: Connect) -> asyncpg.Connection:
-    return await connect()
 
 
 async def take(agent: asyncpg.Connection, left_out: str = "nothing") -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -20,34 +18,10 @@ from peersync.postgres.log.members import found
 from peersync.postgres.migrate import migrate, uninstall
 from peersync.postgres.pool import PINNED
 from peersync.postgres.pool import Database as Pool
+from tests.integration.log_rig import Connect
 from tests.plugins.clusters import Database, MakeDatabase
 
-Connect = Callable[..., Awaitable[asyncpg.Connection]]
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
-
-
-@pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one(user: str | None = None, **settings: str) -> asyncpg.Connection:
-            conn = await asyncpg.connect(database.url(user=user), server_settings=settings)
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def agent(connect: Connect) -> asyncpg.Connection:
-    conn = await connect(**PINNED)
-    await migrate(conn)
-    return conn
-
-
-@pytest.fixture
-async def app(connect: Connect) -> asyncpg.Connection:
-    return await connect()
 
 
 async def take(

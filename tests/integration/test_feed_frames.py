@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import tracemalloc
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -17,27 +15,14 @@ from peersync.postgres.log.feed import open_feed
 from peersync.postgres.log.members import Replica, add_member, read_vector
 from peersync.postgres.log.publish import announce, publish
 from peersync.wire.feed import COLUMNS, FeedHead, FeedReader, FeedRequest
-from tests.integration.log_rig import SHAPE, Connect, make_log, open_connection
-from tests.plugins.clusters import Database
+from tests.integration.log_rig import SHAPE, Connect, make_log
 
 ASKER, THIRD = 77, 99
 
 
 @pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one() -> asyncpg.Connection:
-            conn = await open_connection(database.url())
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def conn(connect: Connect) -> asyncpg.Connection:
-    return await connect()
+async def conn(open_log: Connect) -> asyncpg.Connection:
+    return await open_log()
 
 
 @pytest.fixture
@@ -239,10 +224,10 @@ async def test_frames_are_bounded_and_each_transaction_is_whole_and_comes_once(
 
 
 async def test_a_head_and_its_rows_are_of_one_view(
-    conn: asyncpg.Connection, connect: Connect, replica: Replica
+    conn: asyncpg.Connection, open_log: Connect, replica: Replica
 ) -> None:
     await write_rows(conn, 1, 1)
-    other = await connect()
+    other = await open_log()
     feed = await open_feed(conn, request(replica))
     await write_rows(other, 1)
     await other.execute("DELETE FROM peersync.change; DELETE FROM peersync.transaction")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -23,27 +21,14 @@ from peersync.postgres.log.prune import (
 )
 from peersync.postgres.log.publish import publish
 from peersync.wire.feed import FeedRequest
-from tests.integration.log_rig import SHAPE, Connect, make_log, open_connection, transactions
-from tests.plugins.clusters import Database
+from tests.integration.log_rig import SHAPE, Connect, make_log, transactions
 
 BETA, GAMMA = 77, 99
 
 
 @pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one() -> asyncpg.Connection:
-            conn = await open_connection(database.url())
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def conn(connect: Connect) -> asyncpg.Connection:
-    return await connect()
+async def conn(open_log: Connect) -> asyncpg.Connection:
+    return await open_log()
 
 
 @pytest.fixture
@@ -192,12 +177,12 @@ async def test_a_large_transaction_goes_in_pieces(
 
 
 async def test_one_that_was_cut_off_is_gone_on_with_and_shown_to_nobody(
-    conn: asyncpg.Connection, connect: Connect, replica: Replica
+    conn: asyncpg.Connection, open_log: Connect, replica: Replica
 ) -> None:
     await write(conn, 50_000, 1)
     for member in (BETA, GAMMA):
         await say(conn, member, {replica.origin: 1})
-    other = await connect()
+    other = await open_log()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await prune(other, batch_rows=50)
@@ -210,14 +195,14 @@ async def test_one_that_was_cut_off_is_gone_on_with_and_shown_to_nobody(
 
 
 async def test_a_writer_never_waits_for_it(
-    conn: asyncpg.Connection, connect: Connect, replica: Replica
+    conn: asyncpg.Connection, open_log: Connect, replica: Replica
 ) -> None:
     await write(conn, *[500] * 20)
     for member in (BETA, GAMMA):
         await say(conn, member, {replica.origin: 20})
-    writer = await connect()
+    writer = await open_log()
     await writer.execute("SET lock_timeout = '20ms'")
-    waited = connect()
+    waited = open_log()
 
     async def keep_writing() -> None:
         while not done.is_set():

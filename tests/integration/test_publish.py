@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from itertools import pairwise
 
 import asyncpg
@@ -24,37 +22,24 @@ from tests.integration.log_rig import (
     open_connection,
     transactions,
 )
-from tests.plugins.clusters import Database
 
 
 @pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one() -> asyncpg.Connection:
-            conn = await open_connection(database.url())
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def conn(connect: Connect) -> asyncpg.Connection:
-    conn = await connect()
+async def conn(open_log: Connect) -> asyncpg.Connection:
+    conn = await open_log()
     await make_log(conn)
     return conn
 
 
 # --- what is published ------------------------------------------------------------------------
 async def test_committed_transactions_get_a_place_each_and_others_none(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, open_log: Connect
 ) -> None:
     assert await publish(conn) is None
     await conn.execute("INSERT INTO acc VALUES (1, 0), (2, 0)")
     await conn.execute("UPDATE acc SET n = 1")
     await conn.execute("BEGIN; DELETE FROM acc; ROLLBACK")
-    open_one = await connect()
+    open_one = await open_log()
     await open_one.execute("BEGIN; INSERT INTO acc VALUES (3, 0)")
     done = await publish(conn)
     assert done is not None
@@ -83,9 +68,9 @@ async def test_a_savepoint_that_is_taken_back_leaves_nothing(conn: asyncpg.Conne
 
 
 async def test_what_the_publishing_transaction_changes_is_published_by_the_next_call(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, open_log: Connect
 ) -> None:
-    other = await connect()
+    other = await open_log()
     async with conn.transaction():
         await conn.execute("INSERT INTO acc VALUES (1, 0)")
         await other.execute("INSERT INTO acc VALUES (2, 0)")  # a higher xid that has ended
@@ -190,9 +175,9 @@ async def test_an_announcement_comes_after_what_is_pending(conn: asyncpg.Connect
 
 # --- inside REPEATABLE READ -------------------------------------------------------------------
 async def test_a_view_in_which_everything_is_published(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, open_log: Connect
 ) -> None:
-    other = await connect()
+    other = await open_log()
     await other.execute("INSERT INTO acc VALUES (1, 0)")
     async with publish_lock(conn), conn.transaction(isolation="repeatable_read"):
         await conn.execute("SELECT FROM acc")
@@ -205,9 +190,9 @@ async def test_a_view_in_which_everything_is_published(
 
 
 async def test_a_view_that_is_older_than_the_last_publishing_fails_and_loses_nothing(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, open_log: Connect
 ) -> None:
-    other = await connect()
+    other = await open_log()
     await other.execute("INSERT INTO acc VALUES (1, 0)")
     with pytest.raises(asyncpg.SerializationError):
         async with conn.transaction(isolation="repeatable_read"):
@@ -245,13 +230,13 @@ async def _publish_often(conn: asyncpg.Connection, stop: asyncio.Event) -> None:
     ("database", "real"), [(15, False), (18, False), (18, True)], indirect=["database"]
 )
 async def test_eight_writers_of_the_same_rows_lose_and_double_nothing(
-    conn: asyncpg.Connection, connect: Connect, real: bool
+    conn: asyncpg.Connection, open_log: Connect, real: bool
 ) -> None:
     if real:
         await capture_really(conn)
     await conn.execute("INSERT INTO acc SELECT i, 0 FROM generate_series(0, 19) i")
-    writers = [await connect() for _ in range(8)]
-    publishers = [await connect() for _ in range(2)]
+    writers = [await open_log() for _ in range(8)]
+    publishers = [await open_log() for _ in range(2)]
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as publishing:
         for one in publishers:
@@ -297,14 +282,14 @@ async def test_a_prepared_transaction_is_published_when_it_is_committed() -> Non
 
 # --- what it costs ----------------------------------------------------------------------------
 async def test_a_look_that_finds_nothing_reads_no_part_of_the_log(
-    conn: asyncpg.Connection, connect: Connect
+    conn: asyncpg.Connection, open_log: Connect
 ) -> None:
     """Also where a large transaction is open, and one was taken back; and without statistics."""
     await conn.execute("ALTER TABLE peersync.change SET (autovacuum_enabled = off)")
     load = "INSERT INTO acc SELECT i, 0 FROM generate_series({}, {}) i"
     await conn.execute(load.format(1, 20_000))
     await publish(conn)
-    open_one = await connect()
+    open_one = await open_log()
     await open_one.execute(f"BEGIN ISOLATION LEVEL REPEATABLE READ; {load.format(20_001, 40_000)}")
     await conn.execute(f"BEGIN; {load.format(40_001, 60_000)}; ROLLBACK")
     assert await publish(conn) is None  # goes over the rolled back rows, once

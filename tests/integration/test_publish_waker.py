@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -14,26 +12,13 @@ from pgcluster import Cluster
 
 from peersync.postgres.log.publish import Waker, publish
 from tests.integration.log_rig import Connect, capture_really, make_log, open_connection
-from tests.plugins.clusters import Database
 
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 
 
 @pytest.fixture
-async def connect(database: Database) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def one() -> asyncpg.Connection:
-            conn = await open_connection(database.url())
-            stack.push_async_callback(conn.close)
-            return conn
-
-        yield one
-
-
-@pytest.fixture
-async def writer(connect: Connect) -> asyncpg.Connection:
-    conn = await connect()
+async def writer(open_log: Connect) -> asyncpg.Connection:
+    conn = await open_log()
     await make_log(conn)
     await conn.execute("INSERT INTO acc VALUES (1, 0)")
     await publish(conn)
@@ -55,11 +40,11 @@ async def _write_after(conn: asyncpg.Connection, delay_s: float, *, slowly: bool
 
 @pytest.mark.parametrize(("slowly", "real"), [(False, False), (True, False), (False, True)])
 async def test_a_commit_while_it_falls_asleep_is_never_missed(
-    writer: asyncpg.Connection, connect: Connect, slowly: bool, real: bool
+    writer: asyncpg.Connection, open_log: Connect, slowly: bool, real: bool
 ) -> None:
     if real:
         await capture_really(writer)
-    sleeper, chance = await connect(), random.Random(1)
+    sleeper, chance = await open_log(), random.Random(1)
     waker = Waker(sleeper)
     for _ in range(400):
         async with asyncio.TaskGroup() as group:
@@ -71,9 +56,9 @@ async def test_a_commit_while_it_falls_asleep_is_never_missed(
 
 
 async def test_nothing_to_do_ends_the_sleep_in_time_and_gives_the_lock_back(
-    writer: asyncpg.Connection, connect: Connect
+    writer: asyncpg.Connection, open_log: Connect
 ) -> None:
-    waker = Waker(await connect())
+    waker = Waker(await open_log())
     started = time.monotonic()
     assert not await waker.sleep(0.2)
     assert 0.15 < time.monotonic() - started < 1
@@ -81,15 +66,15 @@ async def test_nothing_to_do_ends_the_sleep_in_time_and_gives_the_lock_back(
 
 
 async def test_writers_notify_only_while_somebody_sleeps(
-    writer: asyncpg.Connection, connect: Connect
+    writer: asyncpg.Connection, open_log: Connect
 ) -> None:
-    listener, heard = await connect(), asyncio.Event()
+    listener, heard = await open_log(), asyncio.Event()
     await listener.add_listener("peersync", lambda *_: heard.set())
     await writer.execute(WRITE)
     await listener.execute("SELECT")
     assert not heard.is_set()
     await publish(writer)
-    waker = Waker(await connect())
+    waker = Waker(await open_log())
     async with asyncio.TaskGroup() as group:
         group.create_task(_write_after(writer, 0.05, slowly=False), name="writer")
         assert await waker.sleep(5)
@@ -98,11 +83,11 @@ async def test_writers_notify_only_while_somebody_sleeps(
 
 
 async def test_a_commit_is_seen_while_another_transaction_stays_open(
-    writer: asyncpg.Connection, connect: Connect
+    writer: asyncpg.Connection, open_log: Connect
 ) -> None:
-    open_one = await connect()
+    open_one = await open_log()
     await open_one.execute("BEGIN; INSERT INTO acc VALUES (2, 0)")
-    waker = Waker(await connect())
+    waker = Waker(await open_log())
     async with asyncio.TaskGroup() as group:
         group.create_task(_write_after(writer, 0.05, slowly=False), name="writer")
         assert await waker.sleep(5)
@@ -110,9 +95,9 @@ async def test_a_commit_is_seen_while_another_transaction_stays_open(
 
 
 async def test_a_lost_connection_ends_the_sleep_aloud(
-    writer: asyncpg.Connection, connect: Connect
+    writer: asyncpg.Connection, open_log: Connect
 ) -> None:
-    sleeper = await connect()
+    sleeper = await open_log()
 
     async def end() -> None:
         await asyncio.sleep(0.1)

@@ -27,7 +27,7 @@ from peersync.core.order.conflict import Conflict, conflicts
 from peersync.core.order.fold import Function, Row, Strategy, by_version, causally_last, fold, saw
 from peersync.postgres.log.apply_conflicts import find_clashes, keep_window
 from peersync.postgres.log.apply_session import Session
-from peersync.postgres.log.apply_write import Batch
+from peersync.postgres.log.apply_statements import Batch
 from peersync.postgres.log.literal import format_record, parse_record
 from peersync.postgres.log.members import decode_vector
 from peersync.postgres.log.merge_function import call_function

@@ -14,7 +14,8 @@ from peersync.core.names import TableName
 from peersync.core.order.plan import Run
 from peersync.postgres.log.apply_session import Session
 from peersync.postgres.log.apply_settle import Outcome, Settling
-from peersync.postgres.log.apply_write import Batch, Writer
+from peersync.postgres.log.apply_statements import Batch
+from peersync.postgres.log.apply_write import Writer
 from peersync.postgres.log.decided import apply_decided
 from peersync.postgres.log.members import encode_vector, read_members
 from peersync.postgres.log.membership import apply_event, counting

@@ -15,7 +15,7 @@ from typing import Any, Final
 import asyncpg
 
 from peersync.core.names import TableName
-from peersync.postgres.log.apply_write import Batch
+from peersync.postgres.log.apply_statements import Batch
 from peersync.postgres.log.late import LATE_KEYS, LateKey
 from peersync.postgres.log.parking import note_shapes
 from peersync.postgres.log.rows import ShapeLike, Target, ensure_fields, target_of

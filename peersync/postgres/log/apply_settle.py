@@ -24,7 +24,8 @@ from peersync.postgres.log.apply_conflicts import (
 )
 from peersync.postgres.log.apply_merge import Merging, Place, merging_of
 from peersync.postgres.log.apply_session import Session
-from peersync.postgres.log.apply_write import Batch, Heads, Writer
+from peersync.postgres.log.apply_statements import Batch
+from peersync.postgres.log.apply_write import Heads, Writer
 from peersync.postgres.log.parking import number_tables
 from peersync.postgres.log.rows import ShapeLike, Target, read_shapes
 from peersync.postgres.log.staging import (

@@ -16,18 +16,16 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Iterator,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import asyncpg
 
 from peersync.core.names import TableName
-from peersync.postgres.log.late import LateKey, check_body, check_sql
+from peersync.postgres.log.apply_statements import NO_KEYS, Batch, Statements
+from peersync.postgres.log.late import LateKey, check_sql
 from peersync.postgres.log.parking import park
 from peersync.postgres.log.refused import (
     CHUNK,
@@ -39,23 +37,15 @@ from peersync.postgres.log.refused import (
     each_sql,
 )
 from peersync.postgres.log.rows import (
-    ShapeLike,
     Target,
-    clear_sql,
-    delete_sql,
-    insert_sql,
-    remove_sql,
-    upsert_sql,
 )
-from peersync.postgres.log.staging import IN, Group, shapes_sql
+from peersync.postgres.log.staging import IN, shapes_sql
 
 Heads = Callable[[], Awaitable[None]]
 
 # Nobody's fault but the moment's: the whole run is rolled back and tried again.
 NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
 _NOT_THIS_TABLE: Final = ("42", "0A", "3F")
-_WRITES: Final = "i.op IN ('I', 'U')"
-_NONE: Final[Mapping[int, Sequence[LateKey]]] = MappingProxyType({})
 
 _QUARANTINE: Final = """
 INSERT INTO peersync.quarantine AS q (
@@ -90,36 +80,6 @@ class TableRefuses(Exception):
         self.error = error
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What is staged for one table, by shape."""
-
-    target: Target
-    parts: tuple[tuple[Group, ShapeLike], ...]
-
-    @property
-    def shapes(self) -> str:
-        return ", ".join(str(shape.shape) for _, shape in self.parts)
-
-    @property
-    def truncates(self) -> bool:
-        return any(group.truncated is not None for group, _ in self.parts)
-
-    @property
-    def simple(self) -> bool:
-        """Whether each key's last change alone says what its row is, and is easily found."""
-        (group, shape), *more = self.parts
-        return bool(shape.key) and not more and group.truncated is None and not group.keyless
-
-    @property
-    def low(self) -> int:
-        return min(group.low for group, _ in self.parts)
-
-    @property
-    def high(self) -> int:
-        return max(group.high for group, _ in self.parts)
-
-
 class Writer:
     """Writes what one staging table holds, inside the transaction of the run.
 
@@ -136,7 +96,7 @@ class Writer:
         *,
         table: str = IN,
         survivors: bool = False,
-        late: Mapping[int, Sequence[LateKey]] = _NONE,
+        late: Mapping[int, Sequence[LateKey]] = NO_KEYS,
     ) -> None:
         self._conn = conn
         self._heads = heads
@@ -144,8 +104,7 @@ class Writer:
         self._shapes = shapes_sql(tables)
         self._tables = tables
         self._table = table
-        self._survivors = survivors
-        self._late = late
+        self._sql = Statements(table, late, survivors=survivors)
         self.quarantined = 0
         self.parked: set[TableName] = set()
 
@@ -159,10 +118,16 @@ class Writer:
         last = bool(compact) and all(batch.simple for batch in self._batches)
         before = [] if last else compact
         statements = [
-            sql for b in self._ordered(deletes=True) for sql in self._clearing(b, None, last=last)
-        ] + [sql for b in self._ordered(deletes=False) for sql in self._writing(b, None, last=last)]
+            sql
+            for b in self._ordered(deletes=True)
+            for sql in self._sql.clearing(b, None, last=last)
+        ] + [
+            sql
+            for b in self._ordered(deletes=False)
+            for sql in self._sql.writing(b, None, last=last)
+        ]
         for batch in self._batches:
-            statements += check_sql(self._check(batch, None, last=last))
+            statements += check_sql(self._sql.check(batch, None, last=last))
         if not statements and not before:
             return False
         if await self._try([*before, *statements]) is None:
@@ -217,15 +182,15 @@ class Writer:
 
     # --- one table after another --------------------------------------------------------
     async def _write_apart(self, batch: Batch) -> None:
-        check = check_sql(self._check(batch, None))
-        everything = [*self._clearing(batch, None), *self._writing(batch, None), *check]
+        check = check_sql(self._sql.check(batch, None))
+        everything = [*self._sql.clearing(batch, None), *self._sql.writing(batch, None), *check]
         error = await self._try(everything)
         if error is None:
             return
         self._raise_unless_rows(batch, error)
-        if _collides(error) and await self._try(self._anew(batch, None)) is None:
+        if _collides(error) and await self._try(self._sql.anew(batch, None)) is None:
             return
-        clears = list(self._clearing(batch, None, rows=False))
+        clears = list(self._sql.clearing(batch, None, rows=False))
         if clears and (refused := await self._try(clears)) is not None:
             self._raise_unless_rows(batch, refused)
             raise TableRefuses(batch.target, refused)
@@ -243,9 +208,13 @@ class Writer:
             await self._each(batch, f"i.n BETWEEN {low} AND {high}")
             return
         places = (low, high)
-        check = check_sql(self._check(batch, places))
+        check = check_sql(self._sql.check(batch, places))
         error = await self._try(
-            [*self._clearing(batch, places, clears=False), *self._writing(batch, places), *check]
+            [
+                *self._sql.clearing(batch, places, clears=False),
+                *self._sql.writing(batch, places),
+                *check,
+            ]
         )
         if error is None:
             return
@@ -260,7 +229,7 @@ class Writer:
         if not places:
             return
         meant = f"i.n IN ({', '.join(map(str, places))})"
-        if len(places) > 1 and await self._try(self._anew(batch, meant)) is None:
+        if len(places) > 1 and await self._try(self._sql.anew(batch, meant)) is None:
             return
         await self._each(batch, meant)
 
@@ -268,11 +237,11 @@ class Writer:
         """Row by row."""
         place = f"i.n = {PLACE}"
         statements = [
-            *self._clearing(batch, place, clears=False),
-            *self._writing(batch, place),
+            *self._sql.clearing(batch, place, clears=False),
+            *self._sql.writing(batch, place),
         ]
         where = f"i.shape IN ({batch.shapes}) AND {meant}"
-        raised, check = (*NOT_NOW, *_NOT_THIS_TABLE), self._check(batch, place)
+        raised, check = (*NOT_NOW, *_NOT_THIS_TABLE), self._sql.check(batch, place)
         error = await self._try([each_sql(self._table, where, statements, raised, check)])
         if error is not None:
             raise TableRefuses(batch.target, error)
@@ -297,108 +266,9 @@ class Writer:
         if str(error.sqlstate).startswith(_NOT_THIS_TABLE):
             raise TableRefuses(batch.target, error)
 
-    # --- statements ---------------------------------------------------------------------
     def _ordered(self, *, deletes: bool) -> Collection[Batch]:
         """Parents before children; the other way round to delete."""
         return self._batches[::-1] if deletes else self._batches
-
-    def _clearing(
-        self,
-        batch: Batch,
-        places: tuple[int, int] | str | None,
-        *,
-        clears: bool = True,
-        rows: bool = True,
-        last: bool = False,
-    ) -> Iterator[str]:
-        target = batch.target
-        for group, shape in batch.parts:
-            if clears and group.truncated is not None:
-                keys = (
-                    "SELECT k.key AS literal FROM peersync_kept AS k JOIN peersync_clash AS c "
-                    "USING (origin, position, ordinal) "
-                    f"WHERE c.kept_wins AND k.tbl = {target.tbl or 0}"
-                )
-                kept = keys if self._survivors and shape.key else None
-                yield clear_sql(target, tuple(shape.key), kept)
-        for group, shape in batch.parts:
-            if rows and group.deletes:
-                column = "key" if shape.key else "image"
-                source = self._source(column, shape, "i.op = 'D'", places, last=last)
-                yield (delete_sql if shape.key else remove_sql)(target, shape, source)
-
-    def _writing(
-        self, batch: Batch, places: tuple[int, int] | str | None, *, last: bool = False
-    ) -> Iterator[str]:
-        for group, shape in batch.parts:
-            if group.writes or group.pairs:
-                target, which = batch.target, _WRITES
-                source = self._source("image", shape, which, places, last=last)
-                source += _in_order(shape)
-                if shape.key and target.merges(shape.key):
-                    yield upsert_sql(target, shape, source)
-                    continue
-                if shape.key:
-                    keys = self._source("key", shape, which, places, last=last)
-                    yield delete_sql(target, shape, keys)
-                yield insert_sql(target, shape, source)
-
-    def _anew(self, batch: Batch, places: str | None) -> list[str]:
-        """The rows that are to be written are deleted first, with those that are to go."""
-        target, found = batch.target, list[str]()
-        if places is None:
-            found += self._clearing(batch, None, rows=False)
-        for _, shape in batch.parts:
-            column, ops = ("key", "'I', 'U', 'D'") if shape.key else ("image", "'D'")
-            source = self._source(column, shape, f"i.op IN ({ops})", places)
-            found.append((delete_sql if shape.key else remove_sql)(target, shape, source))
-        return [*found, *self._writing(batch, places), *check_sql(self._check(batch, places))]
-
-    def _check(
-        self, batch: Batch, places: tuple[int, int] | str | None, *, last: bool = False
-    ) -> str:
-        """plpgsql that raises where rows that were written are twice in a deferrable key."""
-        keys = self._late.get(batch.target.oid or 0, ())
-        if not keys:
-            return ""
-        return "".join(
-            check_body(
-                batch.target, keys, shape, self._source("key", shape, _WRITES, places, last=last)
-            )
-            for group, shape in batch.parts
-            if group.writes or group.pairs
-        )
-
-    def _source(
-        self,
-        column: str,
-        shape: ShapeLike,
-        which: str,
-        places: tuple[int, int] | str | None,
-        *,
-        last: bool = False,
-    ) -> str:
-        """The literals of the staged rows that are meant; `last`: only each key's last one."""
-        if last:
-            return (
-                f"SELECT i.{column} AS literal FROM (SELECT DISTINCT ON (l.key) l.key, l.op, "
-                f"l.image FROM {self._table} AS l WHERE l.shape = {shape.shape} "
-                f"ORDER BY l.key, l.n DESC) AS i WHERE {which}"
-            )
-        more = ""
-        if isinstance(places, str):
-            more = f" AND {places}"
-        elif places is not None:
-            more = f" AND i.n BETWEEN {places[0]} AND {places[1]}"
-        return (
-            f"SELECT i.{column} AS literal FROM {self._table} AS i "
-            f"WHERE i.shape = {shape.shape} AND {which}{more}"
-        )
-
-
-def _in_order(shape: ShapeLike) -> str:
-    """Rows that lie side by side are written one after another: two thirds of the time."""
-    return " ORDER BY i.key" if shape.key else ""
 
 
 def _collides(error: asyncpg.PostgresError) -> bool:
