@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from peersync.postgres.log.quarantine import retry
 from tests.integration.apply_rig import Node, drain, make_group
+from tests.integration.operators_rig import connect
 from tests.plugins.clusters import MakeDatabase
 
 TABLES = """
@@ -82,6 +84,33 @@ async def test_a_unique_value_that_another_row_has_here_is_refused_with_its_name
     assert (await b.pull(a)).quarantined == 1
     assert [w[:2] for w in await b.rows(WAITING)] == [("(1)", "23505")]
     assert await b.rows("SELECT id FROM acc ORDER BY id") == [(2,), (3,)]
+
+
+async def test_a_newer_row_of_our_own_that_is_refused_waits_under_its_own_version(
+    two: list[Node],
+) -> None:
+    """The peer's rows come first; then our own row, which was not published, has no place."""
+    a, b = two
+    await a.execute("INSERT INTO acc VALUES (1, 1, 'first')")
+    await drain(a, b)
+    await a.execute(
+        "BEGIN; UPDATE acc SET note = 'z' WHERE id = 1; INSERT INTO acc VALUES (2, 2, 'y'); COMMIT"
+    )
+    await a.conn.execute("SELECT peersync.publish()")
+    await b.execute("UPDATE acc SET note = 'y' WHERE id = 1")
+    await b.pull(a)
+    assert await b.rows("SELECT key, origin FROM peersync.quarantine") == [("(1)", b.origin)]
+    await drain(a, b)
+    await a.execute("UPDATE acc SET note = 'w' WHERE id = 2")  # makes room
+    await drain(a, b)
+    for node in two:
+        conn = await connect(node.test)
+        for (number,) in await node.rows("SELECT id FROM peersync.quarantine ORDER BY id"):
+            assert (await retry(conn, number, by="me")).result == "applied"
+        await conn.close()
+    await drain(a, b)
+    found = await a.rows("SELECT id, note FROM acc ORDER BY id")
+    assert found == await b.rows("SELECT id, note FROM acc ORDER BY id") == [(1, "y"), (2, "w")]
 
 
 @pytest.mark.parametrize(

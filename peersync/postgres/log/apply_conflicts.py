@@ -115,14 +115,20 @@ DELETE FROM {IN} AS i USING peersync_clash AS c
 # What is written a second time: the winner of each pair, whichever it is.
 _AGAIN = f"""
 INSERT INTO {AGAIN} (origin, position, ordinal, at, shape, op, key, image)
-SELECT i.origin, i.position, i.ordinal, i.at,
+SELECT v.origin, v.position, v.ordinal, coalesce(k.at, i.at),
        CASE WHEN c.kept_wins AND c.op NOT IN ('D', 'T') OR i.op = 'T' THEN c.shape ELSE i.shape END,
        CASE WHEN c.kept_wins AND c.op IN ('D', 'T') THEN 'D'
             WHEN c.kept_wins THEN c.op WHEN i.op = 'T' THEN 'D' ELSE i.op END, c.key,
-       CASE WHEN NOT c.kept_wins THEN i.image WHEN c.op IN ('I', 'U') THEN
-            (SELECT e.image FROM peersync.entry AS e
-              WHERE e.origin = c.origin AND e.position = c.position AND e.ordinal = c.ordinal) END
-  FROM peersync_clash AS c JOIN {IN} AS i ON i.n = c.n"""
+       CASE WHEN NOT c.kept_wins THEN i.image WHEN c.op IN ('I', 'U') THEN k.image END
+  FROM peersync_clash AS c JOIN {IN} AS i ON i.n = c.n
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN c.kept_wins THEN c.origin ELSE i.origin END AS origin,
+           CASE WHEN c.kept_wins THEN c.position ELSE i.position END AS position,
+           CASE WHEN c.kept_wins THEN c.ordinal ELSE i.ordinal END AS ordinal) AS v
+  LEFT JOIN LATERAL (
+    SELECT e.at, e.image FROM peersync.entry AS e
+     WHERE e.origin = c.origin AND e.position = c.position AND e.ordinal = c.ordinal) AS k
+         ON c.kept_wins"""
 
 
 async def keep_window(
