@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -48,6 +50,39 @@ class Workers:
                 future.exception()  # looked at: the cancellation says it all
             raise
         return future.result()
+
+
+def _unless_done(future: asyncio.Future[Any], say: Callable[[Any], None], what: object) -> None:
+    if not future.done():
+        say(what)
+
+
+def _look_at(done: asyncio.Future[Any]) -> None:
+    """An exception that nobody waits for any more is nobody's."""
+    if not done.cancelled():
+        done.exception()
+
+
+def apart(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Work in a thread of its own, which no stop waits for: for what may hang for ever."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    future.add_done_callback(_look_at)
+
+    def tell(say: Callable[[Any], None], what: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_unless_done, future, say, what)
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:
+            tell(future.set_exception, error)
+        else:
+            tell(future.set_result, result)
+
+    threading.Thread(target=run, name="peersync-apart", daemon=True).start()
+    return future
 
 
 async def _ended(future: asyncio.Future[Any], timeout_s: float | None) -> None:

@@ -78,6 +78,22 @@ def quiet(ctx: Context, until: str) -> int:
     return 0
 
 
+@command.command("dismiss")
+@click.argument("key")
+@click.pass_obj
+def dismiss(ctx: Context, key: str) -> int:
+    """Forget the incident KEY, which `peersync notify list` shows, without a word to anybody.
+
+    For what nothing will ever end by itself, as a failed run of a script that is no more.
+    """
+    view = asyncio.run(_dismiss(ctx, key))
+    if ctx.json:
+        emit_json(msgspec.to_builtins(view))
+    elif not ctx.quiet:
+        print_out(f"Forgotten: {clean(key)}")
+    return 0
+
+
 def quiet_until(text: str, now: datetime) -> datetime:
     """A span, a time of day (the next one), or a date with a time, in the zone of `now`."""
     if text[:1].isdigit() and text[-1:] in "smhd":
@@ -110,6 +126,14 @@ async def _list(ctx: Context) -> NotifyView:
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
         return await agent.get("/api/admin/notify", NotifyView)
+
+
+async def _dismiss(ctx: Context, key: str) -> NotifyView:
+    from peersync.agent.notify.api import NotifyView
+    from peersync.transport.local import AgentClient
+
+    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        return await agent.post("/api/admin/notify/dismiss", {"key": key}, NotifyView)
 
 
 async def _quiet(ctx: Context, until: datetime | None) -> NotifyView:
@@ -163,6 +187,7 @@ def _print_incident(incident: IncidentView, now: datetime) -> None:
         ("impact", incident.impact),
         ("says", incident.problem),
         ("next", incident.hint),
+        ("key", incident.key),
     ):
         if words:
             print_out(f"  {label + ':':<8}{flat(words)}")

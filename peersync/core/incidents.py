@@ -19,6 +19,7 @@ HOUR_S: Final = 3600.0
 MAX_NOTICES: Final = 50  # in one message; the rest is counted
 MAX_WAITING: Final = 100  # messages to one channel
 MAX_HAPPENED: Final = 200  # that wait to be said
+_WORSE: Final = frozenset({("partial", "failed")})
 
 NoticeKind = Literal["opened", "repeated", "recovered", "happened", "test"]
 
@@ -46,11 +47,15 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Incident(msgspec.Struct, kw_only=True):
-    """A fact and what became of it. `gone_at`: since when no look has shown it."""
+    """A fact and what became of it. `gone_at`: since when no look has shown it.
+
+    `earlier`: it was said as another event, before it became this one.
+    """
 
     fact: Fact
     noticed_at: float
     said_at: float | None = None
+    earlier: bool = False
     gone_at: float | None = None
     over_at: float | None = None
 
@@ -146,6 +151,11 @@ class Incidents:
             self.memory.incidents[fact.key] = Incident(fact=fact, noticed_at=now)
             return
         incident.gone_at = incident.over_at = None  # an end that was not said yet is none
+        if (incident.fact.event, fact.event) in _WORSE:  # that has to be said as well
+            incident.earlier = incident.earlier or incident.said_at is not None
+            incident.noticed_at, incident.said_at = now, None
+            incident.fact = msgspec.structs.replace(fact, since=incident.fact.since)
+            return
         incident.fact = msgspec.structs.replace(
             incident.fact, problem=fact.problem, hint=fact.hint, sticky=fact.sticky
         )
@@ -154,6 +164,10 @@ class Incidents:
         """Something that does not last; `since` is when it happened."""
         if fact.event in self._wanted:
             self.memory.happened = [*self.memory.happened, fact][-MAX_HAPPENED:]
+
+    def dismiss(self, key: str) -> bool:
+        """Forgets an incident, and says no end of it; False where there is none."""
+        return self.memory.incidents.pop(key, None) is not None
 
     def settle(self, key: str, now: float) -> None:
         """A sticky incident is over, or goes on as one that looks show."""
@@ -170,7 +184,7 @@ class Incidents:
             self._end(key, incident, incident.gone_at)
 
     def _end(self, key: str, incident: Incident, at: float) -> None:
-        if incident.said_at is None or incident.fact.once:
+        if (incident.said_at is None and not incident.earlier) or incident.fact.once:
             del self.memory.incidents[key]
         else:
             incident.over_at = at

@@ -64,7 +64,7 @@ class Http:
             if answer == "hang":
                 await asyncio.sleep(3600)
             elif answer == "die":
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+                writer.write(b"HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\nhalf")
             else:
                 writer.write(answer.encode())
             await writer.drain()
@@ -166,6 +166,42 @@ def mail_server(
         yield post
     finally:
         controller.stop()
+
+
+class Rude:
+    """A mail server that refuses one recipient, or hangs up when it is told goodbye."""
+
+    def __init__(self, refused: str, *, hangs_up: bool) -> None:
+        self.mails = self.port = 0
+        self._refused = refused.encode()
+        self._hangs_up = hangs_up
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        in_mail = False
+        while line := await reader.readline():
+            if in_mail:
+                in_mail = line != b".\r\n"
+                self.mails += not in_mail
+                writer.write(b"" if in_mail else b"250 taken\r\n")
+            elif line.startswith(b"QUIT"):
+                writer.write(b"" if self._hangs_up else b"221 bye\r\n")
+                break
+            else:
+                in_mail = line.startswith(b"DATA")
+                bad = line.startswith(b"RCPT") and bool(self._refused) and self._refused in line
+                answer = b"354 go" if in_mail else b"550 no such user" if bad else b"250 ok"
+                writer.write(answer + b"\r\n")
+        writer.close()
+
+
+@asynccontextmanager
+async def smtp(refused: str = "", *, hangs_up: bool = False) -> AsyncIterator[Rude]:
+    rude = Rude(refused, hangs_up=hangs_up)
+    server = await asyncio.start_server(rude.serve, "127.0.0.1", 0)
+    rude.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield rude
 
 
 def certificate(home: Path, names: Iterable[str] = ("127.0.0.1",)) -> tuple[ssl.SSLContext, Path]:

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,11 +18,10 @@ import pytest
 
 from peersync.agent.notify.channels import make_tries
 from peersync.agent.notify.sender import Beater, Pauses, Sender, Tries
-from peersync.agent.workers import Workers
 from peersync.config.orchestration import Channel
 from peersync.core.errors import ConfigError, PeersyncError, Undelivered
 from peersync.core.incidents import Fact, Incidents, Memory, Message, Notice, Rules
-from tests.integration.notify_rig import OK, an_answer, certificate, http, mail_server
+from tests.integration.notify_rig import OK, an_answer, certificate, http, mail_server, smtp
 from tests.plugins.nodes import free_port
 
 HOSTILE = 'shop\r\nBcc: x@evil.example\r\n\r\n<img src=x onerror="1"> <!channel> \x1b[31m'
@@ -50,11 +51,7 @@ def a_message(*notices: Notice, held_back: int = 0) -> Message:
 
 @asynccontextmanager
 async def tries(**settings: Any) -> AsyncIterator[Tries]:
-    workers = Workers(pumps=1)
-    try:
-        yield make_tries(Channel(name="c", **settings), "server-a", {}, workers)
-    finally:
-        workers.close()
+    yield make_tries(Channel(name="c", **settings), "server-a", {})
 
 
 async def failure(**settings: Any) -> PeersyncError:
@@ -179,6 +176,31 @@ async def test_a_mail_that_is_refused_gives_the_servers_words() -> None:
     assert isinstance(error, Undelivered)
     assert error.data["refused"]
     assert "looks like spam" in words(error)
+
+
+async def test_a_mail_server_that_hangs_up_has_the_mail_all_the_same() -> None:
+    async with (
+        smtp(hangs_up=True) as post,
+        tries(**MAIL, port=post.port, tls="none") as channel,
+        sending(channel, pauses=FAST) as incidents,
+    ):
+        say(incidents, "k")
+        async with asyncio.timeout(5):
+            while incidents.memory.channels["c"].waiting:
+                await asyncio.sleep(0.01)
+        assert (post.mails, channel.health.error) == (1, None)
+
+
+async def test_a_recipient_that_is_refused_is_named_and_the_others_get_no_second_mail() -> None:
+    to = ["a@example.org", "b@example.org"]
+    async with (
+        smtp(refused="b@example.org") as post,
+        tries(**{**MAIL, "to": to}, port=post.port, tls="none") as channel,
+    ):
+        await channel.send(a_message())
+    error = channel.health.error
+    assert error is not None and "b@example.org: no such user" in error.message
+    assert (post.mails, channel.health.failures) == (1, 0)
 
 
 async def test_a_mail_server_that_is_not_there_or_hangs_is_named() -> None:
@@ -373,10 +395,9 @@ async def test_a_message_that_a_server_will_not_have_makes_room_for_the_next() -
 
 
 async def test_a_channel_that_hangs_delays_no_other() -> None:
-    workers = Workers(pumps=1)
     async with http("hang") as slow, http() as quick:
         channels = [
-            make_tries(Channel(name=name, kind="webhook", url=url), "server-a", {}, workers)
+            make_tries(Channel(name=name, kind="webhook", url=url), "server-a", {})
             for name, url in (("slow", slow.url), ("quick", quick.url))
         ]
         async with sending(*channels, pauses=FAST) as incidents:
@@ -386,7 +407,6 @@ async def test_a_channel_that_hangs_delays_no_other() -> None:
             await quick.wait_for(2)
             assert time.monotonic() - began < 2
             assert len(incidents.memory.channels["slow"].waiting) == 2
-    workers.close()
 
 
 async def test_a_mended_file_of_a_secret_is_taken_up_without_a_restart(tmp_path: Path) -> None:
@@ -402,3 +422,45 @@ async def test_a_mended_file_of_a_secret_is_taken_up_without_a_restart(tmp_path:
                 await asyncio.sleep(0.01)
         private(file, server.url)
         await server.wait_for(1)
+
+
+async def test_an_answer_that_never_ends_is_a_receipt_if_its_status_is_one() -> None:
+    async with (
+        http("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf") as server,
+        tries(kind="webhook", url=server.url, timeout_s=1) as channel,
+        sending(channel, pauses=FAST) as incidents,
+    ):
+        say(incidents, "k")
+        async with asyncio.timeout(5):
+            while incidents.memory.channels["c"].waiting:
+                await asyncio.sleep(0.01)
+        assert len(server.got) == 1
+
+
+async def test_a_file_of_a_secret_that_never_opens_holds_up_no_other_channel(
+    tmp_path: Path,
+) -> None:
+    """A pipe is refused; what hangs for ever hangs once, however often it is tried."""
+    pipe = tmp_path / "url"
+    os.mkfifo(pipe, 0o600)
+    error = await failure(kind="slack", url_file=str(pipe))
+    assert "no ordinary file" in error.message
+    stuck, made = threading.Event(), list[int]()
+
+    def make() -> Any:
+        made.append(1)
+        stuck.wait(30)
+
+    hangs = Tries(Channel(name="hangs", kind="slack", url="http://x", timeout_s=0.1), make)
+    async with (
+        http() as server,
+        tries(kind="webhook", url=server.url) as channel,
+        sending(hangs, channel, pauses=FAST) as incidents,
+    ):
+        say(incidents, "k")
+        await server.wait_for(1)
+        async with asyncio.timeout(5):
+            while hangs.health.failures < 3:
+                await asyncio.sleep(0.01)
+    assert len(made) == 1
+    stuck.set()

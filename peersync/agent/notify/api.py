@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
@@ -25,8 +25,9 @@ LONGEST_QUIET_S: Final = 366 * 86_400
 
 
 class IncidentView(msgspec.Struct, frozen=True, kw_only=True):
-    """What lasts. `said_at` is null before it was said."""
+    """What lasts. `said_at` is null before it was said. `key` names it, to dismiss it."""
 
+    key: str
     event: str
     title: str
     impact: str
@@ -88,6 +89,14 @@ class QuietRequest(
     until: datetime | None = None
 
 
+class DismissRequest(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """`POST /api/admin/notify/dismiss`."""
+
+    key: Annotated[str, msgspec.Meta(max_length=500)]
+
+
 class NotifyApi:
     """The handlers; `routes` lists them."""
 
@@ -99,6 +108,7 @@ class NotifyApi:
             web.get("/api/admin/notify", self._list),
             web.post("/api/admin/notify/test", self._test),
             web.post("/api/admin/notify/quiet", self._quiet),
+            web.post("/api/admin/notify/dismiss", self._dismiss),
         ]
 
     async def _list(self, _request: web.Request) -> web.Response:
@@ -151,6 +161,12 @@ class NotifyApi:
         await self._watcher.quiet(until)
         return json_response(self._view())
 
+    async def _dismiss(self, request: web.Request) -> web.Response:
+        wanted = await read_message(request, DismissRequest, limit=BODY_BYTES)
+        if not await self._watcher.dismiss(wanted.key):
+            raise NotFound(f"there is no incident {wanted.key!r}", hint="peersync notify list")
+        return json_response(self._view())
+
     def _view(self) -> NotifyView:
         memory = self._watcher.incidents.memory
         quiet = memory.quiet_until if memory.quiet_until > time.time() else None
@@ -180,6 +196,7 @@ class NotifyApi:
 def _incident(incident: Incident) -> IncidentView:
     fact = incident.fact
     return IncidentView(
+        key=fact.key,
         event=fact.event,
         title=fact.title,
         impact=fact.impact,

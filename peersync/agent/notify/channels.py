@@ -12,7 +12,6 @@ from peersync.agent.notify.outlet import Outlet
 from peersync.agent.notify.sender import Tries
 from peersync.agent.notify.slack import Slack
 from peersync.agent.notify.webhook import Webhook
-from peersync.agent.workers import Workers
 from peersync.config.orchestration import Channel
 
 _KINDS: Final[dict[str, Callable[[Channel, str, Mapping[str, str]], Outlet]]] = {
@@ -24,6 +23,6 @@ _KINDS: Final[dict[str, Callable[[Channel, str, Mapping[str, str]], Outlet]]] = 
 }
 
 
-def make_tries(channel: Channel, node: str, environ: Mapping[str, str], workers: Workers) -> Tries:
+def make_tries(channel: Channel, node: str, environ: Mapping[str, str]) -> Tries:
     """Reads nothing yet: a channel that can't be set up fails by itself, later."""
-    return Tries(channel, lambda: _KINDS[channel.kind](channel, node, environ), workers)
+    return Tries(channel, lambda: _KINDS[channel.kind](channel, node, environ))

@@ -268,7 +268,7 @@ def _late(
 
 def _hear(link: LinkStatus, looked: Looked) -> None:
     state = link.periodic.state if link.periodic else link.state
-    if state == "unreachable":
+    if state == "unreachable" or (link.away and link.periodic is None):
         synced = link.periodic or link.last_sync or link.last_given
         if synced:  # else nothing is expected of it
             looked.unheard.setdefault(link.peer, []).append(link)

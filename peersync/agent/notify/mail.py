@@ -6,8 +6,10 @@ verified. A password never travels unencrypted to another machine.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import SMTP, EmailPolicy
 from email.utils import format_datetime, localtime, make_msgid
@@ -23,6 +25,7 @@ from peersync.core.errors import ConfigError, Undelivered
 from peersync.core.incidents import Message
 
 PORTS: Final = {"starttls": 587, "tls": 465, "none": 25}
+QUIT_S: Final = 1.0
 MAX_LINE: Final = 998  # of RFC 5322: what fits is not folded, for not all unfold well
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -65,7 +68,7 @@ class Mail:
             raise ConfigError("sender or to is not an address", detail=str(error)) from error
         return mail
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Message) -> str | None:
         channel = self._channel
         server = aiosmtplib.SMTP(
             hostname=channel.host,
@@ -80,12 +83,15 @@ class Mail:
             await server.connect()
             if channel.username:
                 await server.login(channel.username, _revealed(self._password))
-            await server.send_message(self.compose(message))
-            await server.quit()
+            refused, _ = await server.send_message(self.compose(message))
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             raise self._failure(error) from None
+        else:
+            await _say_goodbye(server)
         finally:
             server.close()
+        words = "; ".join(f"{who}: {answer.message}" for who, answer in refused.items())
+        return masked(f"not delivered to {words}", self._password) if refused else None
 
     def _failure(self, error: Exception) -> Undelivered:
         """In words without a secret. `from None`: what raised it may hold the password."""
@@ -104,6 +110,13 @@ class Mail:
             refused = 500 <= code < 600
             return Undelivered(f"{where} refused the mail", detail=detail, refused=refused)
         return Undelivered(f"{where} did not take the mail", detail=detail)
+
+
+async def _say_goodbye(server: aiosmtplib.SMTP) -> None:
+    """The mail is the server's by now, however it takes this."""
+    with suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
+        async with asyncio.timeout(QUIT_S):
+            await server.quit()
 
 
 def _revealed(password: Secret | None) -> str:

@@ -22,8 +22,11 @@ MAX_ANSWER = 300
 class Outlet(Protocol):
     """One channel, made from its configuration, its secrets read."""
 
-    async def send(self, message: Message) -> None:
-        """Raises Undelivered. May be cancelled at any time; its time is the caller's to limit."""
+    async def send(self, message: Message) -> str | None:
+        """What went wrong though the message was taken, in words; None for nothing.
+
+        Raises Undelivered. May be cancelled at any time; its time is the caller's to limit.
+        """
 
 
 def read_secret(file: str, environ: Mapping[str, str]) -> Secret:

@@ -65,11 +65,12 @@ class Target:
                     method, url, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
+                if 200 <= response.status < 300:
+                    return  # it has the message; what else it says may never end
                 answer = b""
                 while len(answer) < _ANSWER_BYTES and (piece := await response.content.readany()):
-                    answer += piece  # one that ends in the middle proves nothing
-                if not 200 <= response.status < 300:
-                    raise self._refused(response, answer)
+                    answer += piece
+                raise self._refused(response, answer)
         except aiohttp.ClientConnectorCertificateError as error:
             raise Undelivered(
                 f"the certificate of {self.host} is not valid",

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from peersync.agent.notify.heartbeat import Heartbeat
 from peersync.agent.notify.outlet import Outlet
-from peersync.agent.workers import Workers
+from peersync.agent.workers import apart
 from peersync.config.orchestration import Channel
 from peersync.core.errors import PeersyncError, Undelivered
 from peersync.core.incidents import Incidents, Message
@@ -30,7 +30,7 @@ BEAT_S: Final = 60.0
 
 @dataclass
 class Health:
-    """How a channel does. `error`: why the last try failed."""
+    """How a channel does. `error`: why the last try failed, or reached not everybody."""
 
     sent: int = 0
     failures: int = 0  # in a row
@@ -53,12 +53,12 @@ class Pauses:
 class Tries:
     """One channel's outlet: made when needed, tried with a limit of time, and its health."""
 
-    def __init__(self, settings: Channel, make: Callable[[], Outlet], workers: Workers) -> None:
-        """`make` blocks, and raises ConfigError."""
+    def __init__(self, settings: Channel, make: Callable[[], Outlet]) -> None:
+        """`make` blocks, perhaps for ever, and raises ConfigError."""
         self.settings = settings
         self.health = Health()
         self._make = make
-        self._workers = workers
+        self._making: asyncio.Future[Outlet] | None = None
         self._outlet: Outlet | None = None
 
     async def send(self, message: Message) -> None:
@@ -66,18 +66,25 @@ class Tries:
         await self._guarded(lambda outlet: outlet.send(message))
 
     async def beat(self, *, failing: bool) -> None:
-        async def beaten(outlet: Outlet) -> None:
+        async def beaten(outlet: Outlet) -> str | None:
             assert isinstance(outlet, Heartbeat)
             await outlet.beat(failing=failing)
+            return None
 
         await self._guarded(beaten)
 
-    async def _guarded(self, work: Callable[[Outlet], object]) -> None:
+    async def _made(self) -> Outlet:
+        """One that hangs is waited for again at the next try: no second thread hangs beside it."""
+        if self._making is None or self._making.done():
+            self._making = apart(self._make)
+        return await asyncio.shield(self._making)
+
+    async def _guarded(self, work: Callable[[Outlet], Awaitable[str | None]]) -> None:
         try:
             async with asyncio.timeout(self.settings.timeout_s):
                 if self._outlet is None:
-                    self._outlet = await self._workers.run(self._make)
-                await work(self._outlet)  # type: ignore[misc]
+                    self._outlet = await self._made()
+                lacking = await work(self._outlet)
         except PeersyncError as error:
             raise self._failed(error) from error
         except TimeoutError as error:
@@ -91,8 +98,11 @@ class Tries:
             log.info(
                 "channel %s works again after %d errors", self.settings.name, self.health.failures
             )
+        if lacking is not None:
+            log.warning("channel %s: %s", self.settings.name, lacking)
         self.health.sent += 1
-        self.health.failures, self.health.error = 0, None
+        self.health.failures = 0
+        self.health.error = Undelivered(lacking) if lacking is not None else None
         self.health.last_sent = time.time()
 
     def _failed(self, error: PeersyncError) -> PeersyncError:

@@ -72,6 +72,7 @@ class Watcher:
     ) -> None:
         node = config.node
         self._limits = config.notify
+        self._sets = config.table_set
         self._sources = sources
         self._pace = pace or Pace()
         self._clock = clock
@@ -79,8 +80,7 @@ class Watcher:
         self._workers = Workers(pumps=1)  # its own: what hangs here must not hold up a sync
         self._store = Store(Path(node.state_dir))
         self.tries = {
-            channel.name: make_tries(channel, node.name, environ, self._workers)
-            for channel in config.channel
+            channel.name: make_tries(channel, node.name, environ) for channel in config.channel
         }
         self._started = clock()
         self.incidents = self._of(Memory())
@@ -211,7 +211,20 @@ class Watcher:
             if not i.fact.sticky and key not in keys and i.fact.scope not in looked.scopes
         }
         self.incidents.forget(stale | looked.over, keep=keys)
+        self._forget_what_is_gone(status)
         self.incidents.look(facts, now, frozenset(looked.unsure))
+
+    def _forget_what_is_gone(self, status: Status) -> None:
+        """Runs of databases, peers and sets that this node has no more will never go well."""
+        databases = {database.name for database in status.databases}
+        peers, sets = {link.peer for link in status.links}, {s.name for s in self._sets}
+        for key, incident in list(self.incidents.memory.incidents.items()):
+            kind, _, rest = key.partition("/")
+            fact = incident.fact
+            gone = fact.database not in {None, *databases} or fact.peer not in {None, *peers}
+            gone = gone or (kind == "set" and rest.split("/")[0] not in sets)
+            if fact.sticky and gone:
+                self.incidents.dismiss(key)
 
     def _hear(self, looked: Looked, now: float) -> None:
         heard = self.incidents.memory.heard
@@ -265,6 +278,12 @@ class Watcher:
         self.incidents.quiet(until)
         self._poked.set()
         await self.save()
+
+    async def dismiss(self, key: str) -> bool:
+        """Somebody says that this is over; False where there is no such incident."""
+        found = self.incidents.dismiss(key)
+        await self.save()
+        return found
 
     async def test(self, name: str) -> None:
         """One message to one channel, now; raises what went wrong."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,27 @@ async def test_what_was_said_survives_a_damaged_file(world: World) -> None:
     await world.start()
     world.status = a_status(member("failed"))
     assert told(await world.passes(60)) == [("opened", "failed")]
+
+
+async def test_a_failed_run_of_what_is_gone_is_forgotten(world: World) -> None:
+    world.watcher.ended(dataclasses.replace(an_end("failed"), database="gone"))
+    world.watcher.ended(dataclasses.replace(an_end("failed"), key="set/old/server-b"))
+    assert await world.passes(3600, look_s=30) == []
+    assert world.watcher.incidents.open() == []
+
+
+async def test_an_incident_that_nothing_will_end_can_be_dismissed(world: World) -> None:
+    world.watcher.ended(an_end("failed"))
+    assert told(await world.passes(60)) == [("opened", "failed")]
+    assert await world.watcher.dismiss("complete/shop")
+    assert not await world.watcher.dismiss("complete/shop")
+    assert await world.passes(86_400 * 2, look_s=900) == []
+
+
+async def test_a_peer_that_dies_behind_a_state_about_something_else_is_silent(
+    world: World,
+) -> None:
+    world.status = a_status(copied("undone"))
+    await world.passes(60)
+    world.status = a_status(copied("undone", away=True))
+    assert told(await world.passes(1800)) == [("opened", "silent")]

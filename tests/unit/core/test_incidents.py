@@ -105,6 +105,33 @@ def test_what_no_look_shows_lasts_until_it_is_settled() -> None:
     assert kinds(run(incidents, T0 + 605, 60)) == [("recovered", "k")]
 
 
+def test_what_was_done_in_part_and_then_not_at_all_is_said_anew() -> None:
+    incidents = machine(RULES, a=ALL | {"partial"}, b=frozenset({"failed"}))
+    incidents.add(a_fact(event="partial", sticky=True), T0)
+    incidents.say(T0 + 11)
+    assert kinds(taken(incidents)) == [("opened", "k")]
+    incidents.add(a_fact(event="failed", sticky=True), T0 + 3600)
+    incidents.say(T0 + 3611)
+    assert [m.notices[0].event for m in taken(incidents)] == ["failed"]
+    assert kinds(taken(incidents, "b")) == [("opened", "k")]
+    incidents.add(a_fact(event="partial", sticky=True), T0 + 7200)
+    incidents.say(T0 + 7300)
+    assert taken(incidents) == []  # better is no news before it is good
+    incidents.settle("k", T0 + 9000)
+    incidents.say(T0 + 9011)
+    assert kinds(taken(incidents)) == [("recovered", "k")]
+
+
+def test_one_that_became_worse_and_ended_before_that_was_said_has_an_end_all_the_same() -> None:
+    incidents = machine(RULES, a=ALL | {"partial"})
+    incidents.add(a_fact(event="partial", sticky=True), T0)
+    incidents.say(T0 + 11)
+    incidents.add(a_fact(event="failed", sticky=True), T0 + 3600)
+    incidents.settle("k", T0 + 3601)
+    incidents.say(T0 + 3700)
+    assert kinds(taken(incidents)) == [("opened", "k"), ("recovered", "k")]
+
+
 def test_a_channel_gets_only_the_events_that_it_wants() -> None:
     silent = frozenset({"silent"})
     incidents = machine(RULES, a=ALL, b=silent)
