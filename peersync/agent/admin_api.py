@@ -6,21 +6,32 @@ watched as it runs; nothing here waits for it.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import msgspec
 from aiohttp import web
 
 from peersync.agent.backups import Backups
 from peersync.agent.checks import Checks
 from peersync.agent.jobs import Jobs
 from peersync.agent.requests import FullSyncRequest, UndoRequest, start
-from peersync.agent.script_api import ScriptApi, limit_of
+from peersync.agent.script_api import LimitQuery, ScriptApi
 from peersync.agent.status import StatusReport, make_status
 from peersync.agent.undo import Undo
-from peersync.core.errors import BadRequest, NotFound
+from peersync.core.errors import NotFound
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 from peersync.transport.sse import serve_events
+from peersync.wire.messages import SessionId
 
 SMALL_BYTES = 64 * 1024
+
+
+class ProgressQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`session`: the whole id."""
+
+    session: Annotated[SessionId, msgspec.Meta(description="32 hexadecimal digits")]
 
 
 class AdminApi:
@@ -65,17 +76,17 @@ class AdminApi:
         return response
 
     async def _progress(self, request: web.Request) -> web.Response:
-        session = request.query.get("session", "")
+        session = read_query(request, ProgressQuery).session
         for progress in [*self._jobs.views.running(), *self._backups.running()]:
             if progress.session == session:
                 return json_response(progress)
-        view = await self._jobs.views.get(_checked(session))
+        view = await self._jobs.views.get(session)
         if view.progress is None:
             raise NotFound(f"session {session} has no progress yet")
         return json_response(view.progress)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_response(await self._jobs.views.list(limit_of(request)))
+        return json_response(await self._jobs.views.list(read_query(request, LimitQuery).limit))
 
     async def _show(self, request: web.Request) -> web.Response:
         job = await self._jobs.views.find(request.match_info["job"])
@@ -110,9 +121,3 @@ class AdminApi:
 
     async def _check(self, _request: web.Request) -> web.Response:
         return json_response(await self._checks.run())
-
-
-def _checked(session: str) -> str:
-    if len(session) != 32 or not set(session) <= set("0123456789abcdef"):
-        raise BadRequest("session must be the id of a session: 32 hexadecimal digits")
-    return session

@@ -11,7 +11,8 @@ import csv
 import io
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final, TypeVar
+from itertools import groupby
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -38,20 +39,48 @@ from peersync.agent.analytics import (
 from peersync.agent.databases import Databases
 from peersync.agent.orchestration.outcome import cost_of
 from peersync.agent.periodic.answers import LinkView
+from peersync.agent.script_api import DatabaseQuery
 from peersync.config.model import Config
 from peersync.config.orchestration import PeerSettings
-from peersync.core.errors import BadRequest, PeersyncError
+from peersync.core.errors import PeersyncError
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.app import json_response
+from peersync.transport.query import read_query
 
 DAYS: Final = 30
 MAX_DAYS: Final = 3650
 BASELINE_D: Final = 90  # what is unusual is judged by so many days before, at least
 RUNS: Final = 100
+LAG_POINTS: Final = 240  # as many spans as a chart can show
 
 _DEFAULT: Final = PeerSettings()
 T = TypeVar("T")
+Days = Annotated[int, msgspec.Meta(ge=1, le=MAX_DAYS)]
+
+
+class DaysQuery(DatabaseQuery, frozen=True, kw_only=True):
+    """`days`: so many before today, and today."""
+
+    days: Days = DAYS
+
+
+class ExportQuery(DaysQuery, frozen=True, kw_only=True):
+    """`format`: csv begins with a line of names."""
+
+    format: Literal["csv", "json"] = "json"
+
+
+class HoursQuery(DatabaseQuery, frozen=True, kw_only=True):
+    """`hours`: so many until now."""
+
+    hours: Annotated[int, msgspec.Meta(ge=1, le=MAX_DAYS * 24)] = 24
+
+
+class CostQuery(DatabaseQuery, frozen=True, kw_only=True):
+    """`days`: all that is known without it."""
+
+    days: Days = MAX_DAYS
 
 
 class DatabaseAnalytics(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,10 +113,45 @@ class Analytics(msgspec.Struct, frozen=True, kw_only=True):
     databases: list[DatabaseAnalytics]
 
 
+class DayOfPeer(Day, frozen=True, kw_only=True):
+    """One row of an export."""
+
+    database: str
+    peer: str
+
+
 class Anomalies(msgspec.Struct, frozen=True, kw_only=True):
     """The newest day first. `problems` by database that is down."""
 
     anomalies: list[Unusual]
+    problems: dict[str, str]
+
+
+class LagPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One span that began at `at`, with the worst sample in it; seconds. None: nothing came."""
+
+    at: str
+    lag_p50_s: float | None
+    lag_p95_s: float | None
+    changes: int
+    behind_s: float
+
+
+class LinkTrend(msgspec.Struct, frozen=True, kw_only=True):
+    """What one link did, the oldest first. Spans in which nothing came are left out."""
+
+    database: str
+    peer: str
+    points: list[LagPoint]
+
+
+class LagTrends(msgspec.Struct, frozen=True, kw_only=True):
+    """`step_s`: how long a span is. `problems` by database that is down."""
+
+    since: str
+    until: str
+    step_s: int
+    links: list[LinkTrend]
     problems: dict[str, str]
 
 
@@ -111,27 +175,28 @@ class AnalyticsApi:
             web.get("/api/admin/statistics/export", self._export),
             web.get("/api/admin/statistics/anomalies", self._anomalies),
             web.get("/api/admin/statistics/cost", self._cost),
+            web.get("/api/admin/statistics/lag", self._lag),
         ]
 
     async def _overview(self, request: web.Request) -> web.Response:
-        return json_response(await self.make(days_asked(request), self._wanted(request)))
+        asked = read_query(request, DaysQuery)
+        return json_response(await self.make(asked.days, self._wanted(asked)))
 
     async def _export(self, request: web.Request) -> web.Response:
-        form = request.query.get("format", "json")
-        if form not in ("csv", "json"):
-            raise BadRequest("format must be csv or json")
-        rows = export_rows(await self.make(days_asked(request), self._wanted(request)))
-        if form == "json":
+        asked = read_query(request, ExportQuery)
+        rows = export_rows(await self.make(asked.days, self._wanted(asked)))
+        if asked.format == "json":
             return json_response(rows)
         return web.Response(text=csv_text(rows), content_type="text/csv")
 
     async def _anomalies(self, request: web.Request) -> web.Response:
-        days, today = days_asked(request), _today()
+        asked = read_query(request, DaysQuery)
+        days, today = asked.days, _today()
         since = today - timedelta(days=days)
         found: list[Unusual] = []
         problems: dict[str, str] = {}
         first = today - timedelta(days=days + BASELINE_D)
-        for name, rows in await self._each(self._wanted(request), lambda d: self._days(d, first)):
+        for name, rows in await self._each(self._wanted(asked), lambda d: self._days(d, first)):
             if isinstance(rows, PeersyncError):
                 problems[name] = rows.message
                 continue
@@ -143,8 +208,8 @@ class AnalyticsApi:
         return json_response(Anomalies(anomalies=found, problems=problems))
 
     async def _cost(self, request: web.Request) -> web.Response:
-        today = _today()
-        first = today - timedelta(days=days_asked(request, MAX_DAYS))
+        asked, today = read_query(request, CostQuery), _today()
+        first = today - timedelta(days=asked.days)
 
         async def read(database: Database) -> tuple[list[Any], list[Any]]:
             async with database.acquire("reading what was moved") as conn:
@@ -156,7 +221,7 @@ class AnalyticsApi:
 
         reports = []
         currency = self._config.statistics.currency
-        for name, found in await self._each(self._wanted(request), read):
+        for name, found in await self._each(self._wanted(asked), read):
             if isinstance(found, PeersyncError):
                 reports.append(CostReport(database=name, currency=currency, problem=found.message))
                 continue
@@ -165,6 +230,34 @@ class AnalyticsApi:
             made = [self._run(run) for run in runs]
             reports.append(CostReport(database=name, currency=currency, runs=made, **fields))
         return json_response(reports)
+
+    async def _lag(self, request: web.Request) -> web.Response:
+        asked = read_query(request, HoursQuery)
+        hours = asked.hours
+        step_s = max(60, hours * 3600 // LAG_POINTS // 60 * 60)
+        now = datetime.now(UTC)
+        since = now - timedelta(hours=hours)
+
+        async def read(database: Database) -> list[Any]:
+            async with database.acquire("reading the samples of links") as conn:
+                return list(await conn.fetch(self._sql["lag"], since, step_s))
+
+        links: list[LinkTrend] = []
+        problems: dict[str, str] = {}
+        for name, found in await self._each(self._wanted(asked), read):
+            if isinstance(found, PeersyncError):
+                problems[name] = found.message
+                continue
+            links += lag_trends(name, found)
+        return json_response(
+            LagTrends(
+                since=since.isoformat(timespec="seconds"),
+                until=now.isoformat(timespec="seconds"),
+                step_s=step_s,
+                links=links,
+                problems=problems,
+            )
+        )
 
     # --- reading --------------------------------------------------------------------------
     async def make(self, days: int, wanted: Sequence[Database]) -> Analytics:
@@ -244,8 +337,8 @@ class AnalyticsApi:
             tasks = [group.create_task(one(d), name=f"statistics-{d.name}") for d in wanted]
         return [(d.name, task.result()) for d, task in zip(wanted, tasks, strict=True)]
 
-    def _wanted(self, request: web.Request) -> list[Database]:
-        name = request.query.get("database")
+    def _wanted(self, asked: DatabaseQuery) -> list[Database]:
+        name = asked.database
         return [self._databases.get(name)] if name is not None else list(self._databases)
 
     def _price(self, peer: str) -> float:
@@ -263,6 +356,25 @@ class AnalyticsApi:
             wire_bytes=row["wire_bytes"],
             cost=cost_of(row["wire_bytes"], self._price(row["peer"])),
         )
+
+
+def lag_trends(database: str, rows: Sequence[Any]) -> list[LinkTrend]:
+    """One for each peer, of rows that are in the order of peers."""
+    found: list[LinkTrend] = []
+    for _, mine in groupby(rows, key=lambda row: row["peer_id"]):
+        spans = list(mine)
+        points = [
+            LagPoint(
+                at=row["at"].isoformat(timespec="seconds"),
+                lag_p50_s=row["p50"],
+                lag_p95_s=row["p95"],
+                changes=row["changes"],
+                behind_s=round(row["behind_s"], 1),
+            )
+            for row in spans
+        ]
+        found.append(LinkTrend(database=database, peer=spans[-1]["peer"], points=points))
+    return found
 
 
 def export_rows(found: Analytics) -> list[dict[str, Any]]:
@@ -283,14 +395,6 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
-
-
-def days_asked(request: web.Request, default: int = DAYS) -> int:
-    """`?days=`. Raises BadRequest."""
-    text = request.query.get("days", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_DAYS:
-        raise BadRequest(f"days must be a number from 1 to {MAX_DAYS}")
-    return int(text)
 
 
 def _flat(day: Day) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from peersync.agent.orchestration.complete import CompleteSyncs
 from peersync.agent.orchestration.complete_api import CompleteApi
 from peersync.agent.orchestration.schedule_api import ScheduleApi
 from peersync.agent.orchestration.schedule_state import ScheduleFile
-from peersync.agent.orchestration.scheduler import Scheduler
+from peersync.agent.orchestration.scheduler import Scheduler, ScheduleView
 from peersync.agent.orchestration.schedules import Starts, local_zone
 from peersync.agent.orchestration.sets import TableSets
 from peersync.agent.orchestration.sets_api import SetsApi
@@ -35,6 +35,8 @@ from peersync.agent.orchestration.ways import Ways
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.periodic.routes import PeriodicApi
+from peersync.agent.proof.verifies import Verifies
+from peersync.agent.proof.verify_api import VerifyApi
 from peersync.agent.status import StatusReport, make_status
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
@@ -60,11 +62,13 @@ class Automation:
         probe: Callable[[Peer], Awaitable[None]],
         workers: Workers,
         spawn: Callable[..., asyncio.Task[None]],
+        verifies: Verifies,
     ) -> None:
         state_dir, zone = Path(config.node.state_dir), local_zone(environ)
         ways = Ways(jobs, periodic, positions, probe)
         self._spawn = spawn
         self._databases = databases
+        self.verifies = verifies
         self._completes = CompleteSyncs(config, databases, book, ways, spawn)
         self._bulks = BulkSyncs(config, self._completes, BulkRecords(state_dir / "bulk"), spawn)
         self._sets = TableSets(config, databases, book, jobs, ways, zone)
@@ -76,7 +80,10 @@ class Automation:
             in_thread=workers.run,
         )
         links = PeriodicApi(periodic, book, positions).links
-        report = StatusReport(config.node.name, databases, book, jobs, backups, probe, links)
+        report = StatusReport(
+            config.node.name, databases, book, jobs, backups, probe, links,
+            proofs=verifies.summaries,
+        )  # fmt: skip
         self.watcher = Watcher(
             config,
             environ,
@@ -95,13 +102,19 @@ class Automation:
             *SetsApi(self._sets, self._spawn).routes(),
             *ScheduleApi(self._scheduler).routes(),
             *NotifyApi(self.watcher).routes(),
+            *VerifyApi(self.verifies).routes(),
         ]
+
+    async def schedules(self) -> list[ScheduleView]:
+        """What this node starts by itself, and when it will next."""
+        return await self._scheduler.views()
 
     def begin(self) -> None:
         """What a dead agent left is closed; then schedules and notifications go on."""
         self._spawn(self._completes.recover(), name="complete-recover")
         self._spawn(self._bulks.recover(), name="bulk-recover")
         self._spawn(self._sets.recover(), name="sets-recover")
+        self._spawn(self.verifies.begin(), name="proofs")
         self._spawn(self._scheduler.run(), name="schedules")
         self._spawn(self.watcher.run(), name="notify")
 

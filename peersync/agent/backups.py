@@ -137,6 +137,9 @@ class Backups:
             given = await self._open(peer, request)
         self._check_owner(given, peer)
         given.asked_at = time.monotonic()
+        if request.attempt != given.backup.request.attempt:
+            await self._stop(given)
+            given.backup.renew(request)
         if given.resting:
             given.resting = False
             await self._workers.run(given.spool.wake)

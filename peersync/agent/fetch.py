@@ -90,10 +90,16 @@ class Fetcher:
         self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue(_AHEAD)
         self._fetched_bytes = 0
         self.parts_known = asyncio.Event()
+        self.compared_bytes = 0  # of tables, about, that were compared before their rows come
 
     @property
     def streams(self) -> list[PartStream]:
         return list(self._streams.values())
+
+    @property
+    def generation(self) -> int:
+        """Of the source's backup, once its parts are known."""
+        return self._manifest.generation or 0
 
     @property
     def baseline(self) -> Baseline | None:
@@ -112,7 +118,7 @@ class Fetcher:
     async def run(self) -> None:
         """Raises DumpRestarted, PeerUnreachable when patience ends, and what the source says."""
         self._record.begin(Step.BACKUP, self._now())
-        await self._patiently(self._initiate)
+        await self.patiently(self._initiate)
         async with asyncio.TaskGroup() as group:
             for number in range(self._in_flight):
                 group.create_task(self._fetch_queued(), name=f"fetch-{number}")
@@ -127,7 +133,7 @@ class Fetcher:
 
     async def _follow(self) -> None:
         while not self._manifest.complete:
-            page = await self._patiently(self._next_page)
+            page = await self.patiently(self._next_page)
             if page.error:
                 raise PeerFailed(
                     f"{self._client.peer.name} could not make the backup",
@@ -174,6 +180,7 @@ class Fetcher:
         self._record.waiting_for = clean(told)[:_MAX_WORDS] if told else None
         dumped = min(page.dumped_bytes, _MAX_BYTES)
         self._record.raw_bytes = dumped
+        dumped += self.compared_bytes
         if self._manifest.complete:
             self._record.count(Step.BACKUP, dumped, dumped)
             self._record.end(Step.BACKUP, self._now())
@@ -200,7 +207,7 @@ class Fetcher:
         for attempt in range(1, _CORRUPT_TRIES + 1):
             data = bytearray()
             while len(data) < chunk.size:
-                if not await self._patiently(lambda d=data: self._read_on(chunk, d)):  # type: ignore[misc]
+                if not await self.patiently(lambda d=data: self._read_on(chunk, d)):  # type: ignore[misc]
                     break
             if len(data) == chunk.size and await self._workers.run(_digest, data) == chunk.digest:
                 return bytes(data)
@@ -257,7 +264,7 @@ class Fetcher:
         raise self._forgot()
 
     # --- patience -----------------------------------------------------------------------
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeats what failed because the peer could not be reached, with growing pauses."""
         backoff = Backoff(maximum_s=self._network.retry_max_s, total_s=self._network.retry_for_s)
         refused = False

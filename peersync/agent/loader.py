@@ -29,6 +29,7 @@ from peersync.dump.pieces import Statement
 from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
+from peersync.postgres.compared import Comparison
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part, refuse_unasked
 from peersync.postgres.log.logcopy import LogStage
 from peersync.postgres.pool import Database
@@ -72,6 +73,10 @@ class Loader:
         self._log: LogStage | None = None
         self._merged_bytes = 0
         self._verified = 0
+        self._compared: dict[TableName, Comparison] = {}
+        self._whole: dict[TableName, str] = {
+            t.table: t.way_reason for t in plan.tables if t.way_reason is not None
+        }
 
     # --- progress -----------------------------------------------------------------------
     def count(self, data_bytes: int | None) -> None:
@@ -84,6 +89,20 @@ class Loader:
         record.count(Step.CONVERT, loading.scanned_bytes, data_bytes)
         record.count(Step.RESTORE, loading.direct_bytes + self._merged_bytes, data_bytes)
         record.count(Step.VERIFY, self._verified, len(loading.tables))
+
+    # --- of a delta ---------------------------------------------------------------------
+    def note_compared(self, table: TableName, found: Comparison) -> None:
+        """Only the rows that differ come of this table."""
+        self._compared[table] = found
+
+    def note_whole(self, table: TableName, reason: str) -> None:
+        """All rows come of this table, although only some were asked for."""
+        self._whole[table] = reason
+
+    def _note_ways(self, loading: Loading) -> None:
+        for name, load in loading.tables.items():
+            load.compared = self._compared.get(name)
+            load.way_reason = self._whole.get(name)
 
     # --- the attempt --------------------------------------------------------------------
     def _connect(self, kind: str, what: str) -> AbstractContextManager[psycopg.Connection]:
@@ -266,6 +285,7 @@ class Loader:
         """The final transaction. Afterwards the target is what the source was."""
         loading = self._loading
         assert loading is not None
+        self._note_ways(loading)
         final = Final(
             session=self._session,
             fence=fence,

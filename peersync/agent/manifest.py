@@ -71,6 +71,9 @@ class Manifest:
             raise self._refused("it brings table definitions, which nobody asked for")
         if len(schema) != len(set(schema)):
             raise self._refused("it brings its definitions twice")
+        asked = set(self._request.compare)
+        if any(part.probe is not None and part.table not in asked for part in page.parts):
+            raise self._refused("it leaves rows out, which nobody asked for")
         if page.baseline is None or page.baseline.node_id != self._peer_id:
             raise self._refused("it does not say of which node it is")
         self.generation = page.generation

@@ -1,7 +1,8 @@
 """How the rows of a full sync travel, and why so.
 
 Pure. `backup` is pg_dump on the source: definitions and rows. `http` is COPY over an ordinary
-connection of the source's: rows only, no program needed. `auto` takes the first that can.
+connection of the source's: rows only, no program needed. `auto` takes the first that can. A
+`delta` sends of most tables only the rows that differ, and the others by one of the two.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def choose_method(
     if asked == "http":
         return "http", "as asked"
     if asked not in ("auto", "backup"):
-        raise BadRequest(f"there is no method {asked!r}", hint="auto, backup or http")
+        raise BadRequest(f"there is no method {asked!r}", hint="auto, backup, http or delta")
     if source.dump_tool_ok:
         return "backup", "as asked" if asked == "backup" else f"{source_name} has pg_dump"
     if asked == "backup" or needs_definitions:

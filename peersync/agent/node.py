@@ -13,6 +13,7 @@ import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from peersync import __version__
@@ -30,6 +31,8 @@ from peersync.agent.lines import LineKeeper
 from peersync.agent.metrics import JobTotals, LinkMetrics, lag_check, make_registry
 from peersync.agent.orchestration.samples import LinkSamples
 from peersync.agent.peer_api import PeerApi
+from peersync.agent.people.listener import PeopleSide
+from peersync.agent.people.lookout import Lookout
 from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.leaving import Leaving
 from peersync.agent.periodic.look_api import LookApi
@@ -37,6 +40,9 @@ from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.members_api import MembersApi
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.periodic.routes import PeriodicApi
+from peersync.agent.proof.metrics import VerifyMetrics
+from peersync.agent.proof.serve import DigestsApi
+from peersync.agent.proof.verifies import Verifies
 from peersync.agent.reload import Reloader
 from peersync.agent.status import StatusReport
 from peersync.agent.systemd import Notifier, status_line
@@ -44,7 +50,7 @@ from peersync.agent.undo import Undo
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.postgres.sqlfiles import queries, query_modules
-from peersync.transport.app import control_app, listen_peers, peer_app, people_app
+from peersync.transport.app import control_app, listen_peers, peer_app
 from peersync.transport.health import Asked, Check, health_routes
 from peersync.transport.identity import load_identity
 from peersync.transport.line_routes import line_routes
@@ -65,9 +71,17 @@ class Node:
     """One agent. `run` ends when it is told to stop (SIGTERM, SIGINT)."""
 
     def __init__(
-        self, config: Config, environ: Mapping[str, str], read_config: Callable[[], Config]
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        read_config: Callable[[], Config],
+        *,
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Reads identity and peer book; ConfigError where one is missing or damaged. Blocks."""
+        """Reads identity, peer book and users; ConfigError where one is damaged. Blocks.
+
+        `origins` says where each value of the configuration came from.
+        """
         self._config = config
         self._environ = environ
         state_dir = Path(config.node.state_dir)
@@ -79,6 +93,7 @@ class Node:
         self._notifier = Notifier(environ, os.getpid())
         self._workers = Workers(pumps=4 * config.full_sync.parallel + 8)
         self._undo = Undo(config, self._databases, self._workers)
+        self._people = PeopleSide(config, self.identity, self._workers, origins)
         held = 2 * len(config.database)  # by periodic sync: one that waits for news, one ahead
         self._lines = Lines(wanted=lambda: config.full_sync.in_flight + SPARE_LINES + held)
         self._ways = Ways(self._lines, self._dial)
@@ -149,9 +164,10 @@ class Node:
                     self._probe,
                     self._workers,
                     spawn,
+                    self._verifies(spawn),
                 )
                 async with AsyncExitStack() as listeners:
-                    keeper = await self._listen(listeners, backups, jobs, automation)
+                    keeper = await self._listen(listeners, backups, jobs, automation, spawn)
                     spawn(keeper.run(), name="lines")
                     spawn(self._janitor(backups, jobs).run(), name="janitor")
                     spawn(self._periodic.run(), name="periodic")
@@ -205,6 +221,17 @@ class Node:
         )
         return backups, jobs
 
+    def _verifies(self, spawn: Callable[..., asyncio.Task[None]]) -> Verifies:
+        return Verifies(
+            self._config,
+            self._databases,
+            self.book,
+            self._clients.get,
+            self._periodic,
+            self._positions,
+            spawn,
+        )
+
     def _janitor(self, backups: Backups, jobs: Jobs) -> Janitor:
         return Janitor(
             self._config,
@@ -223,6 +250,7 @@ class Node:
         backups: Backups,
         jobs: Jobs,
         automation: Automation,
+        spawn: Callable[..., asyncio.Task[None]],
     ) -> LineKeeper:
         node = self._config.node
         checks = Checks(
@@ -243,36 +271,38 @@ class Node:
             self._probe,
             periodic.links,
             automation.watcher.troubles,
+            automation.verifies.summaries,
+        )
+        lookout = Lookout(
+            self._config, report, self._periodic, self._positions, automation.schedules, spawn
         )
         look = LookApi(self._config, self._databases, self.book, self._clients.get)
         links = LinkMetrics(self._periodic, self._samples)
-        registry = make_registry(self._totals, jobs.views.running, self._state_dir, links)
+        proofs = VerifyMetrics(automation.verifies)
+        registry = make_registry(self._totals, jobs.views.running, self._state_dir, links, proofs)
         ready = _ready(checks, self._periodic)
         health = health_routes(ready, registry)
         shown = health_routes(ready, registry, show_checks=True)
         peer_api = PeerApi(self.identity, node.name, self._databases, backups, jobs, self._workers)
         listen, admin = parse_address(node.listen), parse_address(node.admin)
+        asked = [
+            *AdminApi(jobs, backups, checks, report, self._undo).routes(),
+            *periodic.admin_routes(),
+            *automation.routes(),
+            *AnalyticsApi(self._config, self._databases, periodic.links).routes(),
+            *Leaving(self._periodic, self._databases).routes(),
+            *MembersApi(self._periodic, self._databases).routes(),
+            *OperatorApi(self._databases, self._periodic.refresh).routes(),
+            *look.admin_routes(),
+            *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),
+            *self._people.routes(lookout, jobs, backups, spawn),
+        ]
         await stack.enter_async_context(
-            listen_unix(
-                control_app(
-                    [
-                        *AdminApi(jobs, backups, checks, report, self._undo).routes(),
-                        *periodic.admin_routes(),
-                        *automation.routes(),
-                        *AnalyticsApi(self._config, self._databases, periodic.links).routes(),
-                        *Leaving(self._periodic, self._databases).routes(),
-                        *MembersApi(self._periodic, self._databases).routes(),
-                        *OperatorApi(self._databases, self._periodic.refresh).routes(),
-                        *look.admin_routes(),
-                        *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),
-                        *shown,
-                    ]
-                ),
-                Path(node.socket),
-            )
+            listen_unix(control_app([*asked, *shown]), Path(node.socket))
         )
         routes = [*pair_routes(self._desk), *peer_api.routes(), *periodic.peer_routes()]
         routes += look.peer_routes()
+        routes += DigestsApi(self._config, self._databases).routes()
         await stack.enter_async_context(
             listen_peers(
                 self.book,
@@ -283,7 +313,10 @@ class Node:
                 lines=self._lines,
             )
         )
-        await stack.enter_async_context(listen_tcp(people_app(health), admin.host, admin.port))
+        page = self._people.app(asked, health)
+        await stack.enter_async_context(
+            listen_tcp(page, admin.host, admin.port, tls=self._people.tls)
+        )
         on_lines = await stack.enter_async_context(
             serve_given(peer_app(self.book, routes), Limits(request_s=self._lines.times.silence_s))
         )

@@ -79,6 +79,10 @@ class PartJob:
             return replace(self, left_alone=tuple(names))
         return replace(self, arguments=leave_alone(self.arguments, names))
 
+    def of_rows(self, copy: TableCopy) -> PartJob:
+        """The same part, with these rows of its table."""
+        return replace(self, tables=(copy,))
+
     def start(self, means: Means) -> Run:
         """A run that has not begun yet."""
         if self.tables is None:
@@ -105,15 +109,19 @@ def plan_parts(
     request: BackupRequest,
     catalog: DatabaseCatalog,
     shapes: Shapes = MappingProxyType({}),
+    probe: str | None = None,
 ) -> list[PartJob]:
     """Definitions, one run for each big table, largest first, and those for all the rest.
 
-    `shapes` has the tables that are filtered. Raises BadRequest.
+    `shapes` has the tables that are filtered. With a `probe` those that the request wants to be
+    compared have a run each. Raises BadRequest.
     """
     if request.method == "http" and request.schema != "none":
         raise BadRequest("the method http brings no definitions")
     wanted = {table_name(t) for t in request.tables}
-    sizes = {n: t.size_bytes for n, t in catalog.tables.items() if n in wanted}
+    compared = {table_name(t) for t in request.compare} & wanted & catalog.tables.keys()
+    compared = compared - shapes.keys() if probe is not None else set()
+    sizes = {n: t.size_bytes for n, t in catalog.tables.items() if n in wanted - compared}
     big = sorted((n for n, s in sizes.items() if s >= BIG_TABLE_BYTES), key=lambda n: -sizes[n])
     big = big[:MAX_BIG_TABLES]
     small = {name: size for name, size in sizes.items() if name not in big}
@@ -121,6 +129,11 @@ def plan_parts(
         *_definitions(request),
         *(_big(catalog.tables[name], request, shapes.get(name)) for name in big),
         *_small(small, request, catalog, shapes),
+        *(
+            _compared(catalog.tables[table_name(t)], probe or "")
+            for t in request.compare
+            if table_name(t) in compared
+        ),
         *_log(request),
     ]
     return [
@@ -135,6 +148,13 @@ def _big(table: Table, request: BackupRequest, shape: Shape | None) -> PartJob:
     if shape is not None or request.method == "http":
         return PartJob(part, [], (table_copy(table, shape),))
     return PartJob(part, data_arguments(table.name, (), large_objects=False))
+
+
+def _compared(table: Table, probe: str) -> PartJob:
+    """All rows, until it is known which are wanted."""
+    ref = TableRef(schema=table.name.schema, name=table.name.name)
+    part = Part(id=0, kind="data", table=ref, estimated_bytes=table.size_bytes, probe=probe)
+    return PartJob(part, [], (table_copy(table, None),))
 
 
 def _small(

@@ -15,6 +15,7 @@ from peersync import __version__
 from peersync.agent.backups import Backups
 from peersync.agent.compare import RowHashes
 from peersync.agent.databases import Databases
+from peersync.agent.delta.api import DeltaApi
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
 from peersync.agent.planner import describe
@@ -60,6 +61,7 @@ class PeerApi:
         self._backups = backups
         self._jobs = jobs
         self._row_hashes_of = RowHashes(databases, backups)
+        self._delta = DeltaApi(backups)
         self._workers = workers
 
     def routes(self) -> list[web.RouteDef]:
@@ -75,6 +77,7 @@ class PeerApi:
             web.get("/api/sync/backups/{session}/chunks/{digest}", self._chunk),
             web.post("/api/sync/backups/{session}/progress", self._report),
             web.post("/api/sync/backups/{session}/finish", self._finish),
+            *self._delta.routes(),
         ]
 
     async def _hello(self, request: web.Request) -> web.Response:

@@ -48,6 +48,9 @@ class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     filtered: bool = False
     counts: RowCounts = RowCounts()
+    way: Literal["full", "delta"] = "full"  # delta: only rows that are found to differ are sent
+    way_reason: str | None = None  # why all rows are sent, although a delta was asked for
+    compared: tuple[str, ...] = ()  # the columns by which rows are found to differ
 
     @property
     def table(self) -> TableName:
@@ -63,6 +66,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     method: str = "backup"
     method_reason: str | None = None
+    rest_method: str = "backup"  # of a delta: how the tables travel that are sent whole
     source_version: str
     target_version: str
     dump_tool: str

@@ -9,6 +9,7 @@ import msgspec
 
 from peersync.agent.backups import Backups
 from peersync.agent.compare import Comparison, estimate
+from peersync.agent.delta.choice import choose_tables
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.narrowing import fewer_rows, refuse_narrow, refuse_not_here
 from peersync.agent.plan import Plan, make_plan
@@ -222,12 +223,14 @@ async def plan_pull(
         may_bring_schema=peer.may("schema", database.name),
         replica_role=bool(replica),
         free_bytes=await workers.run(free_bytes, spool),
-        method="http" if options.narrow and options.method == "auto" else options.method,
+        method=_method(options),
         mirror=options.mirror,
         taken={n: RELATIONS.get(k, "something else") for n, k in kinds.items()},
     )
     plan = with_refused(_with_surroundings(plan, catalog), source, peer.name)
-    expected_s = await _expected_seconds(database, peer, plan.size_bytes)
+    if options.method == "delta":
+        plan = choose_tables(plan, source, catalog, options, replica_role=bool(replica))
+    expected_s = await _expected_seconds(database, peer, plan)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):
         plan = _chosen_only(plan, schemas)
     estimated = tuple(msgspec.structs.replace(t, counts=estimate(t)) for t in plan.tables)
@@ -298,8 +301,15 @@ def _with_surroundings(plan: Plan, here: DatabaseCatalog) -> Plan:
     )
 
 
-async def _expected_seconds(database: Database, peer: Peer, size_bytes: int) -> float | None:
-    """From this pair's last runs: their seconds a byte, times the bytes of now."""
+def _method(options: Options) -> str:
+    """What the tables that are sent whole travel by."""
+    if options.narrow and options.method == "auto":
+        return "http"
+    return "auto" if options.method == "delta" else options.method
+
+
+async def _expected_seconds(database: Database, peer: Peer, plan: Plan) -> float | None:
+    """From this pair's last runs by this method: their seconds a byte, times the bytes of now."""
     try:
         entries = await History(database).newest(_HISTORY_LOOKED_AT)
     except PeersyncError:
@@ -310,7 +320,10 @@ async def _expected_seconds(database: Database, peer: Peer, size_bytes: int) -> 
             continue
         seconds = max((step.seconds for step in progress.steps), default=0.0)
         dumped = next((s.total for s in progress.steps if s.name == "backup"), None)
-        planned = (entry.plan or {}).get("size_bytes")
+        earlier = entry.plan or {}
+        planned = earlier.get("size_bytes")
+        if (earlier.get("method") == "delta") != (plan.method == "delta"):
+            continue
         if seconds and dumped and planned:
-            return float(round(seconds * size_bytes / planned, 1))
+            return float(round(seconds * plan.size_bytes / planned, 1))
     return None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -14,17 +15,49 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
 from peersync.agent.safe import SafeRequest, SafeSyncs
 from peersync.agent.statistics import make_statistics
-from peersync.core.errors import BadRequest, PeersyncError
+from peersync.core.errors import PeersyncError
 from peersync.core.session import State
 from peersync.postgres.history import History
 from peersync.postgres.samples import forget
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 
 log = logging.getLogger("peersync.jobs")
 
 SMALL_BYTES = 64 * 1024
 MAX_LIMIT = 1000
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+
+
+class LimitQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`limit`: at most so many, the newest."""
+
+    limit: Limit = 50
+
+
+class DatabaseQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`database`: all without it."""
+
+    database: str | None = None
+
+
+class OfDatabaseQuery(LimitQuery, frozen=True, kw_only=True):
+    """The newest, of one database or of all."""
+
+    database: str | None = None
+
+
+class HistoryQuery(OfDatabaseQuery, frozen=True, kw_only=True):
+    """`state`: only those in it."""
+
+    state: State | None = None
+
+
+class ClearQuery(DatabaseQuery, frozen=True, kw_only=True):
+    """`keep_latest`: the newest with each peer stays."""
+
+    keep_latest: bool = False
 
 
 class ClearedHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,27 +93,21 @@ class ScriptApi:
         return response
 
     async def history(self, request: web.Request) -> web.Response:
-        query = request.query
-        state = query.get("state")
-        if state is not None and state not in set(State):
-            raise BadRequest(
-                f"there is no state {state[:50]!r}", detail=f"states: {', '.join(State)}"
-            )
-        of = self._database(request)
-        return json_response(await self._jobs.views.list(limit_of(request), of=of, state=state))
+        asked = read_query(request, HistoryQuery)
+        of = self._database(asked)
+        found = await self._jobs.views.list(asked.limit, of=of, state=asked.state)
+        return json_response(found)
 
     async def clear_history(self, request: web.Request) -> web.Response:
-        keep = request.query.get("keep_latest", "false")
-        if keep not in ("true", "false"):
-            raise BadRequest("keep_latest must be true or false")
-        only = self._database(request)
+        asked = read_query(request, ClearQuery)
+        only = self._database(asked)
         deleted = kept = complete = sets = samples = 0
         problems: dict[str, str] = {}
         for database in self._databases:
             if only not in (None, database.name):
                 continue
             try:
-                cleared = await History(database).clear(keep_latest=keep == "true")
+                cleared = await History(database).clear(keep_latest=asked.keep_latest)
                 async with database.acquire("clearing the history") as conn:
                     others = await forget(conn, None)
             except PeersyncError as exc:
@@ -104,19 +131,11 @@ class ScriptApi:
         )
 
     async def statistics(self, request: web.Request) -> web.Response:
-        only = self._database(request)
+        only = self._database(read_query(request, DatabaseQuery))
         made = await make_statistics(self._node, self._databases, self._jobs, only)
         return json_response(made)
 
-    def _database(self, request: web.Request) -> str | None:
+    def _database(self, asked: DatabaseQuery | HistoryQuery) -> str | None:
         """The database of the query, if there is one. NotFound when it is not configured."""
-        name = request.query.get("database")
+        name = asked.database
         return self._databases.get(name).name if name is not None else None
-
-
-def limit_of(request: web.Request) -> int:
-    """`?limit=`, 50 without it. Raises BadRequest."""
-    text = request.query.get("limit", "50")
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_LIMIT:
-        raise BadRequest(f"limit must be a number from 1 to {MAX_LIMIT}")
-    return int(text)

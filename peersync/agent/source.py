@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from peersync.agent.delta.giver import Giver
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.giveway import GiveWay
 from peersync.agent.parts import Means, PartJob, Run, plan_parts, table_name
@@ -34,8 +35,10 @@ from peersync.core.errors import (
     root_error,
 )
 from peersync.core.progress import Progress
+from peersync.postgres.backup import View
 from peersync.postgres.binaries import Tool
-from peersync.postgres.catalog import read_catalog
+from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.digest import probe
 from peersync.postgres.locks import end_leftovers
 from peersync.postgres.log.baseline import Taken, baseline
 from peersync.postgres.narrow import narrowed
@@ -102,6 +105,7 @@ class SourceBackup:
         self._waiting_for: str | None = None
         self._told_waiting: str | None = None
         self._dumped_bytes = 0
+        self._giver: Giver | None = None
         self._changed = asyncio.Event()
         self._guard = threading.Lock()
         self._way = GiveWay(database, self._kind, self._say)
@@ -171,6 +175,19 @@ class SourceBackup:
             self._digest = None
             raise NotFound("this chunk was damaged on the disk of the source")
         return self._spool.path(digest)
+
+    @property
+    def giver(self) -> Giver:
+        """What compares rows of the view at hand. Raises NotFound while there is none."""
+        if self._giver is None:
+            raise NotFound("this backup has no view of the rows at the moment")
+        return self._giver
+
+    def renew(self, request: BackupRequest) -> None:
+        """The target has begun anew, and compares its rows anew: so must this. It must not run."""
+        self.request = request
+        self._forget_generation()
+        self._generation = 0
 
     def leave(self) -> None:
         """The agent stops: whoever waits for news gets what there is."""
@@ -295,7 +312,9 @@ class SourceBackup:
             shapes = await shapes_for_peer(keeper, self._filters, catalog)
             names = [table_name(t) for t in self.request.tables]
             shapes = await narrowed(keeper, shapes, catalog, self.request.narrow, names)
-            jobs = [j.leaving_alone(alone) for j in plan_parts(self.request, catalog, shapes)]
+            probed = await probe(keeper) if self.request.compare else None
+            planned = plan_parts(self.request, catalog, shapes, probed)
+            jobs = [j.leaving_alone(alone) for j in planned]
             needs_tool = any(job.needs_tool for job in jobs)
             version_num = catalog.server.version_num
             tool = await workers.run(choose, version_num) if needs_tool else None
@@ -306,6 +325,8 @@ class SourceBackup:
                 vector=taken.vector,
                 group=taken.group,
             )
+            self._giver = giver = self._make_giver(workers, view, catalog, jobs)
+            kept.callback(giver.close)
             parts = tuple(job.part for job in jobs)
             self._parts = {part.id: part for part in parts}
             self._baseline = made
@@ -318,39 +339,67 @@ class SourceBackup:
         self._digest = digest
         self._changed.set()
 
+    def _make_giver(
+        self, workers: Workers, view: View, catalog: DatabaseCatalog, jobs: Sequence[PartJob]
+    ) -> Giver:
+        compared = {
+            job.part.id: (job, catalog.tables[table_name(job.part.table)])
+            for job in jobs
+            if job.part.probe is not None and job.part.table is not None
+        }
+        return Giver(
+            self._database, self._kind, view, self._generation, compared, self._spool, workers
+        )
+
     def _begin_generation(self) -> None:
         self._spool.create()
         self._spool.remove_chunks()  # of a view that is gone: the target has what it has
-        with self._guard:
-            # Not counted up: a journal that was lost must not give an old number again.
-            self._generation = secrets.randbits(_GENERATION_BITS)
-            self._parts, self._chunks, self._digest = {}, [], None
-            self._known, self._sent = {}, set()
-            self._baseline, self._dumped_bytes = None, 0
+        self._forget_generation()
+        # Not counted up: a journal that was lost must not give an old number again.
+        self._generation = secrets.randbits(_GENERATION_BITS)
         self._spool.restart_journal()
         self._spool.append(_Line(request=self.request, peer_id=self.peer_id, filters=self._filters))
         self._spool.append(_Line(generation=self._generation))
 
+    def _forget_generation(self) -> None:
+        with self._guard:
+            self._giver = None
+            self._parts, self._chunks, self._digest = {}, [], None
+            self._known, self._sent = {}, set()
+            self._baseline, self._dumped_bytes = None, 0
+
     async def _dump_parts(
         self, workers: Workers, tool: Tool | None, taken: Taken, jobs: Sequence[PartJob]
     ) -> None:
-        waiting = list(reversed(jobs))
+        waiting = [job for job in reversed(jobs) if job.part.probe is None]
+        compared = [job for job in jobs if job.part.probe is not None]
+        few = asyncio.Semaphore(self._parallel)
         with self._database.resolved.child_env(application_name=f"peersync/{self._kind}") as env:
             means = Means(
                 tool, env, taken.view, self._database.resolved, self._kind, log_view=taken.log
             )
 
+            async def make(job: PartJob) -> None:
+                run = job.start(means)
+                await workers.pump(run.stop, lambda: self._pump(run, job.part, loop))
+
             async def work() -> None:
                 while waiting:
-                    job = waiting.pop()
-                    run = job.start(means)
-                    await workers.pump(run.stop, lambda r=run, j=job: self._pump(r, j.part, loop))  # type: ignore[misc]
+                    await make(waiting.pop())
+
+            async def work_when_compared(number: int) -> None:
+                wanted = await self.giver.job(number)
+                async with few:
+                    await make(wanted)
 
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.TaskGroup() as group:
                     for number in range(self._parallel):
                         group.create_task(work(), name=f"dump-{number}")
+                    for job in compared:
+                        number = job.part.id
+                        group.create_task(work_when_compared(number), name=f"wanted-{number}")
             except BaseExceptionGroup as errors:
                 raise root_error(errors) from errors
 

@@ -8,8 +8,8 @@ that only gives is fine when what it gave arrived; it is never told to take an o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,9 +21,11 @@ from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs, JobView, view_entry
 from peersync.agent.member_checks import read_alarms
 from peersync.agent.periodic.answers import LinkView
+from peersync.agent.proof.view import ProofSummary
 from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress, seconds_between
+from peersync.core.words import counted
 from peersync.postgres.errors import TRANSLATED
 from peersync.postgres.history import History
 from peersync.postgres.log.members import read_replica
@@ -35,6 +37,7 @@ _ORDER = (
     "failed", "partly", "undone", "unreachable", "conflict", "behind", "paused", "unknown",
     "never synced", "syncing", "giving", "synced", "given", "in sync", "expired",
 )  # fmt: skip
+RANK = {state: number for number, state in enumerate(_ORDER)}  # the worst is 0
 _FINE = frozenset({"syncing", "giving", "synced", "given", "in sync", "expired"})
 
 
@@ -50,55 +53,119 @@ class StatusReport:
     probe: Callable[[Peer], Awaitable[None]]
     periodic: Callable[[], Coroutine[Any, Any, list[LinkView]]]
     troubles: Callable[[], tuple[str, ...]] = tuple
+    proofs: Mapping[tuple[str, str], ProofSummary] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one database has said: its newest syncs, by peer; or why it said nothing."""
+
+    name: str
+    read: int
+    by_peer: Mapping[str, list[JobView]]
+    problem: PeersyncError | None
+    warnings: tuple[str, ...]
+
+    @property
+    def status(self) -> DatabaseStatus:
+        return _database(self.name, self.problem, self.warnings)
+
+
+async def look_at(database: Database) -> Look:
+    """Reads the history and the alarms of a database; never raises what it refuses with."""
+    async with asyncio.TaskGroup() as group:
+        read = group.create_task(_entries(History(database)), name=f"history-{database.name}")
+        alarms = group.create_task(_alarms(database), name=f"alarms-{database.name}")
+    entries, problem = read.result()
+    by_peer: dict[str, list[JobView]] = {}
+    for entry in entries:
+        by_peer.setdefault(entry.peer, []).append(entry)
+    return Look(database.name, len(entries), by_peer, problem, alarms.result())
 
 
 async def make_status(report: StatusReport) -> Status:
     peers = report.book.peers()
     async with asyncio.TaskGroup() as group:
         probes = {
-            p.name: group.create_task(_problem(report.probe(p)), name=f"probe-{p.name}")
+            p.name: group.create_task(probed(report.probe(p)), name=f"probe-{p.name}")
             for p in peers
         }
-        reads = {
-            d.name: group.create_task(_entries(History(d)), name=f"history-{d.name}")
-            for d in report.databases
-        }
-        alarms = {
-            d.name: group.create_task(_alarms(d), name=f"alarms-{d.name}") for d in report.databases
-        }
+        looks = [group.create_task(look_at(d), name=f"status-{d.name}") for d in report.databases]
         periodic = group.create_task(report.periodic(), name="periodic-links")
-    views = {(v.database, v.peer): v for v in periodic.result()}
+    unreachable = {name: probe.result() for name, probe in probes.items()}
+    views: dict[str, dict[str, LinkView]] = {}
+    for view in periodic.result():
+        views.setdefault(view.database, {})[view.peer] = view
     databases, links = [], []
-    running, giving = report.jobs.views.running(), report.backups.running()
-    for name, read in reads.items():
-        entries, problem = read.result()
-        databases.append(_database(name, problem, alarms[name].result()))
-        for peer in peers:
-            now: str | None = None
-            if any(p.database == name and p.source == peer.name for p in running):
-                now = "syncing"
-            elif _is_giving(report, name, peer, entries, giving):
-                now = "giving"
-            unreachable = probes[peer.name].result()
-            if problem is not None and now is None:
-                links.append(LinkStatus(database=name, peer=peer.name, state="unknown"))
-            else:
-                link = _link(report.node, name, peer, unreachable, entries, now)
-                links.append(_with_changes(link, views.get((name, peer.name)), now))
-    links.sort(key=lambda link: (_ORDER.index(link.state), link.database, link.peer))
+    for task in looks:
+        look = task.result()
+        databases.append(look.status)
+        links += links_of(report, look, peers, unreachable, views.get(look.name, {}))
+    links.sort(key=worst_first)
     return Status(
         node=report.node,
         version=__version__,
-        sentence=_sentence(databases, links, datetime.now(UTC).isoformat()),
-        fine=all(d.reachable for d in databases)
-        and bool(links)
-        and all(link.state in _FINE for link in links),
+        sentence=sentence(databases, links),
+        fine=is_fine(databases, links),
         databases=databases,
         warnings=report.troubles(),
         links=links,
-        running=running,
-        giving=giving,
+        running=report.jobs.views.running(),
+        giving=report.backups.running(),
     )
+
+
+def worst_first(link: LinkStatus) -> tuple[int, str, str]:
+    """The key by which links are sorted."""
+    return RANK[link.state], link.database, link.peer
+
+
+def sentence(databases: list[DatabaseStatus], links: list[LinkStatus]) -> str:
+    """How everything is; `links` are sorted, the worst first."""
+    now = datetime.now(UTC).isoformat()
+    if is_fine(databases, links, with_proofs=False) and not is_fine(databases, links):
+        return _drift_sentence(links, now)
+    return _sentence(databases, links, now)
+
+
+def is_fine(
+    databases: list[DatabaseStatus], links: list[LinkStatus], *, with_proofs: bool = True
+) -> bool:
+    """With `with_proofs`, what a verification has found to differ is not fine."""
+    return (
+        all(d.reachable for d in databases)
+        and bool(links)
+        and all(link.state in _FINE for link in links)
+        and not (with_proofs and any(_differs(link) for link in links))
+    )
+
+
+def links_of(
+    report: StatusReport,
+    look: Look,
+    peers: Sequence[Peer],
+    unreachable: Mapping[str, PeersyncError | None],
+    views: Mapping[str, LinkView],
+) -> list[LinkStatus]:
+    """One database with each peer. `unreachable` and `views` are by the peer's name."""
+    name, links = look.name, []
+    syncing = {p.source for p in report.jobs.views.running() if p.database == name}
+    giving = [p for p in report.backups.running() if p.database == name]
+    for peer in peers:
+        entries = look.by_peer.get(peer.name, [])
+        now: str | None = None
+        if peer.name in syncing:
+            now = "syncing"
+        elif _is_giving(report, name, peer, entries, giving):
+            now = "giving"
+        if look.problem is not None and now is None:
+            links.append(LinkStatus(database=name, peer=peer.name, state="unknown"))
+            continue
+        away = unreachable.get(peer.name)
+        link = _link(report.node, name, peer, away, entries, now, read=look.read)
+        link = _with_changes(link, views.get(peer.name), now)
+        links.append(_with_proof(link, report.proofs.get((name, peer.name))))
+    return links
 
 
 def _with_changes(link: LinkStatus, view: LinkView | None, now: str | None) -> LinkStatus:
@@ -110,6 +177,29 @@ def _with_changes(link: LinkStatus, view: LinkView | None, now: str | None) -> L
     return msgspec.structs.replace(
         link, state=view.state, problem=view.problem, hint=view.hint, periodic=view
     )
+
+
+def _with_proof(link: LinkStatus, proof: ProofSummary | None) -> LinkStatus:
+    """The same with what was proved; a difference is a problem where there is no other."""
+    link = msgspec.structs.replace(link, proof=proof)
+    if proof is None or not _differs(link) or link.problem is not None:
+        return link
+    return msgspec.structs.replace(
+        link,
+        problem=f"{counted(proof.differing, 'table')} differed when it was verified",
+        hint=f"peersync verify {link.peer} --database {link.database} --rows",
+    )
+
+
+def _differs(link: LinkStatus) -> bool:
+    return link.proof is not None and link.proof.differs_since is not None
+
+
+def _drift_sentence(links: list[LinkStatus], now: str) -> str:
+    found = [link for link in links if _differs(link)]
+    since = found[0].proof.differs_since if found[0].proof else None
+    what = f"{found[0].database} differs from {found[0].peer}, as was found {_age(since, now)}"
+    return what + _more(len(found) - 1) + "."
 
 
 def _is_giving(
@@ -125,7 +215,8 @@ def _is_giving(
     )
 
 
-async def _problem(probe: Awaitable[None]) -> PeersyncError | None:
+async def probed(probe: Awaitable[None]) -> PeersyncError | None:
+    """Why a peer can't be reached; None for one that can."""
     try:
         await probe
     except PeersyncError as exc:
@@ -211,14 +302,20 @@ def _link(
     unreachable: PeersyncError | None,
     entries: list[JobView],
     now: str | None,
+    *,
+    read: int | None = None,
 ) -> LinkStatus:
-    """`now` is what runs at this moment: syncing, giving or nothing."""
+    """`now` is what runs at this moment: syncing, giving or nothing.
+
+    `read`: of how many syncs of the database `entries` are those of this peer.
+    """
     taken, given = _way(entries, peer, "target"), _way(entries, peer, "source")
     took = now if now == "syncing" else taken.state("synced")
     gave = now if now == "giving" else given.state("given")
     state = min(filter(None, (took, gave)), key=_ORDER.index, default="never synced")
+    away = unreachable is not None and (peer.address is not None or bool(took))
     problem, hint = None, None
-    if state == "never synced" and len(entries) >= _LOOKED_AT:
+    if state == "never synced" and (read or len(entries)) >= _LOOKED_AT:
         state, problem = "unknown", f"it is not among the newest {_LOOKED_AT} syncs of {database}"
     if state in ("failed", "partly") and state == took and taken.last:
         problem, hint = taken.problem, f"peersync jobs show {taken.last.id[:8]}"
@@ -229,7 +326,7 @@ def _link(
         hint = f"to have it again: peersync pull {peer.name} --database {database}"
     elif state in ("syncing", "giving"):
         hint = "peersync jobs list"
-    elif unreachable is not None and (peer.address is not None or took):
+    elif unreachable is not None and away:
         state, problem, hint = "unreachable", unreachable.message, unreachable.hint
     elif state == "never synced":
         take = f"peersync pull {peer.name} --database {database}"
@@ -248,6 +345,7 @@ def _link(
         last_given_result=given.last.state if given.last else None,
         problem=problem,
         hint=hint,
+        away=away,
     )
 
 

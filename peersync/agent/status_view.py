@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from peersync.agent.periodic.answers import LinkView
+from peersync.agent.proof.view import ProofSummary
 from peersync.core.progress import Progress
 
 
@@ -14,7 +15,8 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     "unknown": the database, which has the history, is down, or the history that was read does
     not go back far enough. `last_sync` is what was taken from the peer, `last_given` what the
     peer took from here. `periodic`: where both are members of a group; the state is then that of
-    their changes, whatever the last full sync was.
+    their changes, whatever the last full sync was. `away`: the peer does not answer at the moment,
+    also where the state is about something else. `proof`: what verifications have found.
     """
 
     database: str
@@ -28,6 +30,8 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
     hint: str | None = None
     periodic: LinkView | None = None
+    away: bool = False
+    proof: ProofSummary | None = None
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,10 +34,12 @@ from peersync.core.errors import (
     PeerUnreachable,
     ProtocolError,
     RefusedInput,
+    RowsChanged,
     SchemaMismatch,
     VerifyFailed,
     root_error,
 )
+from peersync.core.names import TableName
 from peersync.core.progress import Progress, Step
 from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord, State
@@ -53,6 +55,7 @@ from peersync.wire.spool import Spool
 log = logging.getLogger("peersync.target")
 
 ATTEMPTS = 5
+_CHANGED = "rows were changed here after they had been compared"
 _PAUSE_S = 0.5
 _FRESH_S = 60.0  # an attempt that went well for so long begins a new count of failures
 # What the same plan and the same bytes would only fail on again.
@@ -101,6 +104,7 @@ class TargetSession:
         self._record.count(Step.BACKUP, 0, plan.size_bytes or None)
         self._current: Attempt | None = None
         self._leftovers: list[str] = []
+        self._whole: dict[TableName, str] = {}  # tables that are not compared any more, and why
         self._leaving = False
         self._reason: PeersyncError | None = None
         self.resumable = False
@@ -196,6 +200,8 @@ class TargetSession:
                 error = root_error(group_error)
             except PeersyncError as exc:
                 error = exc
+            if isinstance(error, RowsChanged):
+                self._compare_no_more(error)
             now = time.monotonic()
             if isinstance(error, DatabaseUnreachable):
                 backoff = self._backoff() if now - began > _FRESH_S else backoff
@@ -211,6 +217,14 @@ class TargetSession:
             self._record.restart()
             self._record.waiting_for = f"{error}; trying again"
             await asyncio.sleep(pause)
+
+    def _compare_no_more(self, error: RowsChanged) -> None:
+        """Takes tables whole that are written to meanwhile; the second time, all of them."""
+        changed = {TableName(*name) for name in error.data["tables"]}
+        again = bool(self._whole)
+        for table in self.plan.wanted():
+            if table.way == "delta" and (again or table.table in changed):
+                self._whole.setdefault(table.table, _CHANGED)
 
     def _backoff(self) -> Backoff:
         network = self._config.network
@@ -244,6 +258,7 @@ class TargetSession:
                     workers=self._workers,
                     config=self._config,
                     join=join,
+                    whole=self._whole,
                 )
                 try:
                     self.results = await self._current.run(

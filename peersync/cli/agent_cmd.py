@@ -29,7 +29,7 @@ def command(ctx: Context) -> None:
     read = reader(ctx)
     config = read()
     logs.set_up(config.log.level, config.log.format, ctx.environ)
-    node = Node(config, ctx.environ, read)
+    node = Node(config, ctx.environ, read, origins=ctx.loaded.origins)
     asyncio.run(node.run())
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, json_text, print_out
 from peersync.config.model import NAMED
-from peersync.config.secret import MASK, mask_conninfo
+from peersync.config.secret import mask_conninfo
+from peersync.config.shown import effective
 from peersync.core.errors import ConfigError, PeersyncError
 
 
@@ -37,7 +37,7 @@ def command() -> None:
 @click.pass_obj
 def show(ctx: Context, origin: bool) -> None:
     """Print each effective value as TOML. Passwords are masked."""
-    values = effective(ctx)
+    values = effective(ctx.config)
     if ctx.json:
         data: dict[str, Any] = {"file": str(ctx.loaded.path), "config": values}
         if origin:
@@ -77,16 +77,6 @@ def check(ctx: Context) -> None:
         _print(ctx, findings)
     if failed:
         click.get_current_context().exit(ConfigError.exit_code)
-
-
-def effective(ctx: Context) -> dict[str, Any]:
-    """The configuration as plain values, without any password."""
-    values: dict[str, Any] = msgspec.to_builtins(ctx.config)
-    for database in values["database"].values():
-        database["conninfo"] = mask_conninfo(database["conninfo"])
-    for channel in values["channel"]:
-        channel["url"] = MASK if channel["url"] else ""  # of most services it is a password
-    return values
 
 
 def _tables(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

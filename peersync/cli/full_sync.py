@@ -82,10 +82,11 @@ _WHICH = (
 _HOW = (
     click.option(
         "--method",
-        type=click.Choice(["auto", "backup", "http"]),
+        type=click.Choice(["auto", "backup", "http", "delta"]),
         default="auto",
         show_default=True,
-        help="backup: by pg_dump. http: by COPY, where there is no pg_dump.",
+        help="backup: by pg_dump. http: by COPY, where there is no pg_dump. delta: compare both "
+        "sides first, and send only the rows that differ.",
     ),
     click.option(
         "--bandwidth", type=Rate(), default="0", metavar="RATE", help="At most: 10MB, 80Mbit."

@@ -27,6 +27,7 @@ from peersync.core.errors import BadRequest, ConfigError, PeersyncError
 from peersync.core.words import counted
 
 if TYPE_CHECKING:
+    from peersync.config.model import Config
     from peersync.postgres.conninfo import Resolved
     from peersync.transport.identity import Identity
 
@@ -57,7 +58,14 @@ def command(ctx: Context, /, databases: tuple[str, ...], **node: str | None) -> 
     _try_first(ctx, path, settings, conninfos)
     prepared = asyncio.run(_prepare(conninfos))
     loaded, identity, is_new = _write(ctx, path, settings, conninfos)
-    _report(ctx, loaded, identity, prepared, is_new)
+    link = _first_link(loaded.config)
+    _report(ctx, loaded, identity, prepared, is_new, link)
+
+
+def _first_link(config: Config) -> str | None:
+    from peersync.agent.people.standin import make_first_link
+
+    return asyncio.run(make_first_link(config)) if config.people.enabled else None
 
 
 def _refuse_existing(ctx: Context, path: Path) -> None:
@@ -225,6 +233,7 @@ def _report(
     identity: Identity,
     prepared: Mapping[str, tuple[Resolved, int]],
     is_new: bool,
+    link: str | None,
 ) -> None:
     node = loaded.config.node
     flag = f" --config {shlex.quote(str(loaded.path))}" if ctx.config_path else ""
@@ -239,6 +248,7 @@ def _report(
                 "state_dir": node.state_dir,
                 "databases": {name: count for name, (_, count) in prepared.items()},
                 "next": following,
+                "link": link,
             }
         )
         return
@@ -246,6 +256,9 @@ def _report(
         print_err(line)
     for text in following:
         print_out(text)
+    if link and not ctx.quiet:
+        print_err("The page, once the agent runs (this link works once, for 24 hours):")
+        print_err(link)
 
 
 def _lines(

@@ -41,6 +41,7 @@ def plan_lines(plan: Plan, verb: str | None = None) -> list[str]:
             "whole rows are compared, "
             + ("extra rows here are deleted" if plan.mirror else "extra rows here stay")
         )
+    lines += _ways(plan)
     if plan.only_here:
         lines.append(f"  only here, and not touched: {counted(len(plan.only_here), 'table')}")
     lines += [f"  left out: {t.table}: {t.reason}" for t in blocked]
@@ -53,6 +54,23 @@ def plan_lines(plan: Plan, verb: str | None = None) -> list[str]:
     )
     if plan.expected_s is not None:
         lines.append(f"  expected: {duration(plan.expected_s)}, by the last runs of this pair")
+    return lines
+
+
+def _ways(plan: Plan) -> list[str]:
+    """Of a delta: what is compared first, and what travels whole."""
+    if plan.method != "delta":
+        return []
+    compared = [t for t in plan.wanted() if t.way == "delta"]
+    size = human(sum(t.size_bytes for t in compared))
+    whole = sorted((t for t in plan.wanted() if t.way != "delta"), key=lambda t: -t.size_bytes)
+    lines = [
+        f"  compared first: {counted(len(compared), 'table')} ({size}); only rows that differ "
+        "are sent"
+    ]
+    lines += [f"  sent whole: {t.table}: {t.way_reason}" for t in whole[:_SHOWN_TABLES]]
+    if len(whole) > _SHOWN_TABLES:
+        lines.append(f"  … and {len(whole) - _SHOWN_TABLES} smaller tables")
     return lines
 
 

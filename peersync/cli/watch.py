@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from peersync.cli.progress import Mode, Renderer, interval_s, make_renderer
 from peersync.core.errors import AgentNotRunning, NotFound, PeersyncError, error_class, root_error
 from peersync.core.progress import Progress, seconds_between
 from peersync.core.results import TableResult
+from peersync.core.words import counted
 from peersync.transport.local import AgentClient
 
 FINAL = frozenset({"done", "partly", "failed", "cancelled"})
@@ -246,12 +247,28 @@ def print_result(ctx: Context, view: JobView) -> None:
                     print_err(f"{clean(table.schema)}.{clean(table.name)}: {indented(words)}")
     for note in view.progress.notes if view.progress is not None else ():
         print_err(indented(note))
+    for line in _compared(view.tables):
+        print_out(line)
     if view.progress is not None and view.state in ("done", "partly"):
         print_out(_cost(view, view.progress))
     if view.undo == "kept":
         print_err(f"put it back as it was: peersync undo {view.id[:8]}")
     elif view.undo == "too_large":
         print_err("it can't be undone: it changed more than full_sync.undo_max_mib")
+
+
+def _compared(tables: Sequence[TableResult]) -> list[str]:
+    """Of a delta: how much differed, and what was sent whole because of what was found."""
+    compared = [t for t in tables if t.way == "delta"]
+    whole = sum(1 for t in tables if t.way_reason)
+    if not (compared or whole):
+        return []
+    blocks = sum(t.blocks or 0 for t in compared)
+    differing = sum(t.differing_blocks or 0 for t in compared)
+    return [
+        f"{counted(len(compared), 'table')} compared: {count(differing)} of {count(blocks)} blocks "
+        "of rows differed" + (f"; {counted(whole, 'table')} sent whole" if whole else "")
+    ]
 
 
 def _print_changed(ctx: Context, view: JobView, tables: list[TableResult]) -> None:

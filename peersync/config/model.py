@@ -22,6 +22,7 @@ from peersync.config.orchestration import (
     Statistics,
     TableSet,
 )
+from peersync.config.people import People
 from peersync.config.secret import mask_conninfo
 from peersync.config.table import Table
 
@@ -142,6 +143,7 @@ class Config(Table, frozen=True):
     complete: Complete = msgspec.field(default_factory=Complete)
     notify: Notify = msgspec.field(default_factory=Notify)
     statistics: Statistics = msgspec.field(default_factory=Statistics)
+    people: People = msgspec.field(default_factory=People)
     table_set: tuple[TableSet, ...] = ()
     schedule: tuple[Schedule, ...] = ()
     channel: tuple[Channel, ...] = ()
@@ -157,6 +159,7 @@ SECTIONS: dict[str, type[Table]] = {
     "complete": Complete,
     "notify": Notify,
     "statistics": Statistics,
+    "people": People,
 }
 NAMED: dict[str, type[Table]] = {"database": Database, "peer": PeerSettings}  # [NAME.…]
 LISTS: dict[str, type[Table]] = {  # [[NAME]]

@@ -18,6 +18,7 @@ from peersync.config.orchestration import (
     trouble_of_schedules,
     trouble_of_sets,
 )
+from peersync.config.people import trouble_of_people
 from peersync.config.secret import mask_conninfo
 from peersync.core.errors import BadRequest
 from peersync.core.patterns import compile_pattern
@@ -78,6 +79,8 @@ def violations(config: Config) -> Iterator[tuple[str, str]]:
     yield from trouble_of_sets(config.table_set, databases)
     yield from trouble_of_schedules(config.schedule, databases)
     yield from trouble_of_channels(config.channel)
+    if (trouble := trouble_of_people(config.people)) is not None:
+        yield f"people.{trouble[0]}", trouble[1]
 
 
 def _limits(meta: msgspec.Meta) -> str:

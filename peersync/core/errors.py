@@ -60,6 +60,24 @@ class Denied(PeersyncError):
     code, exit_code, http_status = "denied", 8, 403
 
 
+class LoginNeeded(Denied):
+    """Nobody is logged in on this connection, or not any more."""
+
+    code, http_status = "login-needed", 401
+
+
+class LoginFailed(Denied):
+    """A name and a password that do not belong together, or a link that is used up."""
+
+    code, http_status = "login-failed", 401
+
+
+class TooManyTries(Denied):
+    """Too many failed logins; `data["retry_after_s"]` says when the next is looked at."""
+
+    code, exit_code, http_status, retryable = "too-many-tries", 5, 429, True
+
+
 class Locked(PeersyncError):
     """Somebody else holds what this needs; `data["holder"]` names them."""
 
@@ -154,6 +172,12 @@ class DumpRestarted(PeersyncError):
     """The source began its dump again; this attempt's rows are of no use."""
 
     code, retryable = "dump-restarted", True
+
+
+class RowsChanged(PeersyncError):
+    """Tables were written to after they had been compared; `data["tables"]` names them."""
+
+    code, retryable = "rows-changed", True
 
 
 class RefusedInput(PeersyncError):

@@ -13,6 +13,10 @@ class TableResult(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     name: str
     result: str  # done | partly | failed | blocked (left out by the plan)
+    way: str = "full"  # delta: only the rows that differ were sent
+    way_reason: str | None = None  # why all rows were sent, although a delta was asked for
+    blocks: int | None = None  # of rows that were compared, and how many of them differed
+    differing_blocks: int | None = None
     source: int = 0
     inserted: int = 0
     updated: int = 0

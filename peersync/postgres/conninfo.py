@@ -262,6 +262,18 @@ def passfile_warning(path: str | Path | None) -> str | None:
     return None
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Without waiting: nobody may ever write into a named pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _mode_of_file(path: Path, number: int) -> int:
+    mode = os.fstat(number).st_mode
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{path} is no ordinary file")
+    return stat.S_IMODE(mode)
+
+
 def read_password_file(name: str, environ: Mapping[str, str]) -> Secret:
     """The first line of a password file; a bare name is one of $CREDENTIALS_DIRECTORY.
 
@@ -274,8 +286,8 @@ def read_password_file(name: str, environ: Mapping[str, str]) -> Secret:
     if is_credential and credentials is not None:
         path = Path(credentials) / name
     try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        with open(path, encoding="utf-8", opener=_at_once) as file:
+            mode = _mode_of_file(path, file.fileno())
             if mode & 0o077 and not is_credential:
                 raise ConfigError(
                     f"the password file {path} can be read by others (mode {mode:o})",

@@ -74,6 +74,11 @@ class TableCopy:
         return f"COPY {self.name.sql} {f'({self._list}) ' if self.columns else ''}TO STDOUT"
 
     @property
+    def statements(self) -> Iterator[str]:
+        """What gives the rows, one after the other."""
+        yield self.statement
+
+    @property
     def select(self) -> str:
         """The rows as a query. The filter is one expression: `config.filters` has seen to it."""
         rows = f"SELECT {self._list} FROM ONLY {self.name.sql}"  # noqa: S608 - names are quoted
@@ -146,15 +151,16 @@ class CopyOut:
         self._stop.set()
 
     def _copy(self, connection: psycopg.Connection, table: TableCopy, out: _Pieces) -> None:
-        self._stop.check()
         out.add(table.begin.encode())
-        with (
-            _reading(table.what),
-            connection.cursor() as cursor,
-            cursor.copy(table.statement.encode()) as rows,
-        ):
-            while out.add(rows.read()):  # a loop variable would hold the row before
-                pass
+        for statement in table.statements:
+            self._stop.check()
+            with (
+                _reading(table.what),
+                connection.cursor() as cursor,
+                cursor.copy(statement.encode()) as rows,
+            ):
+                while out.add(rows.read()):  # a loop variable would hold the row before
+                    pass
         out.add(b"\\.\n\n")
 
     def _copy_sequences(self, connection: psycopg.Connection, out: _Pieces) -> None:

@@ -29,6 +29,7 @@ from peersync.dump.pieces import (
 from peersync.dump.scan import DataScanner
 from peersync.postgres.bulk import Stop
 from peersync.postgres.catalog import Table
+from peersync.postgres.compared import Comparison
 from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.merge import Merge, copy_into
 
@@ -53,12 +54,21 @@ class TableLoad:
     loaded: bool = False
     error: PeersyncError | None = None
     journal: KeepsChanges | None = None  # of a table that was here before
+    compared: Comparison | None = None  # only the rows that differ were sent
+    way_reason: str | None = None  # why all rows were sent, although only some were asked for
 
     @property
     def merge(self) -> Merge:
         names = frozenset(self.columns)
         generated = {c.name for c in self.table.columns if c.generated}
-        return Merge(self.table, self.stage, self.columns, self.table.key_within(names - generated))
+        key = self.table.key_within(names - generated)
+        only_here = self.compared.only_here if self.compared else None
+        return Merge(self.table, self.stage, self.columns, key, only_here)
+
+    @property
+    def source_rows(self) -> int:
+        """The rows that the source has of it, whether they were sent or not."""
+        return self.compared.rows_there if self.compared else self.rows
 
 
 @dataclass

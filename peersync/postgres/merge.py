@@ -20,12 +20,16 @@ _MOST_COLUMNS = 1500  # of 1,664 in PostgreSQL, which also counts what it adds i
 
 @dataclass(frozen=True)
 class Merge:
-    """How rows of `stage` reach `table`. `columns` are those that the dump brings."""
+    """How rows of `stage` reach `table`. `columns` are those that the dump brings.
+
+    only_here: a table of the keys that only this side has, where not all rows are staged.
+    """
 
     table: Table
     stage: TableName
     columns: tuple[str, ...]
     key: Key | None
+    only_here: TableName | None = None
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -278,6 +282,22 @@ class Merge:
             f"count(*) FILTER (WHERE {self._absent('s')}) AS target_only "
             f"FROM {stage} AS s FULL JOIN {table} AS t ON {self.on()}"
         )
+
+    def verify_staged(self) -> str:
+        """Staged rows that are missing in the table, and that differ there."""
+        absent, differs = self._absent("t"), f"{self._whole('t')} OPERATOR(pg_catalog.*<>) "
+        assert self.key is not None
+        stage, table = self._sides(self.key)
+        return (
+            f"SELECT count(*) FILTER (WHERE {absent}) AS missing, count(*) FILTER "
+            f"(WHERE NOT {absent} AND {differs}{self._whole('s')}) AS differing "
+            f"FROM {stage} AS s LEFT JOIN {table} AS t ON {self.on()}"
+        )
+
+    def rows_only_here(self) -> str:
+        """The rows `t` of the table whose keys (`s`) only this side has, for FROM."""
+        assert self.only_here is not None
+        return f"{self.only_here.sql} AS s JOIN ONLY {self.table.name.sql} AS t ON {self.on()}"
 
     def _sides(self, key: Key) -> tuple[str, str]:
         """What is staged and what is here, to be joined as `s` and `t`."""

@@ -153,6 +153,9 @@ def _create(merge: Merge, columns: Sequence[str], *, spare_aside: bool) -> str:
             "WHERE z.peersync_copy > coalesce(s.n, 0)"
         )
     more = "".join(f", t.{quote_ident(c)}" for c in columns)
+    if merge.only_here is not None:
+        spared = f"NOT {is_aside(merge, 't')}" if spare_aside else "true"
+        return f"{begin}t.ctid AS peersync_at{more} FROM {merge.rows_only_here()} WHERE {spared}"
     return (
         f"{begin}t.ctid AS peersync_at{more} FROM ONLY {merge.table.name.sql} AS t "
         f"WHERE NOT EXISTS (SELECT FROM {merge.stage.sql} AS s WHERE {merge.on()})"

@@ -30,6 +30,8 @@ PINNED: Final = {
     "array_nulls": "on",  # off: a NULL in an array is read as the text 'NULL'
     "transform_null_equals": "off",
     "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",  # on: a type of the user's has another name
+    "row_security": "off",  # an error instead of rows that are silently not seen
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "0",

@@ -25,6 +25,7 @@ from peersync.core.names import TableName
 from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
 from peersync.postgres.blockers import lock_tables, rows_are_locked
+from peersync.postgres.compared import refuse_changed
 from peersync.postgres.definitions import run_rest
 from peersync.postgres.errors import translate
 from peersync.postgres.foreign_keys import ForeignKey, Unit, neighbours, read_foreign_keys, units
@@ -171,6 +172,7 @@ class _Restore:
             lock_tables(connection, locked, beside, final.lock_timeout_s)
             tables = [load.table for load in locked]
             with rows_are_locked(connection, tables, final.lock_timeout_s):
+                refuse_changed(connection, locked)
                 self._writer.keep = self._unsent(locked)
                 yield
 

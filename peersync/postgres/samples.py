@@ -75,6 +75,12 @@ async def forget(conn: asyncpg.Connection, before: datetime | None) -> Forgotten
     return Forgotten(**await conn.fetchrow(_SQL["forget"], before))
 
 
+async def read_lags(conn: asyncpg.Connection, minutes: int) -> list[tuple[str, datetime, float]]:
+    """(peer's id, minute, seconds) of the last minutes, for each in which there was something."""
+    rows = await conn.fetch(_SQL["lags"], minutes)
+    return [(row["peer_id"], row["at"], row["lag_s"]) for row in rows]
+
+
 async def log_bytes(conn: asyncpg.Connection) -> int:
     """What the log of changes occupies, in bytes."""
     return int(await conn.fetchval(_SQL["log_bytes"]))

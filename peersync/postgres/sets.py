@@ -99,6 +99,11 @@ class SetRuns:
         async with self._database.acquire("recording a table set") as conn:
             await conn.execute(_sql("session"), run, session)
 
+    async def waits(self, run: int, words: str) -> None:
+        """For whom, while it waits for its turn."""
+        async with self._database.acquire("recording a table set") as conn:
+            await conn.execute(_sql("waits"), run, words)
+
     async def end(self, run: int, end: SetEnd) -> None:
         error = msgspec.json.encode(end.error).decode() if end.error else None
         async with self._database.acquire("recording a table set") as conn:
@@ -113,7 +118,7 @@ class SetRuns:
             return [(r["set_name"], r["peer_id"]) for r in await conn.fetch(_sql("running"))]
 
     async def last_begun(self, name: str) -> dict[str, datetime]:
-        """By the peer's id."""
+        """By the peer's id: when the last began that was a success, or one in part."""
         async with self._database.acquire("reading the runs of table sets") as conn:
             return {r["peer_id"]: r["at"] for r in await conn.fetch(_sql("last_begun"), name)}
 

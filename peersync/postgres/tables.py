@@ -19,6 +19,7 @@ from peersync.core.results import TableResult
 from peersync.postgres import orphans
 from peersync.postgres.aside import Aside
 from peersync.postgres.bulk import Stop
+from peersync.postgres.compared import few_rows
 from peersync.postgres.foreign_keys import ForeignKey, Unit, is_blind
 from peersync.postgres.load import TableLoad
 from peersync.postgres.verify import count_changed, verify_count, verify_table
@@ -60,7 +61,11 @@ class TableWork:
             schema=load.table.name.schema,
             name=load.table.name.name,
             result="done",
-            source=load.rows,
+            source=load.source_rows,
+            way="delta" if load.compared else "full",
+            way_reason=load.way_reason,
+            blocks=load.compared.blocks if load.compared else None,
+            differing_blocks=load.compared.differing if load.compared else None,
             raw_bytes=load.raw_bytes,
             created=load.created,
         )
@@ -78,7 +83,7 @@ class TableWork:
             result="partly" if partly else "done",
             inserted=outcome.inserted,
             updated=outcome.updated,
-            unchanged=max(0, load.rows - written - skipped - aside.kept_staged),
+            unchanged=max(0, load.source_rows - written - skipped - aside.kept_staged),
             skipped=skipped,
             target_only=self.target_only,
             deleted=self.deleted,
@@ -197,9 +202,10 @@ class TableWriter:
 
     def _write(self, work: TableWork) -> None:
         def step() -> None:
-            work.outcome = upsert(
-                self._connection, work.load, work.aside, replica_role=self._replica_role
-            )
+            with few_rows(self._connection, work.load):
+                work.outcome = upsert(
+                    self._connection, work.load, work.aside, replica_role=self._replica_role
+                )
 
         self._trying(work, step)
 
@@ -246,9 +252,14 @@ class TableWriter:
             if verify:
                 verify_count(self._connection, load)
         elif verify:
-            work.target_only = verify_table(
-                self._connection, load, work.outcome, work.aside, replica_role=self._replica_role
-            )
+            with few_rows(self._connection, load):
+                work.target_only = verify_table(
+                    self._connection,
+                    load,
+                    work.outcome,
+                    work.aside,
+                    replica_role=self._replica_role,
+                )
         elif load.table.fires(replica_role=self._replica_role):
             self._note_changed(work)
 

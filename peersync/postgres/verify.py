@@ -10,7 +10,8 @@ from __future__ import annotations
 import psycopg
 
 from peersync.core.errors import VerifyFailed
-from peersync.postgres.aside import Aside
+from peersync.postgres.aside import Aside, is_aside
+from peersync.postgres.compared import count_only_here
 from peersync.postgres.load import TableLoad
 from peersync.postgres.write import Outcome, column, differences, fires_words
 
@@ -28,6 +29,8 @@ def verify_table(
     A MERGE that wrote nothing has compared every row already: only the count is missing. Not so
     where a trigger may have dropped the rows, or where there are fewer rows than were staged.
     """
+    if load.compared is not None:
+        return _verify_compared(connection, load, outcome, aside, replica_role=replica_role)
     merge = load.merge
     wrote = outcome.inserted or outcome.updated or outcome.absent or aside.any
     quiet = not (wrote or load.table.fires(replica_role=replica_role))
@@ -36,13 +39,37 @@ def verify_table(
         if only_here >= 0:
             return only_here
     missing, differing, target_only = differences(connection, merge)
+    _refuse_different(load, missing, differing, outcome, replica_role=replica_role)
+    return target_only - aside.here()
+
+
+def _verify_compared(
+    connection: psycopg.Connection,
+    load: TableLoad,
+    outcome: Outcome,
+    aside: Aside,
+    *,
+    replica_role: bool,
+) -> int:
+    """The same where only the rows that differ were staged: the others were proved before."""
+    if load.rows:
+        row = connection.execute(load.merge.verify_staged().encode()).fetchone()
+        assert row is not None
+        missing, differing = row
+        _refuse_different(load, missing, differing, outcome, replica_role=replica_role)
+    but = f"NOT {is_aside(load.merge, 't')}" if aside.any else "true"
+    return count_only_here(connection, load, but=but)
+
+
+def _refuse_different(
+    load: TableLoad, missing: int, differing: int, outcome: Outcome, *, replica_role: bool
+) -> None:
     if missing + differing != outcome.absent:
         raise VerifyFailed(
             f"{load.table.name}: after the restore {missing} rows are missing and {differing} "
             "differ from what the source sent; everything was rolled back",
             hint=_hint(load, replica_role=replica_role),
         )
-    return target_only - aside.here()
 
 
 def _hint(load: TableLoad, *, replica_role: bool) -> str:

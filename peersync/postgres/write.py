@@ -84,6 +84,8 @@ def upsert(
     What it does not take is set aside. Raises one of REFUSALS when nothing of it could be
     written; the table is then untouched.
     """
+    if load.compared is not None and not load.rows:
+        return Outcome()  # there was nothing that differs
     merge = load.merge
     may_delete = replica_role or not load.table.delete_cascades
     if merge.deletes and not may_delete:

@@ -5,8 +5,9 @@ to problem documents, who is asking, what is refused unread. The routes are give
 
 The peers' application lets a request without a known certificate reach nothing but the
 routes of pairing and of a new certificate; who asks is looked up in the peer book each time,
-so a removed peer is refused on its next request. The people's one answers health and metrics
-on loopback. The control one trusts whoever could open its Unix socket.
+so a removed peer is refused on its next request. The people's one answers to its own names
+only; who may do what there is checked by what it is given. The control one trusts whoever could
+open its Unix socket.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ PEER = web.RequestKey("PEER", Peer)
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -65,6 +68,7 @@ _SAID_MAX = 1000
 _REQUEST_ID_FORM = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Middleware = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
 
 def peer_app(book: PeerBook, routes: Iterable[web.RouteDef]) -> web.Application:
@@ -124,21 +128,35 @@ def _ends(lines: Lines) -> Callable[[web.Application], Awaitable[None]]:
 
 
 def people_app(
-    routes: Iterable[web.RouteDef], *, allowed_hosts: Iterable[str] = ()
+    routes: Iterable[web.RouteDef],
+    *,
+    allowed_hosts: Iterable[str] = (),
+    checks: Iterable[Middleware] = (),
 ) -> web.Application:
-    """For loopback: refuses other names in Host (DNS rebinding), forbids framing and scripts."""
-    hosts = LOOPBACK_HOSTS | set(allowed_hosts)
+    """For people: refuses other names in Host (DNS rebinding), and all that is not its own page.
+
+    The address itself that was connected to is a good name: no foreign name leads there.
+    """
+    hosts = LOOPBACK_HOSTS | {name.lower() for name in allowed_hosts}
 
     @web.middleware
     async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
         name = re.sub(r":\d+$", "", request.headers.get("Host", "")).lower()
-        if name not in hosts:
-            raise Denied("this address does not answer to that host name")
+        if name not in hosts and name.strip("[]") != _own_address(request):
+            raise Denied(
+                "this address does not answer to that host name",
+                hint="add the name to allowed_hosts in [people], and restart the agent",
+            )
         return await handler(request)
 
-    app = _app(routes, check_host)
+    app = _app(routes, check_host, *checks)
     app.on_response_prepare.append(_add_security_headers)
     return app
+
+
+def _own_address(request: web.Request) -> str | None:
+    name = request.transport.get_extra_info("sockname") if request.transport else None
+    return str(name[0]) if isinstance(name, tuple) else None
 
 
 def control_app(routes: Iterable[web.RouteDef]) -> web.Application:
@@ -207,7 +225,10 @@ async def _explain_errors(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return _answer(request, _from_aiohttp(error), error.status)
+        answer = _answer(request, _from_aiohttp(error), error.status)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
     except web.RequestPayloadError as error:
         return _answer(request, BadRequest("the body is not valid HTTP", detail=str(error)))
     except Exception as error:
@@ -243,6 +264,10 @@ def _answer(request: web.Request, error: PeersyncError, status: int | None = Non
     problem = to_problem(error, instance=REQUEST_ID.get(), status=status)
     body = msgspec.json.encode(problem, enc_hook=str)
     response = web.Response(body=body, status=problem.status, content_type=CONTENT_TYPE)
+    if problem.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if problem.status == 429 and "retry_after_s" in error.data:
+        response.headers["Retry-After"] = str(error.data["retry_after_s"])
     if not request.content.is_eof():
         response.force_close()  # what is left of the body is not read
     return response

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from peersync.core.errors import BadRequest
 from peersync.transport.app import json_response
+from peersync.transport.query import read_query
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -25,6 +26,33 @@ class Check(msgspec.Struct, frozen=True):
     name: str
     ok: bool
     text: str = ""
+
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = r"^([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|min|h|)$"
+Duration = Annotated[
+    str, msgspec.Meta(pattern=_DURATION, description="a duration, for example 30s or 5min")
+]
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """The event loop turns."""
+
+    ok: bool = True
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """`checks`: on the Unix socket only."""
+
+    ready: bool
+    checks: Sequence[Check] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ReadyQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to hold beside the usual: `max_lag` of all links, or of those with `peer`."""
+
+    max_lag: Duration | None = None
+    peer: str | None = None
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -43,14 +71,12 @@ def health_routes(
     """/healthz, /readyz and /metrics. `show_checks` is for the Unix socket."""
 
     async def healthz(_request: web.Request) -> web.Response:
-        return json_response({"ok": True})
+        return json_response(Alive())
 
     async def readyz(request: web.Request) -> web.Response:
         checks = await ready(_asked(request))
         good = all(check.ok for check in checks)
-        answer: dict[str, object] = {"ready": good}
-        if show_checks:
-            answer["checks"] = checks
+        answer = Readiness(good, checks if show_checks else msgspec.UNSET)
         return json_response(answer, status=200 if good else 503)
 
     async def metrics(request: web.Request) -> web.Response:
@@ -64,16 +90,12 @@ def health_routes(
     ]
 
 
-_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-
-
 def _asked(request: web.Request) -> Asked:
-    lag = request.query.get("max_lag")
-    return Asked(_seconds(lag) if lag is not None else None, request.query.get("peer"))
+    asked = read_query(request, ReadyQuery)
+    return Asked(_seconds(asked.max_lag) if asked.max_lag is not None else None, asked.peer)
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|min|h|)", text)
-    if not match:
-        raise BadRequest("max_lag must be a duration, for example 30s or 5min")
+    match = re.match(_DURATION, text)
+    assert match is not None, "the query was read with this pattern"
     return float(match[1]) * _UNITS[match[2]]

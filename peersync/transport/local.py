@@ -70,6 +70,9 @@ class AgentClient:
     async def put(self, path: str, body: Any, kind: type[T]) -> T:
         return await self._call("PUT", path, body, kind, None)
 
+    async def patch(self, path: str, body: Any, kind: type[T]) -> T:
+        return await self._call("PATCH", path, body, kind, None)
+
     async def delete(
         self, path: str, kind: type[T], *, params: Mapping[str, str] | None = None
     ) -> T:

@@ -20,6 +20,7 @@ from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity, short_form
 from peersync.transport.pairing import PairingDesk
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Right, Rights
+from peersync.transport.query import read_query
 from peersync.transport.renewal import renewal_routes
 from peersync.transport.ways import Way
 from peersync.wire.messages import Message
@@ -29,6 +30,12 @@ ADMIN_PATH = "/api/admin/peers"
 PING_PATH = "/api/sync/ping"
 PROBE_S = 5.0
 MAX_BODY_BYTES = 64 * 1024
+
+
+class ProbeQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`probe`: each is tried now."""
+
+    probe: bool = False
 
 
 class InviteRequest(msgspec.Struct, frozen=True):
@@ -134,7 +141,7 @@ def peer_book_routes(
 
     async def list_peers(request: web.Request) -> web.Response:
         views = [view(peer) for peer in book.peers()]
-        if request.query.get("probe") == "1":
+        if read_query(request, ProbeQuery).probe:
             views = await _probe_all(book, ask)
         found = [(one, book.find(one.node_id)) for one in views]
         views = [_with_way(one, way(peer)) for one, peer in found if peer is not None]

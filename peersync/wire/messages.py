@@ -166,18 +166,25 @@ class BackupRequest(Message, frozen=True, kw_only=True):
     method: Literal["backup", "http"] = "backup"  # http: by COPY alone, without definitions
     join: JoinRequest | None = None
     narrow: Narrow | None = None
+    compare: tuple[TableRef, ...] = ()  # of these only the rows that will be found to differ
+    attempt: Annotated[str, msgspec.Meta(max_length=32)] = ""  # another: compared anew
 
 
 PartKind = Literal["pre-data", "data", "post-data", "log"]
 
 
 class Part(Message, frozen=True, kw_only=True):
-    """One run of pg_dump. A data part of one big table names it; the rest names none."""
+    """One run of pg_dump. A data part of one big table names it; the rest names none.
+
+    probe: of a table that is compared before its rows come: what the source's PostgreSQL makes of
+    a row that both sides know. Two that make the same of it hash alike.
+    """
 
     id: Count
     kind: PartKind
     table: TableRef | None = None
     estimated_bytes: Bytes | None = None
+    probe: Annotated[str, msgspec.Meta(max_length=200)] | None = None
     done: bool = False
     chunks: Count = 0
     raw_bytes: Bytes = 0
@@ -251,7 +258,7 @@ class ManifestRequest(Message, frozen=True, kw_only=True):
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=60)] = 20.0
 
 
-Method = Literal["auto", "backup", "http"]
+Method = Literal["auto", "backup", "http", "delta"]
 SyncType = Literal["manual", "scheduled", "api"]
 
 

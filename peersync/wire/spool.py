@@ -120,10 +120,14 @@ class Spool:
 
     def write(self, digest: str, data: bytes) -> None:
         """Keeps a chunk. Harmless when it is here already. Raises DiskFull."""
-        if self._budget is not None:
-            self._budget.take(len(data))
+        self.take_room(len(data))
         with self.writing(digest) as file:
             file.write(data)
+
+    def take_room(self, size: int) -> None:
+        """Says that so many bytes more will be here. Raises DiskFull."""
+        if self._budget is not None:
+            self._budget.take(size)
 
     @contextmanager
     def writing(self, digest: str) -> Iterator[_ChunkFile]:

@@ -159,6 +159,9 @@ def _sql(server: Server, statement: str) -> None:
 
 
 def _stay(stage: Stage) -> None:
+    _say("The pages. A browser has one login a host: write localhost in one, to see both at once.")
+    for server in stage.servers:
+        stage.ask(server, "admin", "link")
     program = shlex.quote(str(peersync_program()))
     print("\nBoth servers stay up until Ctrl-C. In another terminal:\n")
     for server in stage.servers:

@@ -37,7 +37,10 @@ SELECT coalesce(jsonb_object_agg(s.name, s.value), '{}')
         ('TimeZone', 'UTC', '{timestamptz}'),
         ('bytea_output', 'hex', '{bytea}'),
         ('extra_float_digits', '1', '{float4,float8,point,line,lseg,box,path,polygon,circle}'),
-        ('lc_monetary', 'C', '{money}')) AS s (name, value, types)
+        ('lc_monetary', 'C', '{money}'),
+        ('quote_all_identifiers', 'off',
+         '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regconfig,regdictionary,'
+         'regnamespace,regrole,regcollation}')) AS s (name, value, types)
  WHERE EXISTS (SELECT FROM parts WHERE parts.oid = ANY (s.types))
     OR EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid  -- an extension's: who knows
                 WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
@@ -105,6 +108,7 @@ $$;
 
 -- Everything that the capture of a relation depends on, from the catalog as it is now. Partitions
 -- are described by their root, under whose name, columns and key they are logged.
+-- Names are written as they are on every node, whatever the session's quote_all_identifiers.
 --   columns: name, type, readable (not virtual), how its size is known (text, any, null: small)
 --   key: name, equality operator, form (peersync.key_form); empty: the whole row
 --   bad_key: a column that makes the only keys useless, because equal values have many texts
@@ -116,6 +120,7 @@ $$;
 CREATE OR REPLACE FUNCTION peersync.capture_facts(relation oid)
 RETURNS jsonb LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
 SELECT jsonb_build_object(
     'own', format('%I.%I', cn.nspname, c.relname), 'root', r.oid::bigint,
@@ -245,6 +250,7 @@ AS $$ SELECT peersync.facts_shape(peersync.capture_facts(relation)) $$;
 CREATE OR REPLACE FUNCTION peersync.facts_stamp(facts jsonb, relation oid)
 RETURNS bigint LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off
 AS $$
     SELECT ('x' || substr(md5(facts::text || coalesce(string_agg(d.name, ',' ORDER BY d.o, d.n), '')),
                           1, 16))::bit(64)::bigint

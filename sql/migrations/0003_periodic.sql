@@ -47,6 +47,7 @@ CREATE TABLE peersync.synced_table (
     schema_name text NOT NULL,
     table_name  text NOT NULL,
     relation    oid,
+    home        text,
     shape       bigint,
     state       text NOT NULL DEFAULT 'captured'
                 CHECK (state IN ('captured', 'excluded', 'refused', 'gone', 'unknown')),
@@ -61,6 +62,8 @@ CREATE TABLE peersync.synced_table (
 );
 COMMENT ON TABLE peersync.synced_table IS
     'Every table that periodic sync knows of: captured here, left out and why, or known from a peer';
+COMMENT ON COLUMN peersync.synced_table.home IS
+    'The database in which `relation` is that table: in one that a dump was restored into, it is not';
 COMMENT ON COLUMN peersync.synced_table.parked IS
     'Why incoming changes of this table wait (its shape differs, it is missing); null: they do not';
 COMMENT ON COLUMN peersync.synced_table.parked_relation IS

@@ -97,3 +97,12 @@ SELECT s.session_id, s.role, s.peer_name AS peer, s.state AS result, s.completed
        s.raw_bytes, s.wire_bytes
   FROM peersync.full_sync_sessions AS s
  WHERE s.completed_at >= $1 AND s.wire_bytes > 0 ORDER BY s.completed_at DESC LIMIT $2;
+
+-- name: lag
+-- What came from each peer over time, in equal spans; a span in which nothing came has no row.
+-- $1 from when on, $2 the span in seconds
+SELECT l.peer_id, (pg_catalog.array_agg(l.peer_name ORDER BY l.at DESC))[1] AS peer,
+       pg_catalog.to_timestamp(floor(extract(epoch FROM l.at) / $2::integer) * $2::integer) AS at,
+       sum(l.changes)::bigint AS changes, max(l.lag_p50_s) AS p50, max(l.lag_p95_s) AS p95,
+       sum(l.behind_s)::float8 AS behind_s
+  FROM peersync.link_samples AS l WHERE l.at >= $1 GROUP BY l.peer_id, 3 ORDER BY l.peer_id, 3;

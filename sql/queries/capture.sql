@@ -2,8 +2,9 @@
 -- Every relation that could be captured, with what its capture should be and what it is: of a
 -- partitioned table the root, the tables between and the leaves, all under the root's name.
 -- marker: what its function is made of; null where there is none. off: our triggers that do not
--- fire as they should. known: this very relation has been looked at before. moved: none of the
--- captured relations is the one that it was, as in a restored database.
+-- fire as they should. known: this very relation has been looked at before. moved: this table was,
+-- in the database that a dump of it was made of; its rows are no news.
+-- $1 what the home of this database is
 WITH version AS MATERIALIZED (SELECT peersync.capture_version() AS v),
 relations AS (
     SELECT c.oid, c.relname, c.relkind, c.relpersistence, c.relnamespace, c.relispartition,
@@ -29,7 +30,7 @@ SELECT c.oid::bigint AS oid, rn.nspname AS schema, r.relname AS name, c.root::bi
        f.facts -> 'columns' = '[]' AS empty, f.facts ->> 'bad_key' AS bad_key,
        peersync.facts_shape(f.facts) AS shape,
        s.tbl, s.state, s.reason, s.strategy, s.shape AS known_shape,
-       coalesce(s.relation = c.root, false) AS known,
+       coalesce(s.relation = c.root AND s.home = $1, false) AS known,
        p.oid IS NOT NULL AS has_function, t.off,
        p.oid IS NOT NULL AND coalesce(pg_catalog.strpos(p.prosrc, pg_catalog.format('/* peersync %s */',
            peersync.capture_marker(version.v, peersync.facts_stamp(f.facts, c.oid), s.tbl,
@@ -38,10 +39,7 @@ SELECT c.oid::bigint AS oid, rn.nspname AS schema, r.relname AS name, c.root::bi
            SELECT e::int FROM pg_catalog.jsonb_array_elements_text(f.facts -> 'triggers') AS e
             ORDER BY e::int) AS current,
        coalesce((SELECT y.state = 'active' FROM peersync.replica AS y), false) AS active,
-       (SELECT count(*) > 0 AND NOT bool_or(k.oid IS NOT NULL)
-          FROM peersync.synced_table AS y
-          LEFT JOIN relations AS k ON k.oid = y.relation AND k.relname = y.table_name
-         WHERE y.state = 'captured') AS moved
+       coalesce(s.relation IS NOT NULL AND s.home <> $1, false) AS moved
   FROM version CROSS JOIN relations AS c
   JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
   JOIN pg_catalog.pg_class AS r ON r.oid = c.root
@@ -76,11 +74,12 @@ SELECT peersync.capture_install($1::bigint::oid, s.tbl, s.strategy ~ '^(merge_co
 
 -- name: record
 -- What is captured of a table. A null relation leaves the one that is known.
--- $1 schema, $2 table, $3 oid of the root, $4 shape, $5 state, $6 reason
-INSERT INTO peersync.synced_table AS s (schema_name, table_name, relation, shape, state, reason)
-VALUES ($1, $2, $3::bigint::oid, $4, $5, $6)
+-- $1 schema, $2 table, $3 oid of the root, $4 shape, $5 state, $6 reason, $7 home
+INSERT INTO peersync.synced_table AS s (schema_name, table_name, relation, shape, state, reason, home)
+VALUES ($1, $2, $3::bigint::oid, $4, $5, $6, $7)
 ON CONFLICT (schema_name, table_name) DO UPDATE
    SET relation = coalesce(excluded.relation, s.relation), shape = excluded.shape,
+       home = CASE WHEN excluded.relation IS NULL THEN s.home ELSE excluded.home END,
        state = excluded.state, reason = excluded.reason, since = pg_catalog.clock_timestamp();
 
 -- name: gone

@@ -45,6 +45,21 @@ SELECT count(*)
  WHERE q.id = $1
    AND (n.hlc, n.origin, n.position, n.ordinal) > (q.hlc, q.origin, q.position, q.ordinal);
 
+-- name: unpublished
+-- What others have changed of one row here and has no position yet.
+-- $1 table, $2 key
+SELECT count(*)
+  FROM peersync.change AS c
+ WHERE c.tbl = $1 AND (c.key = $2 OR c.op = 'T')
+   AND c.xid IS DISTINCT FROM pg_catalog.pg_current_xact_id_if_assigned()
+   AND NOT pg_catalog.pg_visible_in_snapshot(c.xid, (SELECT published FROM peersync.replica));
+
+-- name: take_back
+-- The row as its origin wrote it goes everywhere; for a table without a key.
+-- $1 id
+INSERT INTO peersync.change (tbl, shape, op, image)
+SELECT tbl, shape, 'D', image FROM peersync.quarantine WHERE id = $1;
+
 -- name: settle
 -- It needs nobody any more.
 -- $1 id, $2 state, $3 who

@@ -90,6 +90,14 @@ WITH samples AS (
 SELECT (SELECT count(*) FROM samples) AS samples, (SELECT count(*) FROM complete) AS complete_syncs,
        (SELECT count(*) FROM sets) AS set_runs;
 
+-- name: lags
+-- How late each link was, minute by minute. Lags are of what was applied; where nothing was, a
+-- link may have been behind all the same.
+-- $1 how many minutes back
+SELECT s.peer_id, s.at, greatest(coalesce(s.lag_p95_s, 0), s.behind_s)::float8 AS lag_s
+  FROM peersync.link_samples AS s
+ WHERE s.span_s = 60 AND s.at >= clock_timestamp() - pg_catalog.make_interval(mins => $1::integer);
+
 -- name: log_bytes
 -- What the log of changes occupies on disk: what is kept for peers that have not taken it yet.
 SELECT pg_catalog.pg_total_relation_size('peersync.change')

@@ -14,6 +14,11 @@ RETURNING run_id;
 -- $1 run, $2 session
 UPDATE peersync.set_runs SET session_id = $2::text::uuid WHERE run_id = $1;
 
+-- name: waits
+-- For whom a run waits.
+-- $1 run, $2 in words
+UPDATE peersync.set_runs SET reason = $2 WHERE run_id = $1 AND status = 'running';
+
 -- name: end
 -- How a run ended; nothing where it has ended already.
 -- $1 run, $2 status, $3 reason, $4 error as jsonb, $5 rows, $6 raw bytes, $7 wire bytes, $8 tries
@@ -36,10 +41,13 @@ RETURNING run_id;
 SELECT set_name, peer_id FROM peersync.set_runs WHERE status = 'running';
 
 -- name: last_begun
--- For each peer of a set, when the last run began that was not interrupted.
+-- For each peer of a set, when the last run began that went well, at least in part. A time to come
+-- is that of a clock that was wrong.
 -- $1 set
 SELECT peer_id, max(started_at) AS at FROM peersync.set_runs
- WHERE set_name = $1 AND status <> 'interrupted' GROUP BY peer_id;
+ WHERE set_name = $1 AND status IN ('success', 'partial')
+   AND started_at < clock_timestamp() + interval '1 minute'
+ GROUP BY peer_id;
 
 -- name: newest
 -- The newest runs, of one set or of all.

@@ -106,6 +106,7 @@ class Rig:
     target: Node
     proxy: Proxy
     extra: list[Node] = field(default_factory=list)
+    method: str = "auto"
     books: dict[Path, bytes] = field(default_factory=dict)
 
     def keep_books(self) -> None:
@@ -122,6 +123,7 @@ class Rig:
     def begin(self, node: Node | None = None) -> str:
         """Starts a pull; gives its id."""
         request = {"action": "pull", "peer": self.source.name, "database": "shop"}
+        request["method"] = self.method
         started = ask(node or self.target, "POST", "/api/admin/sync/full-sync", request)
         job: str = started["job"]
         return job

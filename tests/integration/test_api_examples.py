@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.people_rig import make_token
 from tests.integration.shared_pair import running_pair, sessions, wait_until
 from tests.plugins.clusters import GetCluster
 from tests.plugins.nodes import Node, TwoNodes
@@ -51,21 +52,21 @@ def pair(clusters: GetCluster, tmp_path: Path) -> Iterator[TwoNodes]:
         yield both
 
 
-def typed(example: str, node: Node, peer: Node) -> str:
-    """As a reader types it: with own sockets, ports, certificates and jobs."""
+def typed(example: str, node: Node, peer: Node, token: str) -> str:
+    """As a reader types it: with own sockets, ports, certificates, jobs and a token."""
     jobs = [view["id"] for view in sessions(node)]
     job = jobs[0] if jobs else JOB
     line = example.replace("/run/peersync/peersync.sock", str(node.home / "s"))
     line = line.replace("/var/lib/peersync", str(node.home / "state"))
-    line = line.replace("server-a:8791", peer.listen)
+    line = line.replace("server-a:8791", peer.listen).replace("psy_…", token)
     return line.replace("127.0.0.1:8790", node.admin).replace(JOB, job).replace(JOB[:8], job[:8])
 
 
 def test_every_curl_line_of_the_page_works(pair: TwoNodes) -> None:
-    node = pair.target
+    node, token = pair.target, make_token(pair.target)
     ran = []
     for example in examples():
-        line = typed(example, node, pair.source)
+        line = typed(example, node, pair.source, token)
         command = f"{line} -sS -w '\\n%{{http_code}}'"
         done = subprocess.run(
             ["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False

@@ -42,6 +42,11 @@ def test_init_makes_a_node_and_prints_what_comes_next(
     config = tmp_path / ".config/peersync/peersync.toml"
     assert stat.S_IMODE(key.stat().st_mode) == stat.S_IMODE(config.stat().st_mode) == 0o600
     assert run(tmp_path, "config", "check") == 0
+    link = said.err.splitlines()[-1]
+    assert link.startswith("http://127.0.0.1:8790/#/first/")
+    users = tmp_path / ".local/state/peersync/people.json"
+    assert stat.S_IMODE(users.stat().st_mode) == 0o600
+    assert link.rpartition("/")[2] not in users.read_text()
 
 
 def test_init_again_changes_nothing_and_says_what_exists(

@@ -38,19 +38,22 @@ def ask(
         connection.close()
 
 
-def test_the_loopback_listener_answers_three_questions_and_nothing_else(node: Node) -> None:
+def test_the_loopback_listener_answers_monitoring_and_shows_a_stranger_only_the_page(
+    node: Node,
+) -> None:
     assert ask(node, "/healthz")[:2] == (200, '{"ok":true}')
     assert ask(node, "/readyz")[:2] == (200, '{"ready":true}')
     status, metrics, _ = ask(node, "/metrics")
     assert status == 200
     names = {family.name for family in text_string_to_metric_families(metrics)}
     assert {"peersync_build_info", "peersync_jobs_running", "peersync_transfer_bytes"} <= names
+    assert ask(node, "/")[0] == 200
     for path in (
-        "/", "/api/admin/status", "/api/admin/jobs", "/api/sync/history", "/api/sync/hello",
+        "/api/admin/status", "/api/admin/jobs", "/api/sync/history", "/api/sync/hello",
         "/api/sync/backup-progress", "/api/admin/peers", "/../etc/passwd",
     ):  # fmt: skip
         for method in ("GET", "POST", "DELETE"):
-            assert ask(node, path, method=method)[0] in (403, 404), (method, path)
+            assert ask(node, path, method=method)[0] in (401, 403, 404), (method, path)
     assert ask(node, "/healthz", method="POST")[0] in (403, 404, 400, 405)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from peersync.agent.analytics_api import LagTrends
 from peersync.core.trend import next_month
+from peersync.transport.local import AgentClient
 from tests.integration.periodic_rig import wait_until
 from tests.plugins.clusters import Database as Server
 from tests.plugins.clusters import GetCluster, MakeDatabase
@@ -148,6 +151,25 @@ def test_cost_is_exact_and_the_months_are_foretold(node: Node) -> None:
     assert abs(Decimal(after["expected"]) - days * Decimal("0.045")) < Decimal("0.001")
     out = node.run("statistics", "cost").out
     assert out.startswith(f"shop: {total.normalize():.3f} EUR for ")
+
+
+def test_lag_over_time_has_every_link_and_the_spans_in_which_something_came(node: Node) -> None:
+    async def ask() -> LagTrends:
+        async with AgentClient(node.home / "s") as agent:
+            params = {"hours": "240", "database": "shop"}
+            return await agent.get("/api/admin/statistics/lag", LagTrends, params=params)
+
+    found = asyncio.run(ask())
+    assert (found.step_s, found.problems) == (3600, {})
+    assert [(one.database, one.peer) for one in found.links] == [
+        ("shop", "server-a"),
+        ("shop", "server-b"),
+    ]
+    points = found.links[0].points
+    assert len(points) in (9, 10)
+    assert {(p.lag_p50_s, p.lag_p95_s) for p in points} == {(0.5, 2.0)}
+    assert sum(p.changes for p in points) == (len(points) - 1) * 1000 + 30_000
+    assert [p.at for p in points] == sorted(p.at for p in points)
 
 
 def test_an_export_has_every_day_of_every_peer(node: Node) -> None:

@@ -26,8 +26,17 @@ from peersync.agent.analytics import (
     Unusual,
     Velocity,
 )
-from peersync.agent.analytics_api import Analytics, AnalyticsApi, Anomalies, DatabaseAnalytics
+from peersync.agent.analytics_api import (
+    Analytics,
+    AnalyticsApi,
+    Anomalies,
+    DatabaseAnalytics,
+    LagPoint,
+    LagTrends,
+    LinkTrend,
+)
 from peersync.agent.check_result import CheckResult
+from peersync.agent.delta.api import DeltaApi
 from peersync.agent.jobs import JobView
 from peersync.agent.notify.api import (
     ChannelTest,
@@ -55,6 +64,18 @@ from peersync.agent.orchestration.scheduler import ScheduleView
 from peersync.agent.orchestration.sets import PlannedSet, SetsPlan, SetsResult
 from peersync.agent.orchestration.sets_api import SetsApi
 from peersync.agent.peer_api import PeerApi
+from peersync.agent.people import openapi
+from peersync.agent.people.login_api import LoggedIn, LoginApi, Me
+from peersync.agent.people.overview import Counts, Overview, PeerOverview
+from peersync.agent.people.overview_api import OverviewApi
+from peersync.agent.people.people_api import (
+    OneTimeLink,
+    PeopleApi,
+    SessionView,
+    Settings,
+    TokenView,
+    UserView,
+)
 from peersync.agent.periodic.admin_api import OperatorApi
 from peersync.agent.periodic.answers import LinkProof, LinkView, NowAnswer, PausedLinks
 from peersync.agent.periodic.leaving import Leaving, Left
@@ -135,6 +156,9 @@ STRUCTS = [
     Compared,
     Anomalies,
     Unusual,
+    LagTrends,
+    LinkTrend,
+    LagPoint,
     CostReport,
     CostOf,
     RunCost,
@@ -170,6 +194,16 @@ STRUCTS = [
     BulkDatabase,
     BulkPlan,
     PlannedDatabase,
+    Overview,
+    Counts,
+    PeerOverview,
+    UserView,
+    OneTimeLink,
+    SessionView,
+    TokenView,
+    Settings,
+    LoggedIn,
+    Me,
 ]
 
 
@@ -255,8 +289,8 @@ def strictly(example: dict[str, Any], struct: type[msgspec.Struct]) -> dict[str,
 def routes_in(source: object) -> set[tuple[str, str]]:
     """(method, path) of every `web.METHOD("path"` in the code."""
     text = inspect.getsource(source)  # type: ignore[arg-type]
-    found = re.findall(r"web\.(get|post|put|delete)\(\s*f?\"([^\"]+)\"", text)
-    found += re.findall(r"web\.(get|post|put|delete)\(\s*([A-Z_]+),", text)
+    found = re.findall(r"web\.(get|post|put|patch|delete)\(\s*f?\"([^\"]+)\"", text)
+    found += re.findall(r"web\.(get|post|put|patch|delete)\(\s*([A-Z_]+),", text)
     constants = {"PAIR_PATH", "PING_PATH", "ADMIN_PATH"}
     named = {name: getattr(peer_routes, name) for name in constants}
     named |= {name: getattr(line_routes, name) for name in ("REACH_PATH", "LINE_PATH")}
@@ -277,10 +311,13 @@ def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real = routes_in(AdminApi) | routes_in(PeerApi) | routes_in(peer_routes) | routes_in(health)
     real |= routes_in(line_routes) | routes_in(renewal) | routes_in(PeriodicApi)
     real |= routes_in(AnalyticsApi) | routes_in(NotifyApi)
+    real |= routes_in(DeltaApi)
     real |= routes_in(OperatorApi) | routes_in(LookApi) | routes_in(MembersApi) | routes_in(Leaving)
     real |= routes_in(BulkApi) | routes_in(CompleteApi)
     real |= routes_in(SetsApi) | routes_in(ScheduleApi)
-    rows = re.findall(r"^\| `(GET|POST|PUT|DELETE) (/\S+)` \|", (DOCS / "api.md").read_text(), re.M)
+    real |= routes_in(LoginApi) | routes_in(PeopleApi) | routes_in(OverviewApi) | routes_in(openapi)
+    text = (DOCS / "api.md").read_text()
+    rows = re.findall(r"^\| `(GET|POST|PUT|PATCH|DELETE) (/\S+)` \|", text, re.M)
     assert set(rows) == real
 
 

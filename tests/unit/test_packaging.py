@@ -41,6 +41,17 @@ def test_every_unit_is_shipped() -> None:
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in names)
 
 
+def test_every_file_of_the_page_is_shipped() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    patterns = setup["options.package_data"]["peersync.dashboard"].split(", ")
+    page = ROOT / "peersync" / "dashboard"
+    files = {p.relative_to(page).as_posix() for p in page.rglob("*.*") if p.suffix[:3] != ".py"}
+    assert "js/app.js" in files
+    shipped = {p.relative_to(page).as_posix() for pattern in patterns for p in page.glob(pattern)}
+    assert files <= shipped
+
+
 def test_every_directory_with_sql_files_is_shipped() -> None:
     for file in (ROOT / "sql").rglob("*.sql"):
         assert (file.parent / "__init__.py").exists(), f"{file} is in no package"

@@ -10,9 +10,10 @@ from aiohttp import web
 
 from peersync.agent.orchestration.bulk import BulkSyncs
 from peersync.agent.orchestration.bulk_outcome import BulkRequest
-from peersync.agent.script_api import limit_of
+from peersync.agent.script_api import LimitQuery
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 
 SMALL_BYTES = 1024 * 1024
 
@@ -41,7 +42,7 @@ class BulkApi:
         return response
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_response(await self._bulks.history(limit_of(request)))
+        return json_response(await self._bulks.history(read_query(request, LimitQuery).limit))
 
     async def _show(self, request: web.Request) -> web.Response:
         return json_response(await self._bulks.get(request.match_info["id"]))

@@ -12,10 +12,11 @@ from aiohttp import web
 from peersync.agent.databases import Databases
 from peersync.agent.orchestration.complete import CompleteSyncs
 from peersync.agent.orchestration.outcome import CompleteRequest, CompleteView
-from peersync.agent.script_api import SMALL_BYTES, limit_of
+from peersync.agent.script_api import SMALL_BYTES, OfDatabaseQuery
 from peersync.core.errors import BadRequest, KeyReused
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 
 _KEY = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -72,9 +73,10 @@ class CompleteApi:
         return earlier[0]
 
     async def _history(self, request: web.Request) -> web.Response:
-        name = request.query.get("database")
+        asked = read_query(request, OfDatabaseQuery)
+        name = asked.database
         database = self._databases.get(name).name if name is not None else None
-        return json_response(await self._syncs.history(limit_of(request), database=database))
+        return json_response(await self._syncs.history(asked.limit, database=database))
 
     async def _show(self, request: web.Request) -> web.Response:
         return json_response(await self._syncs.find(request.match_info["id"]))

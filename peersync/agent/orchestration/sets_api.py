@@ -12,14 +12,21 @@ import msgspec
 from aiohttp import web
 
 from peersync.agent.orchestration.sets import SetsRequest, SetsResult, TableSets
-from peersync.agent.script_api import limit_of
+from peersync.agent.script_api import LimitQuery
 from peersync.core.errors import Cancelled
 from peersync.postgres.sets import SetRun
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 
 SMALL_BYTES = 1024 * 1024
 STILL_HERE_S = 15.0
+
+
+class SetQuery(LimitQuery, frozen=True, kw_only=True):
+    """`set`: the runs of all without it."""
+
+    set: str | None = None
 
 
 class SetsHistory(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,5 +79,6 @@ class SetsApi:
         return response
 
     async def _history(self, request: web.Request) -> web.Response:
-        runs = await self._sets.history(limit_of(request), request.query.get("set"))
+        asked = read_query(request, SetQuery)
+        runs = await self._sets.history(asked.limit, asked.set)
         return json_response(SetsHistory(runs=runs))

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from peersync.agent.databases import Databases
-from peersync.agent.script_api import limit_of
+from peersync.agent.script_api import Limit
 from peersync.core.errors import BadRequest
 from peersync.postgres.log import conflicts, quarantine
 from peersync.postgres.log.chosen import Action, TableView, change_tables, view_tables
@@ -26,6 +26,7 @@ from peersync.postgres.log.trace import known_tables
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
 from peersync.transport.problems import clean
+from peersync.transport.query import read_query
 
 log = logging.getLogger("peersync.periodic")
 
@@ -35,6 +36,32 @@ MAX_BY = 150
 MAX_ID_DIGITS = 18
 
 SetValues = Annotated[dict[str, str | None], msgspec.Meta(max_length=1700)]
+
+
+class InDatabaseQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which database."""
+
+    database: str
+
+
+class TablesQuery(InDatabaseQuery, frozen=True, kw_only=True):
+    """`table`: a pattern; all without it."""
+
+    table: str | None = None
+
+
+class ConflictsQuery(TablesQuery, frozen=True, kw_only=True):
+    """`open`: only those that nobody has settled."""
+
+    limit: Limit = 50
+    open: bool = False
+
+
+class QuarantineQuery(TablesQuery, frozen=True, kw_only=True):
+    """`all`: also those that are settled."""
+
+    limit: Limit = 50
+    all: bool = False
 
 
 class OperatorRequest(
@@ -116,17 +143,18 @@ class OperatorApi:
 
     # --- conflicts ------------------------------------------------------------------------
     async def _conflicts(self, request: web.Request) -> web.Response:
-        only_open = flag(request, "open")
-        async with self.connection(asked_database(request), "listing conflicts") as conn:
-            tables = await _numbers(conn, request.query.get("table"))
+        asked = read_query(request, ConflictsQuery)
+        async with self.connection(asked.database, "listing conflicts") as conn:
+            tables = await _numbers(conn, asked.table)
             found = await conflicts.list_conflicts(
-                conn, tables=tables, only_open=only_open, limit=limit_of(request)
+                conn, tables=tables, only_open=asked.open, limit=asked.limit
             )
         return json_response(found)
 
     async def _conflict(self, request: web.Request) -> web.Response:
         number = number_of(request)
-        async with self.connection(asked_database(request), "reading a conflict") as conn:
+        name = read_query(request, InDatabaseQuery).database
+        async with self.connection(name, "reading a conflict") as conn:
             return json_response(await conflicts.get_conflict(conn, number))
 
     async def _restore(self, request: web.Request) -> web.Response:
@@ -159,17 +187,18 @@ class OperatorApi:
 
     # --- quarantine -----------------------------------------------------------------------
     async def _quarantine(self, request: web.Request) -> web.Response:
-        all_states = flag(request, "all")
-        async with self.connection(asked_database(request), "listing the quarantine") as conn:
-            tables = await _numbers(conn, request.query.get("table"))
+        asked = read_query(request, QuarantineQuery)
+        async with self.connection(asked.database, "listing the quarantine") as conn:
+            tables = await _numbers(conn, asked.table)
             found = await quarantine.list_quarantine(
-                conn, tables=tables, all_states=all_states, limit=limit_of(request)
+                conn, tables=tables, all_states=asked.all, limit=asked.limit
             )
         return json_response(found)
 
     async def _quarantined(self, request: web.Request) -> web.Response:
         number = number_of(request)
-        async with self.connection(asked_database(request), "reading the quarantine") as conn:
+        name = read_query(request, InDatabaseQuery).database
+        async with self.connection(name, "reading the quarantine") as conn:
             return json_response(await quarantine.get_quarantined(conn, number))
 
     async def _retry(self, request: web.Request) -> web.Response:
@@ -220,9 +249,9 @@ class OperatorApi:
 
     # --- tables ---------------------------------------------------------------------------
     async def _tables(self, request: web.Request) -> web.Response:
-        name = asked_database(request)
-        async with self.connection(name, "listing the tables") as conn:
-            return json_response(await view_tables(conn, request.query.get("table")))
+        asked = read_query(request, TablesQuery)
+        async with self.connection(asked.database, "listing the tables") as conn:
+            return json_response(await view_tables(conn, asked.table))
 
     async def _change_tables(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, ChangeTables, limit=BODY_BYTES)
@@ -249,23 +278,9 @@ async def _numbers(conn: asyncpg.Connection, pattern: str | None) -> list[int] |
     return [table.tbl for table in await known_tables(conn, pattern)]
 
 
-def asked_database(request: web.Request) -> str:
-    """`?database=`. BadRequest without it."""
-    if not (name := request.query.get("database")):
-        raise BadRequest("which database? Add ?database=NAME")
-    return name
-
-
 def number_of(request: web.Request) -> int:
     """The id in the path. BadRequest for what is no number."""
     text = request.match_info["id"]
     if not text.isascii() or not text.isdigit() or len(text) > MAX_ID_DIGITS:
         raise BadRequest(f"{text[:50]!r} is no id: ids are numbers")
     return int(text)
-
-
-def flag(request: web.Request, name: str) -> bool:
-    """`?name=true`. BadRequest for anything but true and false."""
-    if (value := request.query.get(name, "false")) not in ("true", "false"):
-        raise BadRequest(f"{name} must be true or false")
-    return value == "true"

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from peersync.agent.databases import Databases
-from peersync.agent.periodic.admin_api import OperatorRequest, asked_database
+from peersync.agent.periodic.admin_api import InDatabaseQuery, OperatorRequest
 from peersync.config.model import Config
 from peersync.core.errors import BadRequest, PeersyncError, PeerUnreachable, PermissionMissing
 from peersync.core.names import TableName
@@ -51,6 +51,7 @@ from peersync.transport.body import read_message
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.problems import clean
+from peersync.transport.query import read_query
 from peersync.wire.messages import Name
 
 log = logging.getLogger("peersync.periodic")
@@ -154,7 +155,7 @@ class LookApi:
         return json_response(_planned(wanted.database, place, plans, silent, applied=True))
 
     async def _check(self, request: web.Request) -> web.Response:
-        name = asked_database(request)
+        name = read_query(request, InDatabaseQuery).database
         others, silent = await self._others(name)
         async with self._connection(name, "checking the sequences") as conn:
             own = await read_sequences(conn, self._config.node.name)
@@ -220,7 +221,7 @@ class LookApi:
             return json_response(await row_state(conn, subject, node, tell_digest=told))
 
     async def _answer_sequences(self, request: web.Request) -> web.Response:
-        database = asked_database(request)
+        database = read_query(request, InDatabaseQuery).database
         request[PEER].require("pull", database)
         async with self._connection(database, "reading the sequences for a peer") as conn:
             return json_response(await read_sequences(conn, self._config.node.name))

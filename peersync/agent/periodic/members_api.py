@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from peersync.agent.databases import Databases
-from peersync.agent.periodic.admin_api import OperatorRequest
+from peersync.agent.periodic.admin_api import InDatabaseQuery, OperatorRequest
 from peersync.agent.periodic.hub import Hub
 from peersync.agent.periodic.loop import Periodic
 from peersync.core.errors import BadRequest, Locked, NotFound
@@ -23,6 +23,7 @@ from peersync.postgres.log.members import Member, Replica, read_members, read_re
 from peersync.postgres.log.membership import say_expire
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
+from peersync.transport.query import read_query
 
 log = logging.getLogger("peersync.periodic")
 
@@ -80,7 +81,7 @@ class MembersApi:
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_response(await self._view(request.query.get("database", "")))
+        return json_response(await self._view(read_query(request, InDatabaseQuery).database))
 
     async def _expire(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, ExpireRequest, limit=WHO_BYTES)

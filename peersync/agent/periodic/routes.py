@@ -27,11 +27,13 @@ from peersync.agent.periodic.links import Local, linked, read_links, read_local
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.messages import PositionReply, PositionRequest
 from peersync.agent.periodic.positions import Positions
+from peersync.agent.script_api import DatabaseQuery
 from peersync.core.errors import PeersyncError
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.app import PEER, json_response
 from peersync.transport.body import read_message
 from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.query import read_query
 from peersync.wire.feed import MEDIA_TYPE, FeedRequest
 from peersync.wire.messages import Message, Name
 
@@ -125,7 +127,7 @@ class PeriodicApi:
             return []
 
     async def _lag(self, request: web.Request) -> web.Response:
-        wanted = self._databases(request.query.get("database"))
+        wanted = self._databases(read_query(request, DatabaseQuery).database)
         return json_response(Lag(links=[v for v in await self.links() if v.database in wanted]))
 
     async def _now(self, request: web.Request) -> web.StreamResponse:

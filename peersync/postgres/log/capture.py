@@ -8,7 +8,8 @@ call, the others go on. What is as it should be costs one query and no lock.
 Rows that a table already has are not logged, they travel by the full sync that a member joins
 with. Only where this database is an active member, and the table was made since, are they logged
 as inserts: nobody else can have them. That a table is recorded as seen means no less than that its
-triggers were made, or that it was left out on purpose; who gave it its number means nothing.
+triggers were made, or that it was left out on purpose; who gave it its number means nothing. What a
+dump has recorded of the database that it was made of is told by the home of that database.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from peersync.core.errors import DatabaseError
 from peersync.core.names import TableName, quote_ident
 from peersync.core.patterns import Patterns
 from peersync.postgres.errors import translated
+from peersync.postgres.log.members import read_home
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("capture")
@@ -31,6 +33,8 @@ LOCKED: Final = "locked: another transaction uses the table; it is tried again"
 BY_OPERATOR: Final = "left out by an operator: peersync tables add takes it back"
 _NO_RIGHT: Final = "the right is missing"
 _LEFT_OUT: Final = "left out by the configuration"
+_UNLOGGED: Final = "it is unlogged: a crash of the server empties it"
+_OF_EXTENSION: Final = "it belongs to an extension"
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,12 @@ async def enrol(
     for one is that table's state and reason. A partitioned table stands for its partitions.
     """
     with translated("capturing changes"):
-        rows = await conn.fetch(_SQL["relations"])
+        home = await read_home(conn)
+        rows = await conn.fetch(_SQL["relations"], home)
         groups = groupby(rows, key=lambda row: TableName(row["schema"], row["name"]))
         wants = [_judge(name, tuple(group), patterns) for name, group in groups]
         for want in wants:
-            await _make_so(conn, want, lock_timeout_s)
+            await _make_so(conn, want, home, lock_timeout_s)
         names = [want.name for want in wants]
         await conn.execute(_SQL["gone"], [n.schema for n in names], [n.name for n in names])
         for row in await conn.fetch(_SQL["orphans"]):
@@ -134,11 +139,11 @@ def _judge(name: TableName, rows: tuple[Any, ...], patterns: Patterns) -> _Want:
     elif (root["state"], root["reason"]) == ("excluded", BY_OPERATOR):
         state, reason = "excluded", BY_OPERATOR
     elif root["extension"]:
-        state, reason = "excluded", "it belongs to an extension"
+        state, reason = "excluded", _OF_EXTENSION
     elif root["is_foreign"]:
         state, reason = "excluded", "a foreign table: its rows are on another server"
     elif root["unlogged"]:
-        state, reason = "excluded", "it is unlogged: a crash of the server empties it"
+        state, reason = "excluded", _UNLOGGED
     elif reason := _refusal(rows):
         state = "refused"
     return _Want(name, root["root"], root["shape"], state, reason, rows)
@@ -169,7 +174,9 @@ def _refusal(rows: Sequence[Any]) -> str | None:
 
 
 # --- making it so ---------------------------------------------------------------------------
-async def _make_so(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float) -> None:
+async def _make_so(
+    conn: asyncpg.Connection, want: _Want, home: str, lock_timeout_s: float
+) -> None:
     root = want.relations[0]
     state, reason, relation = want.state, want.reason, want.root
     try:
@@ -192,10 +199,11 @@ async def _make_so(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float)
         return
     # a table that could not be captured at its first sight is new to the others when it is
     passing = reason == LOCKED or (reason or "").startswith(_NO_RIGHT)
-    waits = state == "refused" and (passing or root["active"])
+    for_now = state == "refused" or reason in (_UNLOGGED, _OF_EXTENSION)
+    waits = passing or (for_now and root["active"])
     seen = None if waits and not root["known"] else relation
     if recorded != (state, reason, want.shape, seen is not None):
-        await conn.execute(_SQL["record"], *want.name, seen, want.shape, state, reason)
+        await conn.execute(_SQL["record"], *want.name, seen, want.shape, state, reason, home)
 
 
 async def _install(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float) -> None:

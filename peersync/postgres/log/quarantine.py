@@ -3,7 +3,8 @@
 A retry writes as apply does: in the replica role, so that it is not a change of our own, and
 only where nothing newer has touched the row since. An edited row is something else: it is not
 what its origin wrote, so it is written as an ordinary change and goes to everybody; otherwise
-this node alone would have it.
+this node alone would have it. Whether something is newer is looked at twice: a key that is not
+there can't be locked, so what another session inserts is seen only once the row is written.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ from peersync.postgres.log.onerow import (
     read_shape,
     write_values,
 )
-from peersync.postgres.log.rows import Target, clear_sql, write_row
+from peersync.postgres.log.rows import Shape, Target, clear_sql, write_row
 from peersync.postgres.sqlfiles import queries
 
 _SQL: Final = queries("quarantine")
 _TRACE: Final = queries("trace")
 Result = Literal["applied", "superseded", "refused", "skipped"]
+
+
+class _Superseded(Exception):
+    """Something newer has changed the row."""
 
 
 class QuarantineView(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +145,12 @@ async def edit(
 ) -> Tried:
     """Writes the row with some columns changed, as a change of this node that goes to all.
 
-    Raises what the database refuses with; BadRequest for a column that there is not.
+    Of a table without a key the row as it was sent is deleted everywhere, too. Raises what the
+    database refuses with; BadRequest for a column that there is not, or of the key, and where
+    something newer has changed the row.
     """
     async with conn.transaction():
+        await conn.execute(_SQL["hold_applies"])
         row = await _lock(conn, number)
         if row["image"] is None or row["op"] not in ("I", "U"):
             raise BadRequest(f"{number} is a {op_word(row['op'])}: it has no row to edit")
@@ -150,15 +158,35 @@ async def edit(
         target = await existing_target(conn, row["tbl"])
         if unknown := sorted(set(values) - set(names_of(target))):
             raise BadRequest(f"{target.name} has no column {unknown[0]!r}")
-        after = {**image_values(shape, row["image"]), **values}
+        sent = image_values(shape, row["image"])
+        after = {**sent, **values}
+        if moved := [name for name in shape.key if after[name] != sent[name]]:
+            raise BadRequest(
+                f"{moved[0]} is the key of {target.name}: the row that was sent would be missing",
+                hint="insert the other row by hand; this one stays in quarantine until its"
+                " origin changes it",
+            )
         key = {name: after[name] for name in shape.key}
         before = await read_row(conn, target, key, lock=True) if key else None
         if key:
+            await _refuse_newer(conn, row, target)
             await write_values(conn, target, key, after)
+            await _refuse_newer(conn, row, target)
         else:
+            if target.captured:
+                await conn.execute(_SQL["take_back"], number)
             await insert_values(conn, target, after)
         await conn.execute(_SQL["settle"], number, "applied", by)
         return _tried(row, "applied", before=before, after=after, reason="edited, and sent to all")
+
+
+async def _refuse_newer(conn: asyncpg.Connection, row: Any, target: Target) -> None:
+    if await _is_superseded(conn, row):
+        raise BadRequest(
+            f"the row {row['key']} of {target.name} was changed after {row['id']} was made",
+            hint="change the row by hand; what waits is settled by: peersync quarantine retry"
+            f" {row['id']}",
+        )
 
 
 async def skip(conn: asyncpg.Connection, number: int, *, by: str) -> Tried:
@@ -196,16 +224,29 @@ async def _apply(conn: asyncpg.Connection, row: Any, by: str) -> Tried:
     shape = await read_shape(conn, row["shape"])
     key = key_values(shape, row["key"]) if row["key"] is not None else None
     before = await read_row(conn, target, key, lock=True) if key else None
-    if key and await _is_superseded(conn, row):
+    try:
+        async with conn.transaction():
+            await _write(conn, row, target, shape)
+    except _Superseded:
+        after = await read_row(conn, target, key) if key else None
         await conn.execute(_SQL["settle"], row["id"], "superseded", by)
         reason = "something newer has changed the row since; it is as that left it"
-        return _tried(row, "superseded", reason=reason, before=before, after=before)
-    await write_row(conn, target, shape, op, row["key"], row["image"])
-    if op != "D":
-        await refuse_late(conn, target, shape, row["key"])
+        return _tried(row, "superseded", reason=reason, before=before, after=after)
     after = await read_row(conn, target, key) if key else None
     await conn.execute(_SQL["settle"], row["id"], "applied", by)
     return _tried(row, "applied", before=before, after=after)
+
+
+async def _write(conn: asyncpg.Connection, row: Any, target: Target, shape: Shape) -> None:
+    """Raises _Superseded before, or with the row's lock held; then it has to be rolled back."""
+    keyed = row["key"] is not None
+    if keyed and await _is_superseded(conn, row):
+        raise _Superseded
+    await write_row(conn, target, shape, row["op"], row["key"], row["image"])
+    if row["op"] != "D":
+        await refuse_late(conn, target, shape, row["key"])
+    if keyed and await _is_superseded(conn, row):
+        raise _Superseded
 
 
 async def _truncate(conn: asyncpg.Connection, row: Any, target: Target, by: str) -> Tried:
@@ -220,12 +261,12 @@ async def _truncate(conn: asyncpg.Connection, row: Any, target: Target, by: str)
 
 
 async def _is_superseded(conn: asyncpg.Connection, row: Any) -> bool:
-    """Whether a newer change of the row is here; the row is locked, so that none can come."""
+    """Whether a newer change of the row is here. None can come where the row is locked."""
     at = row["hlc"], row["origin"], row["position"], row["ordinal"]
     if row["key"] is None:
         return bool(await conn.fetchval(_SQL["newer_of_table"], row["tbl"], *at))
     newer = await conn.fetchval(_TRACE["newer"], row["tbl"], row["key"], *at)
-    own = await conn.fetchval(_TRACE["unpublished"], row["tbl"], row["key"])
+    own = await conn.fetchval(_SQL["unpublished"], row["tbl"], row["key"])
     freed = await conn.fetchval(_SQL["newer_applied"], row["id"])
     return bool(newer or own or freed)
 

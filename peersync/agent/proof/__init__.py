@@ -1,0 +1,1 @@
+"""Proving that two databases are the same: digests for peers, verifications, what they found."""

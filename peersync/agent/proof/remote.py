@@ -1,0 +1,143 @@
+"""A peer's side of one table: its blocks, its rows, asked for over the network.
+
+Every answer is checked to be whole. What the peer's database refused comes out as the error that
+it was, so that one table that can't be read does not end a verification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import msgspec
+
+from peersync.core.errors import PeerFailed, PeerUnreachable, ProtocolError, error_class
+from peersync.postgres.digest import Block, Key, Range, RowHash, Shape
+from peersync.postgres.keylook import Fields, Looked
+from peersync.transport.client import PeerClient
+from peersync.wire.digests import (
+    MAX_LINE_BYTES,
+    PATH,
+    Blocks,
+    Broken,
+    DigestRequest,
+    End,
+    Line,
+    Probe,
+    Rows,
+    Values,
+    decode_line,
+    from_hexadecimal,
+)
+from peersync.wire.messages import TableRef
+
+READ_S: Final = 60.0  # an empty line comes every 10 s
+
+
+async def read_probe(client: PeerClient, database: str) -> str:
+    """How the peer's server hashes."""
+    remote = Remote(client, DigestRequest(database=database, what="probe"))
+    async with aclosing(remote.lines()) as lines:
+        async for line in lines:
+            if isinstance(line, Probe):
+                return line.text
+    raise ProtocolError(f"{client.peer.name} did not say how it hashes")
+
+
+def of_shape(client: PeerClient, database: str, shape: Shape) -> Remote:
+    """The same table at the peer; `shape` is this side's."""
+    table = TableRef(schema=shape.table.schema, name=shape.table.name)
+    return Remote(
+        client,
+        DigestRequest(
+            database=database,
+            what="blocks",
+            table=table,
+            columns=shape.columns,
+            key=shape.key,
+            as_text=tuple(sorted(shape.as_text)),
+            numbers=tuple(sorted(shape.numbers)),
+            only=shape.only,
+            wide=shape.wide,
+            portable=shape.portable,
+        ),
+    )
+
+
+class Remote:
+    """One table at the peer. `next`: where the blocks go on, once a list of them has ended."""
+
+    def __init__(self, client: PeerClient, asked: DigestRequest) -> None:
+        self._client = client
+        self._asked = asked
+        self.next: Key | None = None
+
+    def whole_tree(self, *, only: bool) -> Remote:
+        """The same where the peer has it as one table, or as partitions."""
+        return Remote(self._client, msgspec.structs.replace(self._asked, only=only))
+
+    async def blocks(self, lower: Key | None) -> AsyncGenerator[list[Block], None]:
+        self.next = None
+        async with aclosing(self.lines(what="blocks", lower=lower)) as lines:
+            async for line in lines:
+                if isinstance(line, Blocks):
+                    told = zip(line.lows, line.rows, line.digests, strict=True)
+                    yield [Block(low, rows, from_hexadecimal(d)) for low, rows, d in told]
+                elif isinstance(line, End):
+                    self.next = line.next
+
+    async def rows(self, ranges: Sequence[Range]) -> AsyncGenerator[list[RowHash], None]:
+        wanted = tuple((one.low, one.high) for one in ranges)
+        async with aclosing(self.lines(what="rows", ranges=wanted)) as lines:
+            async for line in lines:
+                if isinstance(line, Rows) and len(line.places) == len(line.keys):
+                    told = zip(line.keys, line.digests, line.copies, line.places, strict=True)
+                    yield [RowHash(k, from_hexadecimal(d), n, place) for k, d, n, place in told]
+
+    async def look(self, keys: Sequence[Key]) -> dict[Key, Looked]:
+        found: dict[Key, Looked] = {}
+        async with aclosing(self.lines(what="keys", keys=tuple(keys))) as lines:
+            async for line in lines:
+                if isinstance(line, Rows) and len(line.versions) == len(line.keys):
+                    told = zip(line.keys, line.digests, line.copies, line.versions, strict=True)
+                    found |= {k: Looked(from_hexadecimal(d), n, v) for k, d, n, v in told}
+        return found
+
+    async def fields(self, keys: Sequence[Key]) -> dict[Key, Fields]:
+        found: dict[Key, Fields] = {}
+        async with aclosing(self.lines(what="values", keys=tuple(keys))) as lines:
+            async for line in lines:
+                if isinstance(line, Values):
+                    told = zip(line.keys, line.digests, line.texts, strict=True)
+                    found |= {key: Fields(digests, texts) for key, digests, texts in told}
+        return found
+
+    async def lines(self, **given: Any) -> AsyncGenerator[Line, None]:
+        """The lines of an answer with its End. Raises what the peer's database refused."""
+        asked = msgspec.structs.replace(self._asked, **given)
+        name, ended = self._client.peer.name, False
+        async with self._client.open_stream(
+            PATH, method="POST", body=asked, read_timeout_s=READ_S
+        ) as stream:
+            waiting = bytearray()
+            async for piece in stream:
+                waiting += piece
+                *whole, rest = bytes(waiting).split(b"\n") if b"\n" in piece else (waiting,)
+                waiting = bytearray(rest)
+                if len(waiting) > MAX_LINE_BYTES:
+                    raise ProtocolError(f"{name} sent a line that is too long")
+                for data in filter(None, whole):
+                    line = decode_line(bytes(data))
+                    if isinstance(line, Broken):
+                        raise _refused(line, name)
+                    ended = isinstance(line, End)
+                    yield line
+        if not ended:
+            raise PeerUnreachable(f"{name} ended its answer too soon")
+
+
+def _refused(line: Broken, name: str) -> Exception:
+    kind = error_class(line.code)
+    kind = kind if kind.code == line.code else PeerFailed
+    return kind(f"{name}: {line.message}", hint=line.hint, peer_retryable=line.retryable)

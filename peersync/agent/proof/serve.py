@@ -1,0 +1,257 @@
+"""Answers a peer's questions about digests of this node's tables, line by line.
+
+The peer needs the right to pull, and sees of a table what its filter lets it see. One question is
+one read-only transaction in one view. Blocks are told for a minute at most: then the view is let
+go of and the peer asks for the rest, so that a large table never holds back vacuum for hours.
+A filter's text, and values of rows that it hides, are in no error that a peer reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+import asyncpg
+from aiohttp import web
+
+from peersync.agent.databases import Databases
+from peersync.agent.filtered import shapes_for_peer
+from peersync.config.model import Config
+from peersync.core.errors import BadRequest, PeersyncError, SchemaMismatch, root_error
+from peersync.core.names import TableName
+from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
+from peersync.postgres.digest import Block, Key, Range, Shape, blocks, probe, row_hashes
+from peersync.postgres.errors import TRANSLATED, translate
+from peersync.postgres.filters import Shapes, whole
+from peersync.postgres.keylook import look_at_keys, read_fields
+from peersync.postgres.pool import Database
+from peersync.transport.app import PEER
+from peersync.transport.body import read_message
+from peersync.wire.digests import (
+    MAX_QUESTION_BYTES,
+    MEDIA_TYPE,
+    PATH,
+    Blocks,
+    Broken,
+    DigestRequest,
+    End,
+    Line,
+    Probe,
+    Rows,
+    Values,
+    encode_line,
+    hexadecimal,
+)
+
+log = logging.getLogger("peersync.verify")
+
+VIEW_S: Final = 60.0  # for so long one view is read from, where a later one can go on
+ALIVE_S: Final = 10.0
+KNOWN_S: Final = 15.0  # a catalogue is good for the tables that are asked for next
+LOCK_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class _Known:
+    catalog: DatabaseCatalog
+    shapes: Shapes
+    read_at: float
+
+
+class DigestsApi:
+    """The handler; `routes` lists it."""
+
+    def __init__(self, config: Config, databases: Databases) -> None:
+        self._config = config
+        self._databases = databases
+        self._known: dict[str, _Known] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(PATH, self._answer)]
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        asked = await read_message(request, DigestRequest, limit=MAX_QUESTION_BYTES)
+        request[PEER].require("pull", asked.database)
+        database = self._databases.get(asked.database)
+        response = web.StreamResponse(headers={"Content-Type": MEDIA_TYPE})
+        async with database.connect(
+            "digests", what="comparing rows for a peer", lock_timeout_s=LOCK_S
+        ) as conn:
+            shape = await self._shape(conn, database, asked)
+            await response.prepare(request)
+            await _streamed(response, _lines(conn, asked, shape))
+        await response.write_eof()
+        return response
+
+    async def _shape(
+        self, conn: asyncpg.Connection, database: Database, asked: DigestRequest
+    ) -> Shape | None:
+        """What is asked for, as far as the peer may know of it."""
+        if asked.what == "probe":
+            return None
+        if asked.table is None:
+            raise BadRequest("which table?")
+        known = await self._look(conn, database)
+        name = TableName(asked.table.schema, asked.table.name)
+        patterns = self._databases.patterns(database.name)
+        tables = _tables(known.catalog, name, only=asked.only)
+        if not tables or not all(patterns.match(table.name) for table in tables):
+            raise BadRequest(f"there is no table {name} here")
+        visible = [known.shapes.get(table.name) or whole(table) for table in tables]
+        if len({shape.where for shape in visible}) > 1:
+            raise BadRequest(f"the partitions of {name} have different filters")
+        types = {c.name: c.type for c in visible[0].columns if not c.generated}
+        if not asked.columns or not types.keys() >= {*asked.columns, *asked.key}:
+            raise BadRequest(f"{name} has no such columns")
+        return Shape(
+            table=name,
+            columns=asked.columns,
+            types=tuple(types[column] for column in asked.columns),
+            key=asked.key,
+            where=visible[0].where,
+            wide=asked.wide,
+            portable=asked.portable,
+            as_text=frozenset(asked.as_text),
+            numbers=frozenset(asked.numbers),
+            only=asked.only,
+        )
+
+    async def _look(self, conn: asyncpg.Connection, database: Database) -> _Known:
+        known = self._known.get(database.name)
+        if known is None or time.monotonic() - known.read_at > KNOWN_S:
+            async with conn.transaction(readonly=True):
+                catalog = await read_catalog(conn)
+                filters = self._config.database[database.name].filter
+                shapes = await shapes_for_peer(conn, filters, catalog)
+            known = self._known[database.name] = _Known(catalog, shapes, time.monotonic())
+        return known
+
+
+def _tables(catalog: DatabaseCatalog, name: TableName, *, only: bool) -> Sequence[Table]:
+    """The table, or with `only` off the partitions that hold its rows."""
+    if only:
+        return [catalog.tables[name]] if name in catalog.tables else []
+    return [table for table in catalog.tables.values() if table.parent == name]
+
+
+# --- the lines ------------------------------------------------------------------------------
+async def _streamed(response: web.StreamResponse, lines: AsyncIterator[Line]) -> None:
+    """Writes the lines, and an empty one while there is nothing to say."""
+    writing = asyncio.Lock()
+
+    async def write(data: bytes) -> None:
+        async with writing:
+            await response.write(data)
+
+    async def alive() -> None:
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            await write(b"\n")
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            ticker = group.create_task(alive(), name="digests-alive")
+            async for line in lines:
+                await write(encode_line(line))
+            ticker.cancel()
+    except BaseExceptionGroup as errors:
+        raise root_error(errors) from errors
+
+
+async def _lines(
+    conn: asyncpg.Connection, asked: DigestRequest, shape: Shape | None
+) -> AsyncGenerator[Line, None]:
+    """The whole answer; what the database refuses is its last line."""
+    try:
+        async with conn.transaction(isolation="repeatable_read", readonly=True):
+            if shape is None:
+                yield Probe(text=await probe(conn))
+                yield End()
+            elif asked.what == "blocks":
+                async with aclosing(_blocks(conn, shape, asked.lower)) as told:
+                    async for line in told:
+                        yield line
+            else:
+                async for line in _rows(conn, shape, asked):
+                    yield line
+                yield End()
+    except (PeersyncError, *TRANSLATED) as exc:
+        yield _broken(exc, shape)
+
+
+def _broken(exc: Exception, shape: Shape | None) -> Broken:
+    error = exc if isinstance(exc, PeersyncError) else translate(exc, what="comparing rows")
+    if shape is not None and shape.where is not None:
+        log.error("%s: %s (%s)", shape.table, error.message, error.detail)
+        error = SchemaMismatch(
+            f"{shape.table} could not be read with its filter",
+            hint="The log of the agent that was asked has the reason.",
+        )
+    return Broken(
+        code=error.code, message=error.message, hint=error.hint, retryable=error.retryable
+    )
+
+
+async def _blocks(
+    conn: asyncpg.Connection, shape: Shape, lower: Key | None
+) -> AsyncGenerator[Line, None]:
+    """Blocks until the end of the table, or of the time that one view is held.
+
+    The last block of a list is told with the next one: where a view ends, a block begins.
+    """
+    until = time.monotonic() + VIEW_S
+    kept: Block | None = None
+    async with aclosing(blocks(conn, shape, lower)) as lists:
+        async for some in lists:
+            made = [kept, *some] if kept is not None else some
+            told, kept = made[:-1], made[-1]
+            if told:
+                yield _line(told)
+            if told and shape.key and time.monotonic() > until:
+                yield End(next=kept.low)
+                return
+    if kept is not None:
+        yield _line([kept])
+    yield End()
+
+
+def _line(some: Sequence[Block]) -> Blocks:
+    return Blocks(
+        lows=tuple(block.low for block in some),
+        rows=tuple(block.rows for block in some),
+        digests=tuple(hexadecimal(block.digest) for block in some),
+    )
+
+
+async def _rows(
+    conn: asyncpg.Connection, shape: Shape, asked: DigestRequest
+) -> AsyncGenerator[Line, None]:
+    if asked.what == "rows":
+        ranges = [Range(low, high, 0, 0) for low, high in asked.ranges]
+        async for some in row_hashes(conn, shape, ranges):
+            yield Rows(
+                keys=tuple(row.key for row in some),
+                digests=tuple(hexadecimal(row.digest) for row in some),
+                copies=tuple(row.copies for row in some),
+                places=tuple(row.place for row in some),
+            )
+    elif asked.what == "keys":
+        looked = await look_at_keys(conn, shape, asked.keys)
+        yield Rows(
+            keys=tuple(looked),
+            digests=tuple(hexadecimal(row.digest) for row in looked.values()),
+            copies=tuple(row.copies for row in looked.values()),
+            versions=tuple(row.version for row in looked.values()),
+        )
+    else:
+        fields = await read_fields(conn, shape, asked.keys)
+        yield Values(
+            keys=tuple(fields),
+            digests=tuple(row.digests for row in fields.values()),
+            texts=tuple(row.texts for row in fields.values()),
+        )

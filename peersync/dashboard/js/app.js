@@ -1,0 +1,146 @@
+/** The page itself: who is logged in, which page is shown, and what the whole says of itself. */
+import { h, fill } from './dom.js';
+import { get, post, session, onLogin } from './api.js';
+import * as live from './live.js';
+import { count, duration } from './format.js';
+import { badge, button, fail } from './ui.js';
+
+const PAGES = [
+  [['overview', 'Overview'], ['sync', 'Full sync'], ['links', 'Periodic sync'], ['complete', 'Complete sync']],
+  [['conflicts', 'Conflicts'], ['quarantine', 'Quarantine'], ['tables', 'Tables'], ['check', 'Check']],
+  [['history', 'History'], ['statistics', 'Statistics'], ['peers', 'Peers'], ['settings', 'Settings']],
+];
+const INSIDE = { job: 'sync', conflict: 'conflicts', password: 'settings' }; // in no menu: which page they belong to
+
+const $ = (id) => document.getElementById(id);
+const main = $('main');
+const links = () => [...$('nav').querySelectorAll('a')];
+let showing = new AbortController();
+let overview = null;
+
+function route() {
+  const [path, search] = location.hash.replace(/^#\/?/, '').split('?');
+  const [name, ...rest] = path.split('/').map(decodeURIComponent);
+  return { name: name || 'overview', params: { id: rest.join('/'), ...Object.fromEntries(new URLSearchParams(search)) } };
+}
+
+/** Shows the page of the address; what the one before listened to ends. */
+async function open() {
+  const { name, params } = route();
+  if (name === 'first') return login(params.id);
+  showing.abort();
+  showing = new AbortController();
+  const { signal } = showing;
+  const known = INSIDE[name] || links().some((a) => a.dataset.page === name) ? name : 'overview';
+  for (const a of links()) a.ariaCurrent = a.dataset.page === (INSIDE[known] ?? known) ? 'page' : null;
+  document.body.dataset.page = known;
+  scrollTo(0, 0);
+  try {
+    const page = await import(`./pages/${known === 'password' ? 'login' : known}.js`);
+    if (!signal.aborted) await (known === 'password' ? page.password : page.show)(main, params, { signal });
+  } catch (error) {
+    if (!signal.aborted) fail(error);
+  }
+  return null;
+}
+
+async function login(secret = '') {
+  if (document.body.dataset.page === 'login' && !secret) return;
+  document.body.dataset.page = 'login';
+  showing.abort();
+  live.end();
+  shell(false);
+  const page = await import('./pages/login.js');
+  await page.show(main, { secret }, { done: start });
+}
+
+function shell(shown) {
+  $('top').hidden = $('nav').hidden = !shown;
+  document.body.classList.toggle('in', shown);
+}
+
+/** Begins, or begins again after a login. */
+async function start() {
+  if (route().name === 'first') return login(route().params.id);
+  try {
+    Object.assign(session, await get('/api/me'));
+  } catch (error) {
+    if (error.status !== 401) fill(main, h('h1', null, 'No answer'), h('p', null, error.message), button('Try again', start));
+    return null; // a 401 has opened the login
+  }
+  $('node').textContent = session.node;
+  shell(true);
+  account();
+  live.begin();
+  if (session.needs_password && route().name !== 'password') location.hash = '#/password';
+  return open();
+}
+
+function account() {
+  const out = button('Log out', async () => {
+    await post('/api/logout');
+    await login();
+  });
+  fill($('user'), h('details', { class: 'drop' }, h('summary', null, session.user),
+    h('div', null, h('small', null, `Role: ${session.role}`), h('a', { href: '#/password' }, 'Change the password'), out)));
+}
+
+function menu() {
+  const link = ([page, title]) => h('li', null, h('a', { href: `#/${page}`, dataset: { page } }, h('span', null, title), h('b')));
+  const toggle = (shown) => { $('menu').ariaExpanded = String($('nav').classList.toggle('shown', shown)); };
+  fill($('nav'), PAGES.map((group) => h('ul', null, group.map(link))));
+  $('menu').addEventListener('click', () => toggle());
+  addEventListener('hashchange', () => { toggle(false); $('user').firstChild?.removeAttribute('open'); });
+}
+
+function counted({ conflicts, quarantined, parked, running }) {
+  const of = { conflicts, quarantine: quarantined + parked, sync: running };
+  for (const a of links()) a.lastChild.textContent = of[a.dataset.page] ? count(of[a.dataset.page]) : '';
+}
+
+const LOOKS = { ok: ['✓', '#17693c'], busy: ['↻', '#255c8a'], warn: ['!', '#a15c00'], bad: ['✗', '#b3261e'], idle: ['·', '#6b7280'] };
+
+function look() {
+  if (!overview || live.status().state !== 'live') return 'idle';
+  if (overview.running.length) return 'busy';
+  if (overview.fine) return 'ok';
+  return overview.peers.some((p) => ['failed', 'unreachable'].includes(p.state)) ? 'bad' : 'warn';
+}
+
+/** Title and icon say the state, also in a tab that nobody looks at. */
+function dress() {
+  const state = look();
+  const [mark, colour] = LOOKS[state];
+  const { title } = main.dataset;
+  const says = [title !== 'Overview' && title, session.node && overview?.sentence].filter(Boolean).join(': ');
+  document.title = session.node ? `${mark} ${says} – ${session.node}` : 'peersync';
+  const icon = document.querySelector('link[rel=icon]');
+  if (icon.dataset.look === state) return;
+  icon.dataset.look = state;
+  icon.href = `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="${colour}"/><path d="M8 12h15l-4-4M24 20H9l4 4" fill="none" stroke="#fff" stroke-width="3"/></svg>`)}`;
+}
+
+function pulse() {
+  const { state, age } = live.status();
+  const old = age == null ? '' : `, data is ${duration(Math.round(age))} old`;
+  const text = state === 'live' ? 'live' : state === 'stale' ? `no answer${old}` : `reconnecting${old}`;
+  if ($('live').textContent !== text) fill($('live'), badge(state, text));
+  dress();
+}
+
+live.on('overview', (value) => {
+  overview = value;
+  const box = $('sentence');
+  const key = value.sentence + value.fine;
+  if (box.dataset.key !== key) fill(box, badge(value.fine ? 'fine' : 'warning', value.sentence)).dataset.key = key;
+  counted(value.counts);
+  dress();
+});
+live.on('state', pulse);
+setInterval(() => live.status().state !== 'live' && pulse(), 1000);
+main.addEventListener('titled', dress);
+onLogin(login);
+menu();
+document.querySelector('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
+addEventListener('hashchange', () => (session.node || route().name === 'first' ? open() : start()));
+start();

@@ -1,0 +1,52 @@
+/** Elements from plain values. Text stays text: nothing here, or above, parses HTML. */
+
+const PROPERTIES = ['value', 'checked', 'disabled', 'hidden', 'open'];
+
+function set(node, name, value) {
+  if (typeof value === 'function') node.addEventListener(name.slice(2), value);
+  else if (name === 'dataset') Object.assign(node.dataset, value);
+  else if (PROPERTIES.includes(name)) node[name] = value;
+  else if (value != null && (value !== false || name.startsWith('aria-'))) node.setAttribute(name, value === true && !name.startsWith('aria-') ? '' : value);
+}
+
+function build(node, { value, ...props }, children) {
+  for (const [name, one] of Object.entries(props)) set(node, name, one);
+  add(node, children);
+  if (value !== undefined) node.value = value; // a select needs its options first
+  return node;
+}
+
+const add = (node, children) => node.append(...children.flat(9).filter((one) => one != null && typeof one !== 'boolean'));
+
+/** An HTML element. Children that are no nodes become text; null and booleans are left out. */
+export const h = (tag, props, ...children) => build(document.createElement(tag), props ?? {}, children);
+
+/** The same in SVG. */
+export const s = (tag, props, ...children) => build(document.createElementNS('http://www.w3.org/2000/svg', tag), props ?? {}, children);
+
+/** Puts other children into `node`; returns it. */
+export function fill(node, ...children) {
+  node.replaceChildren();
+  add(node, children);
+  return node;
+}
+
+const known = new WeakMap();
+
+/** Patches the children of `list` in place, so that focus, selection and scrolling stay. */
+export function keyed(list, items, key, make, update) {
+  const old = known.get(list) ?? new Map();
+  const now = new Map(items.map((item) => [key(item), item]));
+  const focused = document.activeElement;
+  for (const [id, node] of old) if (!now.has(id)) node.remove();
+  let at = list.tHead ? list.tHead.nextSibling : list.firstChild;
+  for (const [id, item] of now) {
+    const node = old.get(id) ?? make(item);
+    if (old.has(id)) update(node, item);
+    now.set(id, node);
+    if (node === at) at = at.nextSibling;
+    else list.insertBefore(node, at);
+  }
+  known.set(list, now);
+  if (focused !== document.activeElement && list.contains(focused)) focused.focus();
+}

@@ -1,0 +1,71 @@
+/** Numbers and times for people. What is not known is a dash, never zero. */
+import { h } from './dom.js';
+
+export const UNKNOWN = '–';
+const NARROW = '\u202f';
+const grouped = new Intl.NumberFormat('en');
+const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'long' });
+const unless = (fn) => (n) => (n == null ? UNKNOWN : fn(n));
+const unit = (n, name) => `${n}${NARROW}${name}`;
+
+/** "1.6 GiB" @type {(n: number|null) => string} */
+export const bytes = unless((n) => {
+  const step = Math.min(Math.floor(Math.log2(Math.max(n, 1)) / 10), 5);
+  const value = n / 1024 ** step;
+  return unit(step && value < 100 ? value.toFixed(1) : Math.round(value), ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][step]);
+});
+
+/** "1.6 GiB/s" */
+export const rate = unless((n) => `${bytes(n)}/s`);
+
+/** "12,400" */
+export const count = unless((n) => grouped.format(n));
+
+/** "1 peer", "4 peers" */
+export const many = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
+
+/** "12 rows" */
+export const rows = unless((n) => many(n, 'row'));
+
+/** "62 %", rounded down: 100 % is all of it. */
+export const percent = (n) => (n == null ? 'counting …' : unit(Math.floor(n), '%'));
+
+const SPANS = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
+const spanOf = (s) => SPANS.findIndex(([span]) => s >= span);
+
+/** Seconds as "2 min 3 s": two units at most. */
+export const duration = unless((s) => {
+  if (s < 1) return s <= 0 ? unit(0, 's') : unit(Math.ceil(s * 1000), 'ms');
+  if (s < 10 && s % 1) return unit(s.toFixed(1), 's');
+  const first = spanOf(Math.round(s));
+  let rest = Math.round(s);
+  const parts = SPANS.slice(first, first + 2).map(([span, name]) => {
+    const n = Math.floor(rest / span);
+    rest -= n * span;
+    return n && unit(n, name);
+  });
+  return parts.filter(Boolean).join(' ');
+});
+
+/** An ISO time in the viewer's zone. */
+export const at = unless((iso) => absolute.format(new Date(iso)));
+
+function relative(iso) {
+  const s = (Date.now() - new Date(iso)) / 1000;
+  const far = Math.abs(s);
+  if (far < 2) return 'just now';
+  const [span, name] = SPANS[spanOf(far)];
+  const words = unit(Math.floor(far / span), name);
+  return s < 0 ? `in ${words}` : `${words} ago`;
+}
+
+/** A time that keeps itself right: relative, and absolute on hover. @param {string|null} iso */
+export const ago = (iso, none = 'never') => (iso
+  ? h('time', { datetime: iso, title: at(iso), dataset: { ago: '' } }, relative(iso)) : h('span', { class: 'quiet' }, none));
+
+setInterval(() => {
+  for (const node of document.hidden ? [] : document.querySelectorAll('[data-ago]')) {
+    const text = relative(node.dateTime);
+    if (node.textContent !== text) node.textContent = text;
+  }
+}, 2000);

@@ -1,0 +1,87 @@
+/**
+ * The one stream of events of this page. Read with fetch and not with EventSource, because
+ * only so the pings are seen: a line that died without a word must not pass for live.
+ */
+import { loginNeeded } from './api.js';
+
+const SILENT_MS = 25_000; // the agent pings every 10 s
+const listeners = new Map();
+let overview, stop, heardAt, lastId;
+let state = 'reconnecting';
+
+const tell = (event, value) => [...(listeners.get(event) ?? [])].forEach((fn) => fn(value));
+
+function become(next) {
+  if (next === 'live') heardAt = Date.now();
+  if (next === state) return;
+  state = next;
+  tell('state');
+}
+
+/**
+ * Listens to `overview`, `jobs` and `ended` as the agent sends them, `open` after each
+ * connection, `state`; until `signal`. The newest overview is given at once. @returns ends it
+ */
+export function on(event, fn, signal) {
+  if (!listeners.has(event)) listeners.set(event, new Set());
+  listeners.get(event).add(fn);
+  if (event === 'overview' && overview) fn(overview);
+  const off = () => listeners.get(event).delete(fn);
+  signal?.addEventListener('abort', off);
+  return off;
+}
+
+/** @returns {{state: 'live'|'reconnecting'|'stale', age?: number}} age of the data in seconds */
+export const status = () => ({ state, age: heardAt && (Date.now() - heardAt) / 1000 });
+
+function take(block) {
+  const { event, id, data } = Object.fromEntries(block.split('\n').map((line) => [line.split(':', 1)[0], line.replace(/^\w*: ?/, '')]));
+  lastId = id ?? lastId;
+  if (!data) return;
+  const value = JSON.parse(data);
+  if (event === 'overview') overview = value;
+  tell(event, value);
+}
+
+async function read(signal) {
+  const response = await fetch('/api/admin/events', { signal, headers: lastId ? { 'Last-Event-ID': lastId } : {} });
+  if (response.status === 401) return loginNeeded();
+  if (!response.ok) throw new Error();
+  become('live');
+  tell('open');
+  let rest = '';
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    become('live');
+    const blocks = (rest + part.value.replaceAll('\r', '')).split('\n\n');
+    rest = blocks.pop();
+    blocks.forEach(take);
+  }
+  return null;
+}
+
+async function listen({ signal }) {
+  for (let wait = 500; !signal.aborted; wait = Math.min(wait * 2, 8000)) {
+    const line = new AbortController();
+    const silent = () => Date.now() - heardAt > SILENT_MS;
+    const watch = setInterval(() => silent() && line.abort(), 5000);
+    await read(AbortSignal.any([signal, line.signal])).then(() => { wait = 250; }, () => {}); // the next try says more
+    clearInterval(watch);
+    if (signal.aborted) return;
+    become(silent() ? 'stale' : 'reconnecting');
+    await new Promise((done) => { setTimeout(done, wait); });
+  }
+}
+
+/** Begins to listen; harmless when it does already. */
+export function begin() {
+  if (stop) return;
+  stop = new AbortController();
+  listen(stop);
+}
+
+/** Stops, as after a logout. */
+export function end() {
+  stop?.abort();
+  stop = overview = undefined;
+}

@@ -1,0 +1,59 @@
+-- Digests of tables: what decides how rows are hashed and in which order keys are compared.
+
+-- name: probe
+-- A fixed row, hashed as row_hash() does it where PostgreSQL's own functions are used. Two servers
+-- that do not agree on it (another processor, another encoding) use the portable form.
+SELECT pg_catalog.getdatabaseencoding() || ' ' || pg_catalog.hashtextextended(
+           pg_catalog.hash_record_extended(ROW(
+               7::smallint, -2147483648, 4000000000::oid, true, NULL::integer,
+               'deadbeef-0000-4000-8000-00000000cafe'::uuid, '0044-03-15 BC'::date,
+               '\x00ff10'::bytea, 'peersync ~'::text COLLATE pg_catalog."C",
+               pg_catalog.int8send(-9007199254740993), pg_catalog.numeric_send(-1234.500),
+               pg_catalog.timestamptz_send('2024-02-29 12:34:56.789012+00'),
+               ROW(1.0::float8, '[0:1]={1,2}'::int[], '{"b": 1, "a": null}'::jsonb)::text
+                   COLLATE pg_catalog."C"), 0)::text COLLATE pg_catalog."C", 0)::text AS probe;
+
+-- name: key_order
+-- Which columns of a key are ordered by their bytes here whatever collation is asked for, and
+-- whether a btree index begins with just these columns, so that a range of keys is a range of it.
+-- $1 schema, $2 table, $3 columns of the key
+WITH wanted AS (
+    SELECT k.n, a.attnum, a.attcollation, c.oid AS relation
+      FROM pg_catalog.unnest($3::text[]) WITH ORDINALITY AS k (name, n)
+      JOIN pg_catalog.pg_namespace s ON s.nspname = $1
+      JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = $2
+      JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name
+                                    AND a.attnum > 0 AND NOT a.attisdropped
+)
+SELECT pg_catalog.array_agg(
+           w.attcollation = 0
+           OR CASE WHEN l.collprovider = 'd' THEN d.provider = 'b' OR d.provider = 'c'
+                                                  AND d.datcollate IN ('C', 'POSIX')
+                   ELSE l.collprovider = 'b'
+                        OR l.collprovider = 'c' AND l.collcollate IN ('C', 'POSIX') END
+           ORDER BY w.n) AS plain,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_index i
+             JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+             JOIN pg_catalog.pg_am am ON am.oid = ic.relam AND am.amname = 'btree'
+            WHERE i.indrelid = pg_catalog.min(w.relation::bigint)::oid
+              AND i.indisvalid AND i.indpred IS NULL
+              AND (i.indkey::int2[])[0:pg_catalog.cardinality($3::text[]) - 1]
+                  = pg_catalog.array_agg(w.attnum ORDER BY w.n)
+              AND (i.indcollation::oid[])[0:pg_catalog.cardinality($3::text[]) - 1]
+                  = pg_catalog.array_agg(w.attcollation ORDER BY w.n)
+              AND (SELECT pg_catalog.count(DISTINCT u.option & 1) = 1
+                     FROM pg_catalog.unnest(
+                          (i.indoption::int2[])[0:pg_catalog.cardinality($3::text[]) - 1])
+                          AS u (option))
+              AND NOT EXISTS (
+                    SELECT FROM pg_catalog.unnest(
+                           (i.indclass::oid[])[0:pg_catalog.cardinality($3::text[]) - 1]) AS o (oid)
+                      JOIN pg_catalog.pg_opclass oc ON oc.oid = o.oid
+                     WHERE NOT oc.opcdefault)) AS indexed
+  FROM wanted w
+  LEFT JOIN pg_catalog.pg_collation l ON l.oid = w.attcollation
+ CROSS JOIN (SELECT coalesce(pg_catalog.to_jsonb(b) ->> 'datlocprovider', 'c') AS provider,
+                    b.datcollate::text AS datcollate
+               FROM pg_catalog.pg_database b
+              WHERE b.datname = pg_catalog.current_database()) AS d;

@@ -1,0 +1,100 @@
+"""Every page, at the size of a desk and of a phone, in light and in dark: nothing is in the way.
+
+axe looks for what keeps people out: names, roles, contrast, order. Nothing is wider than
+the window, down to 320 pixels, so that nobody has to scroll sideways.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.conftest import Show
+from tests.browser.house import HOSTILE, House, conflict
+from tests.browser.watched import DESKTOP, PHONE, SCHEMES, SMALLEST, Scheme, Watched
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SIZES = {"desk": DESKTOP, "phone": PHONE}
+DASHBOARD = Path(__file__).parents[2] / "peersync" / "dashboard"
+NO_PAGES = {"shared", "login", "job", "conflict"}  # helpers, and what needs more than its name
+
+
+def pages() -> list[str]:
+    return sorted({p.stem for p in (DASHBOARD / "js" / "pages").glob("*.js")} - NO_PAGES)
+
+
+@pytest.fixture(scope="session")
+def lived_in(house: House) -> House:
+    """With a sync behind it, a conflict, and a table whose name is a trap."""
+    house.b.pull("server-a", "--database", "shop")
+    conflict(house, 1)
+    return house
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_page_is_for_everyone(
+    show: Show, lived_in: House, size: str, scheme: Scheme
+) -> None:
+    here = await show(lived_in.b, size=SIZES[size], scheme=scheme)
+    await here.open()
+    wrong: list[str] = []
+    for name in pages():
+        await here.go(f"#/{name}")
+        await settled(here)
+        await here.photograph(f"{name}-{size}-{scheme}")
+        wrong += [f"{name}: {complaint}" for complaint in await here.complaints()]
+        if beyond := await here.widest():
+            wrong.append(f"{name}: {beyond} pixels do not fit")
+    assert wrong == []
+
+
+async def settled(here: Watched) -> None:
+    """What the page asks for first has come."""
+    await here.page.locator("main .body > *").first.wait_for(state="attached")
+    await expect(here.page.get_by_text("Loading…")).to_have_count(0)
+
+
+async def test_nothing_is_wider_than_the_smallest_phone(show: Show, lived_in: House) -> None:
+    here = await show(lived_in.b, size=SMALLEST)
+    await here.open()
+    wide = {}
+    for name in pages():
+        await here.go(f"#/{name}")
+        await settled(here)
+        wide[name] = await here.widest()
+    assert {name: beyond for name, beyond in wide.items() if beyond} == {}
+
+
+async def test_a_table_whose_name_is_markup_is_a_name(show: Show, lived_in: House) -> None:
+    here = await show(lived_in.b)
+    dialogs: list[str] = []
+
+    async def refuse(dialog: object) -> None:
+        dialogs.append(str(dialog))
+
+    here.page.on("dialog", refuse)
+    job = lived_in.b.run("history", "--json").json["sessions"][0]["id"]
+    page = await here.open(f"#/job/{job}")
+    await expect(page.get_by_text(HOSTILE).first).to_be_visible()
+    assert await page.locator("main img").count() == 0
+    assert dialogs == []
+
+
+async def test_the_keyboard_reaches_a_page_and_its_first_action(
+    show: Show, lived_in: House
+) -> None:
+    here = await show(lived_in.b)
+    page = await here.open()
+    await page.keyboard.press("Shift+Tab")
+    for _ in range(40):
+        if await page.evaluate("() => document.activeElement?.textContent") == "Peers":
+            break
+        await page.keyboard.press("Shift+Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("heading", name="Peers", exact=True)).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("button", name="Try to reach each")).to_be_focused()

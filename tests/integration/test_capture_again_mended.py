@@ -1,0 +1,107 @@
+"""Capture of tables that are made anew, that become ordinary ones, and of odd sessions."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from peersync.core.patterns import Patterns
+from peersync.postgres.log.capture import TableState, enrol
+from peersync.postgres.log.members import found
+from tests.integration.log_rig import Connect
+
+BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
+LOG = "SELECT op::text, image FROM peersync.change ORDER BY id"
+
+
+@pytest.fixture
+async def agent(agent: asyncpg.Connection) -> asyncpg.Connection:
+    """Of an active member."""
+    await found(agent, "a" * 32, "alpha")
+    return agent
+
+
+async def take(agent: asyncpg.Connection) -> dict[str, TableState]:
+    states = await enrol(agent, Patterns(["*"]), lock_timeout_s=5)
+    return {state.name.name: state for state in states}
+
+
+async def log(agent: asyncpg.Connection) -> list[tuple[str, str | None]]:
+    return [tuple(row) for row in await agent.fetch(LOG)]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "ddl",
+    ["DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY)",
+     "ALTER TABLE t RENAME TO t_old; CREATE TABLE t (id int PRIMARY KEY)"],
+    ids=["dropped", "renamed"],
+)  # fmt: skip
+async def test_where_all_captured_tables_are_made_again_their_rows_are_logged(
+    agent: asyncpg.Connection, app: asyncpg.Connection, ddl: str
+) -> None:
+    await app.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await take(agent)
+    async with app.transaction():
+        await app.execute(f"{ddl}; CREATE TABLE u (id int); INSERT INTO u VALUES (8)")
+        await app.execute("INSERT INTO t VALUES (7)")
+    states = await take(agent)
+    assert (states["t"].state, states["u"].state) == ("captured", "captured")
+    assert await log(agent) == [("I", "(7)"), ("I", "(8)")]
+
+
+@BOTH
+async def test_rows_that_a_restored_dump_has_are_not_logged(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    await app.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE busy (id int)")
+    await take(agent)
+    await app.execute("INSERT INTO t VALUES (1); INSERT INTO busy VALUES (1)")
+    await agent.execute("DELETE FROM peersync.change")
+    for oid in await agent.fetch("SELECT relation::int FROM peersync.synced_table"):
+        await agent.execute(f"DROP FUNCTION peersync.capture_{oid[0]} CASCADE")
+    await agent.execute("UPDATE peersync.synced_table SET relation = tbl, home = '1/2'")
+    async with app.transaction():  # one that is tried again belongs to the dump as well
+        await app.execute("LOCK TABLE busy")
+        await enrol(agent, Patterns(["*"]), lock_timeout_s=0.1)
+    assert {state.state for state in (await take(agent)).values()} == {"captured"}
+    assert await log(agent) == []
+    await app.execute("CREATE TABLE new (id int); INSERT INTO new VALUES (2)")
+    await take(agent)
+    assert await log(agent) == [("I", "(2)")]
+
+
+@BOTH
+async def test_rows_that_were_loaded_into_an_unlogged_table_are_logged_when_it_is_an_ordinary_one(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    await app.execute("CREATE UNLOGGED TABLE load (id int PRIMARY KEY)")
+    assert (await take(agent))["load"].state == "excluded"
+    await app.execute("INSERT INTO load VALUES (1), (2)")
+    await take(agent)
+    await app.execute("ALTER TABLE load SET LOGGED")
+    assert (await take(agent))["load"].state == "captured"
+    assert await log(agent) == [("I", "(1)"), ("I", "(2)")]
+    await app.execute("ALTER TABLE load SET UNLOGGED")
+    await take(agent)
+    await app.execute("ALTER TABLE load SET LOGGED")
+    await take(agent)
+    assert len(await log(agent)) == 2  # the others have them
+
+
+@BOTH
+async def test_names_are_the_same_from_a_session_that_quotes_them_all(
+    agent: asyncpg.Connection, app: asyncpg.Connection, connect: Connect
+) -> None:
+    await app.execute(
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE s (id int PRIMARY KEY, m mood, c regclass)"
+    )
+    shape = (await take(agent))["s"].shape
+    other = await connect(quote_all_identifiers="on")
+    for conn in (other, app):
+        await conn.execute("INSERT INTO s SELECT count(*), 'sad', 's' FROM s")
+        await conn.execute("UPDATE s SET m = 'sad'")  # also before the function is made anew
+        await app.execute("ALTER TABLE s ALTER c SET NOT NULL")
+    logged = await agent.fetch("SELECT DISTINCT shape, image FROM peersync.change")
+    assert {row["shape"] for row in logged} == {shape}
+    assert {row["image"] for row in logged} == {"(0,sad,public.s)", "(1,sad,public.s)"}

@@ -1,0 +1,135 @@
+"""`peersync verify`: it says which rows differ, no others, and what it could not compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.plugins.nodes import TwoNodes
+
+TABLES = """
+CREATE TABLE items (id int PRIMARY KEY, name text, price numeric);
+CREATE TABLE bag (a int, b text);
+CREATE TABLE empty (id int PRIMARY KEY);
+CREATE TABLE computed (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED);
+INSERT INTO items SELECT g, 'item ' || g, g / 7.0 FROM generate_series(1, 2000) g;
+INSERT INTO bag SELECT g % 3, 'x' FROM generate_series(1, 30) g;
+INSERT INTO computed SELECT g FROM generate_series(1, 64) g;
+"""
+
+
+def _tables(view: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {table["name"]: table for table in view["tables"]}
+
+
+def _counts(table: dict[str, Any]) -> tuple[int, int, int]:
+    return table["different"], table["missing"], table["extra"]
+
+
+def test_equal_databases_are_identical_and_a_difference_is_found_to_the_value(
+    two_nodes: TwoNodes,
+) -> None:
+    source, target = two_nodes
+    for node in two_nodes:
+        node.database.psql(TABLES)
+    equal = target.run("verify", "server-a", "--json").json
+    assert equal["result"] == "identical"
+    assert {t["result"] for t in equal["tables"]} == {"equal"}
+    items = _tables(equal)["items"]
+    assert (items["rows_there"], items["rows_here"], items["matched"]) == (2000, 2000, 2000)
+    assert (equal["tables_done"], equal["tables_total"]) == (4, 4)
+
+    source.database.psql("UPDATE items SET price = 1.0 WHERE id = 7; DELETE FROM items WHERE id=9")
+    target.database.psql(
+        "UPDATE items SET price = 1.00, name = NULL WHERE id = 7; DELETE FROM items WHERE id = 1;"
+        "INSERT INTO bag VALUES (0, 'x')"
+    )
+    found = target.run("verify", "server-a", "--json", "--rows", "--values", check=False)
+    assert found.code == 4
+    items, bag = (_tables(found.json)[name] for name in ("items", "bag"))
+    assert _counts(items) == (1, 1, 1)
+    assert _counts(bag) == (0, 0, 1)
+    assert items["keys"] == [
+        {"kind": "missing", "key": ["1"], "columns": None,
+         "there": {"id": "1", "name": "item 1", "price": "0.14285714285714285714"}, "here": None},
+        {"kind": "different", "key": ["7"], "columns": ["name", "price"],
+         "there": {"name": "item 7", "price": "1.0"}, "here": {"name": None, "price": "1.00"}},
+        {"kind": "extra", "key": ["9"], "columns": None, "there": None,
+         "here": {"id": "9", "name": "item 9", "price": "1.2857142857142857"}},
+    ]  # fmt: skip
+    # what was recorded has the keys, and no values
+    shown = target.run("verify", "show", found.json["id"][:8], "--json", check=False).json
+    assert [k["columns"] for k in _tables(shown)["items"]["keys"]] == [
+        None, ["name", "price"], None,
+    ]  # fmt: skip
+    assert all(k["there"] is None for k in _tables(shown)["items"]["keys"])
+
+
+def test_what_cannot_be_compared_is_said_and_never_equal(two_nodes: TwoNodes) -> None:
+    source, target = two_nodes
+    for node in two_nodes:
+        node.database.psql(
+            "CREATE TYPE mood AS ENUM ('x', 'y'); CREATE DOMAIN posint AS int CHECK (value > 0);"
+        )
+    source.database.psql(
+        "CREATE TABLE only_there (id int);"
+        "CREATE TABLE widened (id int PRIMARY KEY, n int, s varchar(10), d posint, m mood);"
+        "INSERT INTO widened SELECT g, g, g, g, 'x' FROM generate_series(1, 300) g;"
+        "CREATE TABLE other_types (id int PRIMARY KEY, a json, f real, c char(3), n numeric(9,2));"
+        "INSERT INTO other_types VALUES (1, '{}', 1, 'a', 1);"
+        "CREATE TABLE one_column_less (id int PRIMARY KEY, a text);"
+        "INSERT INTO one_column_less VALUES (1, 'a');"
+        "CREATE TABLE parted (id int, v text, PRIMARY KEY (id)) PARTITION BY RANGE (id);"
+        "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (50);"
+        "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (50) TO (500);"
+        "INSERT INTO parted SELECT g, g FROM generate_series(0, 199) g;"
+        "CREATE TABLE parent (id int PRIMARY KEY, v int); INSERT INTO parent VALUES (1, 1);"
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent); INSERT INTO child VALUES (2, 2);"
+        "CREATE TABLE moved (a int, gone int, b text, PRIMARY KEY (a));"
+        "ALTER TABLE moved DROP COLUMN gone; INSERT INTO moved VALUES (1, 'x');"
+        "CREATE TABLE keyless_here (a int PRIMARY KEY); INSERT INTO keyless_here VALUES (1), (2);"
+    )
+    target.database.psql(
+        "CREATE TABLE only_here (id int);"
+        "CREATE TABLE widened (id bigint PRIMARY KEY, n bigint, s text, d int, m text);"
+        "INSERT INTO widened SELECT g, g, g, g, 'x' FROM generate_series(1, 300) g;"
+        "CREATE TABLE other_types (id int PRIMARY KEY, a jsonb, f float8, c char(4), n numeric);"
+        "INSERT INTO other_types VALUES (1, '{}', 1, 'a', 1);"
+        "CREATE TABLE one_column_less (id int PRIMARY KEY);"
+        "INSERT INTO one_column_less VALUES (1);"
+        "CREATE TABLE parted (id int PRIMARY KEY, v text);"
+        "INSERT INTO parted SELECT g, g FROM generate_series(0, 199) g;"
+        "CREATE TABLE parent (id int PRIMARY KEY, v int); INSERT INTO parent VALUES (1, 1);"
+        "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent); INSERT INTO child VALUES (2, 2);"
+        "CREATE TABLE moved (b text, a int, PRIMARY KEY (a)); INSERT INTO moved VALUES ('x', 1);"
+        "CREATE TABLE keyless_here (a int); INSERT INTO keyless_here VALUES (1), (2);"
+    )
+    first = target.run("verify", "server-a", "--json", check=False)
+    assert (first.code, first.json["result"]) == (3, "partly")
+    tables = _tables(first.json)
+    results = {name: table["result"] for name, table in tables.items()}
+    assert results == {
+        "only_there": "not compared", "only_here": "not compared", "widened": "equal",
+        "other_types": "partly", "one_column_less": "partly", "parted": "equal",
+        "parent": "equal", "child": "equal", "moved": "equal", "keyless_here": "equal",
+    }  # fmt: skip
+    assert first.json["not_compared"] == 2
+    assert "only on server-a" in tables["only_there"]["reason"]
+    assert len(tables["other_types"]["notes"]) == 4
+    assert tables["one_column_less"]["notes"] == ["column a is only on server-a"]
+    assert (tables["parted"]["rows_there"], tables["parted"]["rows_here"]) == (200, 200)
+    assert "whole rows" in tables["keyless_here"]["notes"][0]
+
+    target.database.psql(
+        "UPDATE parted SET v = 'x' WHERE id = 60; UPDATE widened SET n = 5000000000 WHERE id = 7;"
+        "DELETE FROM widened WHERE id = 300; UPDATE ONLY parent SET v = 2; DELETE FROM keyless_here"
+    )
+    found = _tables(target.run("verify", "server-a", "--json", check=False).json)
+    assert _counts(found["parted"]) == (1, 0, 0)
+    assert _counts(found["widened"]) == (1, 1, 0)
+    assert _counts(found["parent"]) == (1, 0, 0)
+    assert _counts(found["child"]) == (0, 0, 0)
+    assert _counts(found["keyless_here"]) == (0, 2, 0)
+    words = target.run("verify", "server-a", check=False)
+    assert "only_there: it is only on server-a" in words.out
+    assert "differ: " in words.out
+    assert "--rows" in words.err
