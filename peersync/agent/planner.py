@@ -26,6 +26,7 @@ from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catalog
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
+from peersync.postgres.log.baseline import refuse_with_gaps
 from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
@@ -68,7 +69,7 @@ async def describe(
     """What a peer may know of a database before it pulls it; `name` is this node's.
 
     With `wanted.join` it comes to stay. Raises PermissionMissing where changes can't be captured
-    here then, and what `narrowed` raises.
+    here then, and what `refuse_with_gaps` and `narrowed` raise.
     """
     chosen = Patterns(wanted.tables or ("*",), wanted.exclude_tables)
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
@@ -76,6 +77,8 @@ async def describe(
         scattered = await connection.fetch(queries("partitions")["hashed_by_enum"])
         rights = await read_rights(connection)
         closed = unreadable(rights)
+        if wanted.join:
+            await refuse_with_gaps(connection)
         async with connection.transaction(readonly=True):
             shapes = await shapes_for_peer(connection, backups.filters(database.name), catalog)
             names = [n for n in catalog.tables if patterns.match(n) and chosen.match(n)]

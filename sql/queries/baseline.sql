@@ -65,6 +65,20 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10,
    SET seen = excluded.seen, sponsor = excluded.sponsor, joined_at = excluded.joined_at,
        state = excluded.state;
 
+-- name: waiting
+-- How many changes this database has accepted and does not have in its rows.
+SELECT count(*) FROM peersync.quarantine WHERE state = 'waiting';
+
+-- name: settle_waiting
+-- All rows were taken anew: what waited is in them, or older than they are.
+WITH q AS (UPDATE peersync.quarantine
+              SET state = 'superseded', settled_at = clock_timestamp(),
+                  settled_by = 'the rows were taken anew'
+            WHERE state = 'waiting')
+UPDATE peersync.synced_table
+   SET parked = NULL, parked_at = NULL, parked_relation = NULL, parked_shape = NULL
+ WHERE parked IS NOT NULL;
+
 -- name: become_member
 -- From now on this database publishes, and knows everything that its rows have in them.
 -- $1 group, $2 hlc of the source

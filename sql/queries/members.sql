@@ -59,8 +59,14 @@ UPDATE peersync.member
  WHERE origin = $1 AND state IN ('member', 'joining');
 
 -- name: dissolve
--- Forgets the group and its log. What is kept for people (conflicts, quarantine) stays.
-WITH a AS (DELETE FROM peersync.replica),
+-- Forgets the group and its log. What is kept for people (conflicts, quarantine) stays readable.
+WITH q AS (UPDATE peersync.quarantine
+              SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'left the group'
+            WHERE state = 'waiting'),
+     p AS (UPDATE peersync.synced_table
+              SET parked = NULL, parked_at = NULL, parked_relation = NULL, parked_shape = NULL
+            WHERE parked IS NOT NULL),
+     a AS (DELETE FROM peersync.replica),
      b AS (DELETE FROM peersync.member),
      c AS (DELETE FROM peersync.change),
      d AS (DELETE FROM peersync.transaction),

@@ -130,6 +130,33 @@ def test_leaving_keeps_the_rows_and_ends_the_capture(pair_18: TwoNodes) -> None:
     assert_same_rows(source.database, target.database)
 
 
+def test_what_waited_before_a_new_join_never_overwrites_what_it_brought(pair_18: TwoNodes) -> None:
+    """Nor does anybody join from a database that lacks what waits."""
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.database.psql(
+        "ALTER TABLE item ADD CHECK (price < 1000); ALTER TABLE note DROP COLUMN body"
+    )
+    source.database.psql("UPDATE item SET price = 5000 WHERE id = 1")
+    source.database.psql("UPDATE note SET body = 'old' WHERE item = 2")
+    shows(target.database, "SELECT count(*) FROM peersync.quarantine WHERE state = 'waiting'", "2")
+    refused = source.run("rebaseline", "server-b", "--yes", check=False)
+    assert refused.code != 0 and "2 changes in its quarantine" in refused.err
+    target.run("leave", "--yes")
+    target.database.psql(
+        "ALTER TABLE item DROP CONSTRAINT item_price_check; ALTER TABLE note ADD COLUMN body text"
+    )
+    source.database.psql("UPDATE item SET price = 7 WHERE id = 1")
+    source.database.psql("UPDATE note SET body = 'new' WHERE item = 2")
+    source.run("sync", "now", "--timeout", "5", check=False)
+    join(target, source, "join", "--mirror")
+    target.run("quarantine", "retry", "--all", check=False)
+    target.run("sync", "now", "--wait", "--timeout", "20")
+    assert_same_rows(source.database, target.database)
+    assert target.database.psql("SELECT price FROM item WHERE id = 1").strip() == "7.00"
+
+
 @pytest.mark.parametrize("option", ["--no-wait", "--json"])
 def test_a_member_can_not_join_again(pair_18: TwoNodes, option: str) -> None:
     source, target = pair_18

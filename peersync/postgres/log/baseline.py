@@ -17,6 +17,7 @@ import asyncpg
 
 from peersync.core.errors import BadRequest
 from peersync.core.names import TableName, quote_literal
+from peersync.core.words import counted
 from peersync.postgres.backup import View, begin_view, open_view, read_view
 from peersync.postgres.log.members import (
     Member,
@@ -103,6 +104,7 @@ async def _take(
 
 async def _admit(conn: asyncpg.Connection, node_id: str, join: JoinRequest) -> None:
     """Makes the one who joins a member, here and, by a transaction, everywhere."""
+    await refuse_with_gaps(conn)
     members = await read_members(conn)
     member = next((m for m in members if m.origin == join.origin), None)
     if member is not None:  # an earlier attempt of the same session: nothing of it is published
@@ -125,6 +127,22 @@ async def _admit(conn: asyncpg.Connection, node_id: str, join: JoinRequest) -> N
         sponsor=replica.origin,
         joined_at=position,
     )
+
+
+async def refuse_with_gaps(conn: asyncpg.Connection) -> None:
+    """BadRequest where changes wait in quarantine: no row has them, so who joins never gets them.
+
+    No log is needed.
+    """
+    if await read_replica(conn) is None:
+        return
+    if waiting := await conn.fetchval(_SQL["waiting"]):
+        raise BadRequest(
+            "nobody can join from the source now: it has changes that are not in its rows",
+            detail=f"{counted(waiting, 'change')} in its quarantine",
+            hint="On the source: peersync quarantine list (retry, edit or skip them), and "
+            "peersync tables list for parked tables. Or join from another member.",
+        )
 
 
 def _group(replica: Replica, members: Sequence[Member]) -> GroupBaseline:

@@ -154,6 +154,7 @@ def join_group(connection: psycopg.Connection, group: GroupBaseline, stage: LogS
             "this database is not joining any more",
             hint="Nothing was changed. Start again: peersync join PEER",
         )
+    cursor.execute(_SQL["settle_waiting"])
     # what is sent again was not caught by a trigger, which would have told
     cursor.execute(_SQL["tell_agent"])
 
