@@ -5,7 +5,8 @@ again, as a change of now, or loses to what the source has. It may only win wher
 known: where the source's log still has everything that this database had not seen, the version
 decides, as in any conflict. Where the log was cut in between, an insert of a new row is made again
 and everything else stays as the source has it: otherwise a row that all others have deleted would
-come back everywhere. What loses is kept as an open conflict, with its image.
+come back everywhere. What loses is kept as an open conflict, with its image; what it wins over, as
+a conflict that has ended.
 """
 
 from __future__ import annotations
@@ -51,15 +52,12 @@ class Reissue:
         A change that was sent before this database was set back is there already: it is known by
         the moment at which it was captured, which no backup sets back.
         """
-        self._run(
-            _ALREADY_THERE.format(
-                entries=self._stage.table("entry").sql, shapes=self._stage.table("shape").sql
-            )
-        )
+        entries, shapes = self._stage.table("entry").sql, self._stage.table("shape").sql
+        self._run(_ALREADY_THERE.format(entries=entries, shapes=shapes))
+        self._run(_INSERTED.format(entries=entries))
         floors = quote_literal(encode_vector({m.origin: m.floor for m in self._group.members}))
         whole = self._connection.execute(_WHOLE.format(floors=floors).encode()).fetchone()
         if whole == (True,):
-            entries, shapes = self._stage.table("entry").sql, self._stage.table("shape").sql
             transactions = self._stage.table("transaction").sql
             self._run(
                 _LOSE_TO_NEWER.format(entries=entries, transactions=transactions, shapes=shapes)
@@ -93,7 +91,8 @@ class Reissue:
         """
         if mirrored:
             self._put_bags_back()
-        for statement in (_KEEP_LOSERS.format(source=self._group.origin), *_FORGET, _MAKE_AGAIN):
+        losers = _KEEP_LOSERS.format(source=self._group.origin)
+        for statement in (losers, _KEEP_BEATEN, *_FORGET, _MAKE_AGAIN):
             self._run(statement)
 
     def _put_bags_back(self) -> None:
@@ -140,7 +139,10 @@ SELECT pg_catalog.format('%I.%I', h.schema_name, h.table_name), h.shape,
 _COLLECT: Final = """
 CREATE TEMP TABLE peersync_reissue ON COMMIT DROP AS
 SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
-       c.*, t.schema_name, t.table_name, false AS loses, NULL::bigint AS rival,
+       c.*, t.schema_name, t.table_name, coalesce(t.strategy, 'newer_wins') AS strategy,
+       pg_catalog.first_value(c.op) OVER row_from_first AS first_op,
+       pg_catalog.first_value(c.at) OVER row_from_first AS first_at,
+       false AS loses, NULL::bigint AS rival,
        NULL::bigint AS rival_position, NULL::bigint AS rival_hlc, NULL::"char" AS rival_op,
        NULL::bigint AS rival_shape, NULL::text AS rival_image
   FROM (SELECT c.id, x.hlc, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
@@ -152,6 +154,7 @@ SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
          WHERE NOT pg_catalog.pg_visible_in_snapshot(
                    c.xid, (SELECT published FROM peersync.replica))) AS c
   JOIN peersync.synced_table AS t USING (tbl)
+WINDOW row_from_first AS (PARTITION BY c.tbl, coalesce(c.key, c.id::text) ORDER BY c.id)
  ORDER BY c.tbl, coalesce(c.key, c.id::text), c.id DESC
 """
 # A TRUNCATE, or a row of a table without a key that is gone: the source has those rows again.
@@ -177,23 +180,41 @@ DELETE FROM peersync_reissue AS r
  WHERE (s.schema_name, s.table_name) = (r.schema_name, r.table_name)
    AND e.key IS NOT DISTINCT FROM r.key AND e.at = r.at AND e.op = r.op
 """
+# An insert that was updated since is an insert: nobody has the row that the update would need.
+_INSERTED: Final = """
+UPDATE peersync_reissue AS r SET op = 'I', old = NULL
+ WHERE r.first_op = 'I' AND r.op = 'U' AND r.key IS NOT NULL
+   AND NOT EXISTS (SELECT FROM {entries} AS e WHERE e.key = r.key AND e.at = r.first_at)
+"""
+# The newest change that the others have made of the row, or a TRUNCATE, if that is newer. What a
+# strategy would make of several changes is not known here: then a person decides.
 _LOSE_TO_NEWER: Final = """
-WITH rival AS (
-    SELECT DISTINCT ON (s.schema_name, s.table_name, e.key)
-           s.schema_name, s.table_name, e.key, e.origin, e.position, t.hlc, e.op, e.shape, e.image
+WITH theirs AS (
+    SELECT s.schema_name, s.table_name, e.key, e.origin, e.position, e.ordinal, t.hlc, e.op,
+           e.shape, e.image
       FROM {entries} AS e
       JOIN {transactions} AS t USING (origin, position)
       JOIN (SELECT DISTINCT ON (shape) shape, schema_name, table_name FROM {shapes}) AS s
            USING (shape)
       LEFT JOIN peersync.member AS m ON m.origin = e.origin
-     WHERE e.position > coalesce(m.applied, 0)
-     ORDER BY s.schema_name, s.table_name, e.key, t.hlc DESC, e.origin DESC, e.ordinal DESC)
+     WHERE e.position > coalesce(m.applied, 0)),
+rival AS (
+    SELECT DISTINCT ON (both_made.id) both_made.*
+      FROM (SELECT r.id, t.origin, t.position, t.ordinal, t.hlc, t.op, t.shape, t.image
+              FROM peersync_reissue AS r
+              JOIN theirs AS t USING (schema_name, table_name, key)
+            UNION ALL
+            SELECT r.id, t.origin, t.position, t.ordinal, t.hlc, t.op, t.shape, t.image
+              FROM peersync_reissue AS r
+              JOIN (SELECT * FROM theirs WHERE op = 'T') AS t USING (schema_name, table_name))
+           AS both_made
+     ORDER BY both_made.id, both_made.hlc DESC, both_made.origin DESC, both_made.ordinal DESC)
 UPDATE peersync_reissue AS r
-   SET loses = r.loses OR rival.hlc > r.hlc, rival = rival.origin, rival_position = rival.position,
+   SET loses = r.loses OR rival.hlc > r.hlc OR r.strategy NOT IN ('newer_wins', 'manual'),
+       rival = rival.origin, rival_position = rival.position,
        rival_hlc = rival.hlc, rival_op = rival.op, rival_shape = rival.shape,
        rival_image = rival.image
-  FROM rival
- WHERE (rival.schema_name, rival.table_name, rival.key) = (r.schema_name, r.table_name, r.key)
+  FROM rival WHERE rival.id = r.id
 """
 _LOSE_TO_ROWS: Final = """
 UPDATE peersync_reissue AS r SET loses = true
@@ -223,11 +244,27 @@ SELECT r.tbl, r.schema_name, r.table_name, r.key,
             THEN 'what it removed can''t be told apart from what the others have'
             WHEN r.rival IS NULL
             THEN 'this server was away too long to tell whose change is newer'
+            WHEN r.rival_hlc <= r.hlc
+            THEN 'both changed it, and ' || r.strategy || ' can''t merge what comes back'
             ELSE 'the change of the others is newer' END,
        'open', coalesce(r.rival, {source}), r.rival_position, r.rival_hlc, r.rival_op,
        r.rival_shape, r.rival_image,
        (SELECT origin FROM peersync.replica), 0, r.id, r.hlc, r.op, r.shape, r.image
   FROM peersync_reissue AS r WHERE r.loses
+"""
+_KEEP_BEATEN: Final = """
+INSERT INTO peersync.conflict
+       (tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
+        kept_origin, kept_position, kept_hlc, kept_op, kept_shape, kept_image,
+        in_origin, in_position, in_ordinal, in_hlc, in_op, in_shape, in_image)
+SELECT r.tbl, r.schema_name, r.table_name, r.key,
+       CASE r.op WHEN 'I' THEN 'insert_exists' WHEN 'D' THEN 'delete_origin_differs'
+                 ELSE 'update_origin_differs' END,
+       'rebaseline', 'incoming', 'the change of this server is newer',
+       CASE r.strategy WHEN 'manual' THEN 'open' ELSE 'resolved' END, r.rival, r.rival_position,
+       r.rival_hlc, r.rival_op, r.rival_shape, r.rival_image,
+       (SELECT origin FROM peersync.replica), 0, r.id, r.hlc, r.op, r.shape, r.image
+  FROM peersync_reissue AS r WHERE NOT r.loses AND r.rival IS NOT NULL
 """
 _FORGET: Final = (
     "DELETE FROM peersync.change",
