@@ -139,6 +139,7 @@ class Attempt:
             self._compared,
             _Notes(self._loader, self._fetcher, self._record, self._compared),
             self._fetcher.patiently,
+            self._fetcher.initiate,
             parallel=self._parallel,
             lock_timeout_s=self._config.full_sync.lock_timeout_s,
         )

@@ -25,6 +25,7 @@ from peersync.agent.orchestration.bulk_api import BulkApi
 from peersync.agent.orchestration.bulk_records import BulkRecords
 from peersync.agent.orchestration.complete import CompleteSyncs
 from peersync.agent.orchestration.complete_api import CompleteApi
+from peersync.agent.orchestration.line import Line
 from peersync.agent.orchestration.schedule_api import ScheduleApi
 from peersync.agent.orchestration.schedule_state import ScheduleFile
 from peersync.agent.orchestration.scheduler import Scheduler, ScheduleView
@@ -69,9 +70,10 @@ class Automation:
         self._spawn = spawn
         self._databases = databases
         self.verifies = verifies
-        self._completes = CompleteSyncs(config, databases, book, ways, spawn)
+        line = Line()  # of all that copies into a database of this node
+        self._completes = CompleteSyncs(config, databases, book, ways, line, spawn)
         self._bulks = BulkSyncs(config, self._completes, BulkRecords(state_dir / "bulk"), spawn)
-        self._sets = TableSets(config, databases, book, jobs, ways, zone)
+        self._sets = TableSets(config, databases, book, jobs, ways, line, zone)
         self._scheduler = Scheduler(
             Starts(config, self._completes, self._bulks, self._sets).entries(),
             ScheduleFile(state_dir),
@@ -104,6 +106,10 @@ class Automation:
             *NotifyApi(self.watcher).routes(),
             *VerifyApi(self.verifies).routes(),
         ]
+
+    def troubles(self) -> tuple[str, ...]:
+        """Sentences for `peersync status`: channels that fail, schedules that were forgotten."""
+        return (*self.watcher.troubles(), *self._scheduler.troubles())
 
     async def schedules(self) -> list[ScheduleView]:
         """What this node starts by itself, and when it will next."""

@@ -220,8 +220,9 @@ class Backups:
     async def report(self, peer: Peer, session: str, report: ProgressReport) -> None:
         """The target's own record. One that failed and may go on lets the backup rest."""
         given = self._find(peer, session)
-        if given.resting:
-            return
+        told = given.backup.progress
+        if given.resting or (told is not None and report.progress.resumed < told.resumed):
+            return  # of an attempt that is over: it was on its way for long
         database = given.backup.request.database
         given.backup.progress = progress = self._checked(given, report.progress)
         given.ring.publish("progress", progress)

@@ -14,6 +14,7 @@ from typing import Literal
 from peersync.agent.check_result import CheckResult, guarded
 from peersync.agent.databases import Databases
 from peersync.agent.member_checks import check_member
+from peersync.agent.orchestration.schedule_state import ScheduleFile
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.config.places import trouble_with
@@ -75,6 +76,9 @@ class Checks:
                     fix='add [database.NAME] with conninfo = "postgresql:///NAME"',
                 )
             )
+        schedules = ScheduleFile(Path(self._config.node.state_dir))
+        for words in await self._workers.run(schedules.troubles):
+            results.append(CheckResult(name="schedules", state="warning", text=words))
         return [*results, await self._disk()]
 
     async def ready(self) -> list[CheckResult]:

@@ -118,7 +118,7 @@ class Fetcher:
     async def run(self) -> None:
         """Raises DumpRestarted, PeerUnreachable when patience ends, and what the source says."""
         self._record.begin(Step.BACKUP, self._now())
-        await self.patiently(self._initiate)
+        await self.patiently(self.initiate)
         async with asyncio.TaskGroup() as group:
             for number in range(self._in_flight):
                 group.create_task(self._fetch_queued(), name=f"fetch-{number}")
@@ -128,7 +128,8 @@ class Fetcher:
         self._record.end(Step.TRANSFER, self._now())
 
     # --- the manifest -------------------------------------------------------------------
-    async def _initiate(self) -> None:
+    async def initiate(self) -> None:
+        """Asks for the backup; harmless while it is made."""
         await self._client.call("POST", "/api/sync/initiate-backup", self._request, Ok)
 
     async def _follow(self) -> None:
@@ -157,7 +158,7 @@ class Fetcher:
                 read_timeout_s=WAIT_S + self._network.read_timeout_s,
             )
         except NotFound:
-            await self._initiate()
+            await self.initiate()
             raise self._forgot() from None
 
     def _forgot(self) -> PeerUnreachable:
@@ -256,7 +257,7 @@ class Fetcher:
 
     async def _ask_again(self) -> None:
         """The peer has lost the chunk: it was restarted, or dumps anew."""
-        await self._initiate()
+        await self.initiate()
         asked = ManifestRequest(wait_s=0)
         page = await self._client.call("POST", f"{self._path}/manifest", asked, ManifestPage)
         if page.generation != self._manifest.generation:

@@ -14,7 +14,7 @@ import asyncpg
 from peersync.agent.check_result import CheckResult, guarded
 from peersync.config.model import Config
 from peersync.core.words import counted
-from peersync.postgres.log.capture import LOCKED, TableState, table_states
+from peersync.postgres.log.capture import LOCKED, TableState, keyless_tables, table_states
 from peersync.postgres.log.members import Replica
 from peersync.postgres.log.parking import parked_tables
 from peersync.postgres.log.prune import LogSize, log_size
@@ -40,6 +40,7 @@ async def check_member(database: Database, replica: Replica, config: Config) -> 
     results = [_result(f"periodic sync of {name}", _part(replica, name, config))]
     checks: tuple[tuple[str, Callable[[asyncpg.Connection], Awaitable[Found]]], ...] = (
         ("captured tables of", _captured),
+        ("keys of the tables of", _keys),
         ("parked tables of", _parked),
         ("sequences of", _sequences),
         ("log of", log),
@@ -111,6 +112,17 @@ async def _captured(conn: asyncpg.Connection) -> Found:
 
 def _lacks_right(state: TableState) -> bool:
     return "right is missing" in (state.reason or "")
+
+
+async def _keys(conn: asyncpg.Connection) -> Found:
+    bags = await keyless_tables(conn)
+    if not bags:
+        return "ok", "every captured table has one", None
+    more = f" and {len(bags) - _NAMED} more" if len(bags) > _NAMED else ""
+    words = ", ".join(map(str, bags[:_NAMED])) + more
+    text = f"{words}: no key; where two nodes change equal rows at once, they may stay different"
+    lines = [f"ALTER TABLE {name.sql} ADD PRIMARY KEY (…);" for name in bags[:_NAMED]]
+    return "warning", text, "\n".join(lines) + "   -- on every node"
 
 
 async def _parked(conn: asyncpg.Connection) -> Found:

@@ -270,7 +270,7 @@ class Node:
             backups,
             self._probe,
             periodic.links,
-            automation.watcher.troubles,
+            automation.troubles,
             automation.verifies.summaries,
         )
         lookout = Lookout(

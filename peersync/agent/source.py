@@ -45,6 +45,7 @@ from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
 from peersync.wire.chunks import ChunkCutter, manifest_digest
+from peersync.wire.delta import Wanted
 from peersync.wire.messages import (
     BackupRequest,
     Baseline,
@@ -130,6 +131,8 @@ class SourceBackup:
             after = asked.after if asked.generation == self._generation else 0
             news = len(self._chunks) > after or self.complete or self.error is not None
             news = news or self._closing or self._waiting_for != self._told_waiting
+            # parts may wait for what the target says of them: it must know them at once
+            news = news or (asked.generation != self._generation and bool(self._parts))
             left = deadline - asyncio.get_running_loop().time()
             if news or left <= 0:
                 return self._page(after)
@@ -182,6 +185,11 @@ class SourceBackup:
         if self._giver is None:
             raise NotFound("this backup has no view of the rows at the moment")
         return self._giver
+
+    async def want(self, wanted: Wanted) -> None:
+        """Notes what the target wants; it may not have heard that it was heard."""
+        if not (self.complete and wanted.generation == self._generation):
+            await self.giver.want(wanted)
 
     def renew(self, request: BackupRequest) -> None:
         """The target has begun anew, and compares its rows anew: so must this. It must not run."""

@@ -95,11 +95,13 @@ def command(ctx: Context, sync_type: str, databases: str | None, dry_run: bool) 
     from peersync.cli.bulk_watch import run_it
 
     lines = Lines(ctx)
-    view = asyncio.run(run_it(ctx, request, lines))
+    view, stopped = asyncio.run(run_it(ctx, request, lines))
     if ctx.json:
         emit_json(msgspec.to_builtins(view))
     else:
         lines.close(view)
+    if view.status == "interrupted" and not stopped:  # its agent has ended
+        return EXIT_FAILED
     return EXIT[view.status]
 
 

@@ -27,13 +27,17 @@ _WAIT_FOR_AGENT_S = 30.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-async def run_it(ctx: Context, request: dict[str, Any], lines: Lines) -> BulkView:
-    """Starts it and shows it; gives how it ended. Locked while another one runs."""
+async def run_it(ctx: Context, request: dict[str, Any], lines: Lines) -> tuple[BulkView, bool]:
+    """Starts it and shows it; gives how it ended, and whether that was asked for here.
+
+    Locked while another one runs.
+    """
     with _Interrupts() as interrupts:
         try:
             async with AgentClient(Path(ctx.config.node.socket)) as agent:
                 view = await agent.post(PATH, request, BulkView)
-                return await _follow(ctx, agent, view, lines, interrupts)
+                view = await _follow(ctx, agent, view, lines, interrupts)
+                return view, interrupts.count > 0
         except asyncio.CancelledError:
             if interrupts.count < 2:
                 raise

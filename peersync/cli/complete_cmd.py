@@ -26,7 +26,7 @@ from peersync.cli.output import (
     print_table,
     size,
 )
-from peersync.core.errors import Cancelled
+from peersync.core.errors import BadRequest, Cancelled, DatabaseUnreachable, NotFound
 from peersync.core.words import counted
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/api/complete-sync"
 LOOK_S: Final = 0.3
+PATIENCE_S: Final = 20.0
 EXIT_CODES: Final = {
     "success": 0, "partial": 3, "error": 1, "interrupted": Cancelled.exit_code,
 }  # fmt: skip
@@ -58,8 +59,8 @@ MARKS: Final = {"success": "✓", "partial": "✗", "error": "✗"}
 def command(click_context: click.Context, /, **options: Any) -> int | None:
     """Bring a database up to date with all its peers that have auto_sync, in the order of adding.
 
-    Exit code 0: with all that were not passed over; 3: with some, or all were passed over; 1: with
-    none; 2: there is no such peer; 6: another one is running; 130: cancelled.
+    Exit code 0: with all, but for those that are paused; 3: with some, or some were passed over
+    after errors; 1: with none; 2: there is no such peer; 6: another one is running; 130: cancelled.
     """
     if click_context.invoked_subcommand is not None:
         return None
@@ -140,7 +141,7 @@ async def _sync(
 
     request = {
         "database": ctx.database_name(database),
-        "peers": [name.strip() for name in (peers or "").split(",") if name.strip()],
+        "peers": _names(peers),
         "syncType": sync_type,
         "parallel": parallel,
         "retryFailed": retry_failed,
@@ -161,6 +162,14 @@ async def _sync(
     return EXIT_CODES[view.status]
 
 
+def _names(peers: str | None) -> list[str]:
+    """An empty list would mean all peers, which nobody can have meant by --peers ""."""
+    names = [name.strip() for name in peers.split(",")] if peers is not None else []
+    if not all(names):
+        raise BadRequest("--peers needs names with commas between, for example: a,b")
+    return names
+
+
 async def _watch(ctx: Context, agent: AgentClient, view: CompleteView) -> CompleteView:
     """Until it has ended; a line for each peer that has. Ctrl-C ends the run, too."""
     shown: set[str] = set()
@@ -173,11 +182,24 @@ async def _watch(ctx: Context, agent: AgentClient, view: CompleteView) -> Comple
             if view.status != "running":
                 return view
             await asyncio.sleep(LOOK_S)
-            view = await agent.get(f"{PATH}/{view.id}", type(view))
+            view = await _again(agent, view)
     except asyncio.CancelledError:
         by = {"requestedBy": user_name()}
         await agent.post(f"{PATH}/{view.id}/cancel", by, type(view))
         raise
+
+
+async def _again(agent: AgentClient, view: CompleteView) -> CompleteView:
+    """The record as it is now. While its database starts again the run waits, and so does this."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + PATIENCE_S
+    while True:
+        try:
+            return await agent.get(f"{PATH}/{view.id}", type(view))
+        except (DatabaseUnreachable, NotFound):  # it is looked for in every database that answers
+            if loop.time() > until:
+                raise
+        await asyncio.sleep(LOOK_S)
 
 
 def _started(ctx: Context, view: CompleteView) -> int:
@@ -211,16 +233,16 @@ def _print_peer(ctx: Context, view: CompleteView, peer: PeerResult, number: int)
         return
     line = f"[{number}/{view.peers_total}] {MARKS.get(peer.status, '○')} {clean(peer.peer)} – "
     (print_err if failed else print_out)(line + _came_of(peer))
-    if peer.error is not None and peer.error.hint:
+    if failed and peer.error is not None and peer.error.hint:
         print_err(f"    {flat(peer.error.hint)}")
 
 
 def _came_of(peer: PeerResult) -> str:
     done = f"{peer.way}, {counted_rows(peer.rows)} ({duration(peer.seconds)})"
-    if peer.error is not None:
-        return f"{flat(peer.error.message)} ({duration(peer.seconds)})"
     if peer.status in ("skipped", "not_run"):
         return f"{peer.status.replace('_', ' ')}: {flat(peer.reason or 'no reason is known')}"
+    if peer.error is not None:
+        return f"{flat(peer.error.message)} ({duration(peer.seconds)})"
     return f"{done}: {flat(peer.reason)}" if peer.reason else done
 
 

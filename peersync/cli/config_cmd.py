@@ -98,6 +98,27 @@ def _findings(ctx: Context) -> Iterator[Finding]:
         yield _check_database(ctx, name)
     for directory in ctx.config.tools.bindirs:
         yield from _check_bindir(directory)
+    yield from _check_peers(ctx)
+
+
+def _check_peers(ctx: Context) -> Iterator[Finding]:
+    """A name that no pairing knows has no effect, or makes a table set fail."""
+    from peersync.transport.peers import PeerBook
+
+    named = [(f"peer.{name}", name) for name in ctx.config.peer]
+    named += [(f"table_set.{one.name}.peers", p) for one in ctx.config.table_set for p in one.peers]
+    path = Path(ctx.config.node.state_dir) / "peers.json"
+    try:
+        if not named or not path.exists():
+            return
+        known = {peer.name for peer in PeerBook(path, "").peers()}
+    except (PeersyncError, OSError):  # it belongs to the agent; `peersync check` reads it
+        return
+    for where, name in named:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            detail = f"this node is paired with no {name}; with: {listed}"
+            yield Finding(where, "WARNING", detail, "peersync peer list")
 
 
 def _check_bindir(directory: str) -> Iterator[Finding]:

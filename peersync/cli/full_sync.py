@@ -166,20 +166,20 @@ async def _run(ctx: Context, request: dict[str, Any], run: Run) -> JobView | Non
         if run.dry_run or not run.yes:
             planned = await agent.post(PATH, {**request, "dryRun": True}, Started)
             if not run.dry_run or not ctx.json:
-                _show_plan(ctx, planned.plan, _verb(request))
+                show_plan(ctx, planned.plan, _verb(request))
             if run.dry_run:
                 if ctx.json:
                     emit_json(msgspec.to_builtins(planned))
                 return None
-            _confirm(ctx, planned.plan)
+            confirm(ctx, planned.plan)
         started = await agent.post(PATH, request, Started)
         assert started.job is not None
         if run.yes:
-            _show_plan(ctx, started.plan, _verb(request))
+            show_plan(ctx, started.plan, _verb(request))
         if not run.wait:
             _announce(ctx, started)
             return None
-        return await _follow(ctx, agent, started.job, run.mode)
+        return await follow_job(ctx, agent, started.job, run.mode)
 
 
 def _announce(ctx: Context, started: Started) -> None:
@@ -197,10 +197,10 @@ async def watch_job(ctx: Context, job: str, mode: str) -> JobView | None:
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
         view = await agent.get(job_path(job), JobView)
-        return await _follow(ctx, agent, view.id, mode)
+        return await follow_job(ctx, agent, view.id, mode)
 
 
-async def _follow(ctx: Context, agent: AgentClient, job: str, mode: str) -> JobView | None:
+async def follow_job(ctx: Context, agent: AgentClient, job: str, mode: str) -> JobView | None:
     from peersync.cli.progress import Mode
     from peersync.cli.watch import Detached, follow
 
@@ -231,7 +231,7 @@ def report(ctx: Context, view: JobView | None, mode: str) -> int:
     return exit_code(view)
 
 
-def _confirm(ctx: Context, plan: Plan) -> None:
+def confirm(ctx: Context, plan: Plan) -> None:
     """Asks for the database's name, but only when something can be lost."""
     if not plan.overwrites:
         return
@@ -265,7 +265,7 @@ def _verb(request: dict[str, Any]) -> str | None:
     return "rebaseline" if request["anew"] else "merge" if request["merge"] else "join"
 
 
-def _show_plan(ctx: Context, plan: Plan, verb: str | None) -> None:
+def show_plan(ctx: Context, plan: Plan, verb: str | None = None) -> None:
     if ctx.quiet or ctx.json:
         return
     for line in plan_lines(plan, verb):

@@ -13,6 +13,7 @@ import msgspec
 from peersync.cli.context import Context
 from peersync.cli.full_sync import full_sync, join_options
 from peersync.cli.output import emit_json, print_err
+from peersync.cli.seconds import Seconds
 from peersync.core.errors import BadRequest, PeersyncError
 
 
@@ -62,7 +63,7 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0, 240),
+    type=Seconds(0, 240),
     default=60.0,
     show_default=True,
     metavar="S",

@@ -61,6 +61,7 @@ VERBS: dict[str, Verb] = {
     "sequences": Verb("Sync", "peersync.cli.sequences_cmd:command", "Keep new keys apart."),
     "bulk-sync": Verb("Sync", "peersync.cli.bulk_cmd:command", "Sync every database here."),
     "verify": Verb("Look", "peersync.cli.verify_cmd:command", "Prove that two sides are equal."),
+    "repair": Verb("Sync", "peersync.cli.repair_cmd:command", "Make what differs equal again."),
     "undo": Verb("Sync", "peersync.cli.undo_cmd:command", "Put back what a sync has changed."),
     "run": Verb("Sync", "peersync.cli.run_cmd:command", "Bring the table sets that are due along."),
     "schedule": Verb("Sync", "peersync.cli.schedule_cmd:command", "List, pause, run schedules."),

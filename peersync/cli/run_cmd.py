@@ -49,9 +49,11 @@ def command(
     """Bring every table set that is due up to date: incremental ones first, then by priority.
 
     The agent does it, one set after the other; Ctrl-C ends the waiting only. A set that is
-    running already is named and not begun twice. Exit code 3: some failed or were left out;
-    1: all did.
+    running already is named and not begun twice. Whoever else is at work in the database is
+    waited for. Exit code 3: some failed or were left out; 1: all failed.
     """
+    if not all(name.strip() for name in sets):
+        raise BadRequest("--set needs the name of a table set", hint="peersync run --dry-run")
     if history:
         if len(sets) > 1 or force or dry_run:
             raise BadRequest("--history goes with one --set and --limit only")
@@ -94,7 +96,7 @@ def _result(ctx: Context, done: SetsResult) -> int:
 
     if ctx.json:
         emit_json(msgspec.to_builtins(done))
-        return _EXIT[done.result]
+        return _code(done)
     for run in done.runs:
         took = f" ({duration(run.seconds)})" if run.seconds is not None else ""
         arrow = "from" if run.direction == "pull" else "to"
@@ -106,7 +108,12 @@ def _result(ctx: Context, done: SetsResult) -> int:
         _print_not_run(done.not_run)
         if done.result == "nothing" and not done.not_run:
             print_err("there is no table set; see [[table_set]] in the configuration")
-    return _EXIT[done.result]
+    return _code(done)
+
+
+def _code(done: SetsResult) -> int:
+    """What was skipped was left out, and has a run that says so."""
+    return _EXIT["partly" if done.result == "nothing" and done.runs else done.result]
 
 
 def _plan(ctx: Context, plan: SetsPlan) -> int:

@@ -64,13 +64,14 @@ def _print(ctx: Context, status: Status) -> None:
     if status.links:
         print_out("")
         print_table(
-            ("database", "peer", "state", "last sync", "what now"),
+            ("database", "peer", "state", "last sync", "verified", "what now"),
             [
                 (
                     link.database,
                     link.peer,
                     link.state,
                     _last(link, now),
+                    _verified(link, now),
                     flat(link.hint or link.problem or "") or None,
                 )
                 for link in status.links
@@ -84,6 +85,23 @@ def _print(ctx: Context, status: Status) -> None:
         print_out(one_line(progress))
     for progress in status.giving:
         print_out(one_line(progress, giving=True))
+
+
+def _verified(link: LinkStatus, now: datetime) -> str | None:
+    """ "identical 2 h ago", "differs since 3 d ago"; None where it never was."""
+    proof = link.proof
+    if proof is None:
+        return None
+    if proof.differs_since is not None:
+        return f"differs since {_when(proof.differs_since, now)}"
+    if proof.proved_at is not None:
+        left = f", {proof.not_compared} tables not compared" if proof.not_compared else ""
+        return f"identical {_when(proof.proved_at, now)}{left}"
+    return f"not proved {_when(proof.checked_at, now)}"
+
+
+def _when(then: str, now: datetime) -> str:
+    return ago(datetime.fromisoformat(then), now)
 
 
 def _last(link: LinkStatus, now: datetime) -> str:

@@ -12,6 +12,7 @@ import msgspec
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
 from peersync.cli.output import clean, duration, emit_json, indented, print_err, print_out
+from peersync.cli.seconds import Seconds
 from peersync.core.errors import Locked, NotFound, PeerUnreachable
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def safe(
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(0.1, 86_400),
+    type=Seconds(0.1, 86_400),
     default=60.0,
     show_default=True,
     metavar="S",

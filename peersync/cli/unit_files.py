@@ -18,8 +18,11 @@ from typing import Final
 from peersync import __version__
 
 PROGRAM: Final = "/usr/bin/peersync"  # in the files as they ship
-SERVICES: Final = ("peersync-agent.service", "peersync-periodic.service", "peersync-bulk.service")
-UNITS: Final = (*SERVICES, "peersync-bulk.timer")
+SERVICES: Final = (
+    "peersync-agent.service", "peersync-periodic.service", "peersync-bulk.service",
+    "peersync-verify.service",
+)  # fmt: skip
+UNITS: Final = (*SERVICES, "peersync-bulk.timer", "peersync-verify.timer")
 OTHERS: Final = {"peersync.sysusers": "etc/sysusers.d", "peersync.tmpfiles": "etc/tmpfiles.d"}
 SYSTEM_UNITS: Final = "etc/systemd/system"
 

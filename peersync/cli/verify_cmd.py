@@ -17,6 +17,7 @@ import msgspec
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
 from peersync.cli.output import ago, duration, emit_json, print_err, print_table
+from peersync.cli.seconds import Seconds
 from peersync.core.errors import BadRequest, Cancelled, error_class
 
 if TYPE_CHECKING:
@@ -37,14 +38,17 @@ class _RunByDefault(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = next((word for word in args if not word.startswith("-")), None)
-        if first not in _FIRST_WORDS and "--help" not in args:
+        if first not in _FIRST_WORDS and args != ["--help"]:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
 
 @click.group(cls=_RunByDefault)
 def command() -> None:
-    """Prove that a database is the same here and on a peer, or say which rows differ."""
+    """Prove that a database is the same here and on a peer, or say which rows differ.
+
+    `peersync verify PEER` is `peersync verify run PEER`, and takes its options.
+    """
 
 
 @command.command()
@@ -55,7 +59,7 @@ def command() -> None:
 @click.option("--rows", is_flag=True, help="Say of each row which columns differ.")
 @click.option("--values", is_flag=True, help="And what is in them, here and there.")
 @click.option("--paranoid", is_flag=True, help="128 bits of SHA-256 a row; slower.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(1), help="Give up after.")
+@click.option("--timeout", metavar="SECONDS", type=Seconds(1), help="Give up after.")
 @click.option("--all", "every", is_flag=True, help="Every database with every peer, in turn.")
 @click.pass_obj
 def run(ctx: Context, /, peer: str | None, *, every: bool, **options: Any) -> int:
@@ -182,7 +186,7 @@ async def _run(ctx: Context, peer: str | None, **options: Any) -> int:
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
         views = await agent.post(PATH, request, list[VerifyView])
         try:
-            ended = [await _watch(ctx, agent, view, options["values"]) for view in views]
+            ended = [await watched(ctx, agent, view, values=options["values"]) for view in views]
         except asyncio.CancelledError:
             by = {"requestedBy": user_name()}
             for view in views:
@@ -191,7 +195,9 @@ async def _run(ctx: Context, peer: str | None, **options: Any) -> int:
     return _shown(ctx, ended)
 
 
-async def _watch(ctx: Context, agent: AgentClient, view: VerifyView, values: bool) -> VerifyView:
+async def watched(
+    ctx: Context, agent: AgentClient, view: VerifyView, *, values: bool
+) -> VerifyView:
     """Until it has ended."""
     from peersync.cli.verify_view import Line
 
@@ -213,13 +219,13 @@ def _shown(ctx: Context, views: Sequence[VerifyView]) -> int:
         emit_json(one)
     codes = set()
     for view in views:
-        codes.add(_exit_code(view))
+        codes.add(exit_code_of(view))
         if not ctx.json:
             print_view(view, quiet=ctx.quiet, color=ctx.color)
     return next((code for code in _WORST_FIRST if code in codes), max(codes, default=0))
 
 
-def _exit_code(view: VerifyView) -> int:
+def exit_code_of(view: VerifyView) -> int:
     if view.state == "cancelled":
         return Cancelled.exit_code
     if view.error is not None:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date, time
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -238,7 +239,7 @@ def _entries(name: str, raw: Any, where: str) -> Iterator[Table]:
                     file=where,
                 )
         try:
-            yield msgspec.convert(entry, kind)
+            yield msgspec.convert(_without_dates(entry), kind)
         except msgspec.ValidationError as error:
             raise ConfigError(
                 f"{name} {shown(called)} in {where} is not valid",
@@ -247,6 +248,15 @@ def _entries(name: str, raw: Any, where: str) -> Iterator[Table]:
                 path=f"{name}.{called}",
                 file=where,
             ) from error
+
+
+def _without_dates(value: Any) -> Any:
+    """TOML has dates and times; here they are the text that PostgreSQL reads."""
+    if isinstance(value, dict):
+        return {key: _without_dates(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_without_dates(one) for one in value]
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def _derive(values: Values, path: Path, environ: Mapping[str, str], uid: int) -> None:
@@ -327,10 +337,17 @@ def _check_paths(config: Config, values: Values) -> None:
 
 def _check_rules(config: Config, values: Values) -> None:
     for path, why in violations(config):
-        origin = values.get(tuple(path.split(".")), (None, "default"))[1]
+        origin = _origin_of(path, values)
         raise ConfigError(
             f"{path} is not valid", detail=f"{why} ({origin})", hint=CHECK_AGAIN, path=path
         )
+
+
+def _origin_of(path: str, values: Values) -> str:
+    """Of a value, or of the list or table that it is in."""
+    key = tuple(path.split("."))
+    known = next((key[:n] for n in range(len(key), 0, -1) if key[:n] in values), None)
+    return values[known][1] if known is not None else "default"
 
 
 def _check_filters(config: Config) -> None:

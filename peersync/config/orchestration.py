@@ -154,8 +154,20 @@ def trouble_of_sets(sets: tuple[TableSet, ...], databases: set[str]) -> Iterator
             yield from _tried(f"{path}.span", parse_span, one.span)
         elif one.column or one.span:
             yield f"{path}.method", 'column and span are for method = "window"'
+        for condition in one.filter:
+            if (why := _trouble_of_condition(condition)) is not None:
+                yield f"{path}.filter", why
         if one.method == "incremental" and one.filter:
             yield f"{path}.filter", "changes travel whole: a filter is for full and window"
+
+
+def _trouble_of_condition(one: Condition) -> str | None:
+    """What the other node would refuse."""
+    if isinstance(one.value, tuple) != (one.op == "in"):
+        return f"{one.column} {one.op}: one value; a list of them for in, and only there"
+    if one.value == ():
+        return f"{one.column} in: the list is empty, so no row would ever travel"
+    return None
 
 
 def trouble_of_schedules(

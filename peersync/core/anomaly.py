@@ -84,7 +84,7 @@ def find_anomalies(
         if usual.has_seen(value, least):
             continue
         score = (value - usual.middle) / max(usual.spread, least / LIMIT)
-        if abs(score) > LIMIT:
+        if abs(score) >= LIMIT - 1e-9:  # exactly `least` more than never is worth a word
             reason = _reason(day, value, usual, what, show)
             found.append(Anomaly(day, value, usual.middle, round(score, 1), reason))
     return found

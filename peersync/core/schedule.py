@@ -74,6 +74,17 @@ class When:
         """Whether a time of it lies between `last` and `now`: then one run makes up for all."""
         return _seconds(self.after(last), now) >= 0
 
+    def opens(self, due: datetime) -> datetime:
+        """What began at this time or later, in whichever agent, was the turn of `due`.
+
+        Two agents with the same interval do not begin at the same moment.
+        """
+        if self.every_s is None:
+            assert self.cron is not None
+            return next(CronSim(self.cron, due + timedelta(seconds=1), reverse=True))
+        half = timedelta(seconds=self.every_s / 2)
+        return (due.astimezone(UTC) - half).astimezone(due.tzinfo)
+
     def turn(self, last: datetime, now: datetime, *, catch_up: bool, late_s: float) -> Turn:
         """What to do at `now`, where the last turn was (or counts as) due at `last`.
 

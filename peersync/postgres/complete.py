@@ -14,20 +14,45 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from peersync.core.errors import (
+    Cancelled,
+    DatabaseError,
+    DatabaseUnreachable,
+    DiskFull,
+    Locked,
+    PermissionMissing,
+    RowsLocked,
+    ToolMissing,
+)
 from peersync.core.results import ErrorRecord
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
 
+# What is wrong with this node; a peer's own failures come as PeerFailed.
+_OURS = tuple(
+    kind.code
+    for kind in (
+        Locked,
+        RowsLocked,
+        DatabaseError,
+        DatabaseUnreachable,
+        PermissionMissing,
+        DiskFull,
+        ToolMissing,
+        Cancelled,
+    )
+)
 LEASE = "complete"  # who holds it runs a complete sync of the database
 
 
 class PeerTurn(NamedTuple):
-    """A peer of a run, in its turn; `reason` where it is passed over."""
+    """A peer of a run, in its turn; `reason` where it is passed over, `error` where that is bad."""
 
     node_id: str
     name: str
     way: str
     reason: str | None
+    error: ErrorRecord | None = None
 
 
 class PeerEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +121,16 @@ class Completes:
             await conn.executemany(
                 self._sql["add_peer"],
                 [
-                    (uuid.UUID(complete), place, p.node_id, p.name, p.way, status, p.reason)
+                    (
+                        uuid.UUID(complete),
+                        place,
+                        p.node_id,
+                        p.name,
+                        p.way,
+                        status,
+                        p.reason,
+                        _json(p.error) if p.error else None,
+                    )
                     for place, (p, status) in enumerate(waiting, 1)
                 ],
             )
@@ -106,6 +140,10 @@ class Completes:
 
     async def peer_way(self, complete: str, place: int, way: str) -> None:
         await self._of_peer("peer_way", complete, place, way)
+
+    async def peer_waits(self, complete: str, place: int, words: str) -> None:
+        """For whom, while others are at work in the database."""
+        await self._of_peer("peer_waits", complete, place, words)
 
     async def peer_session(self, complete: str, place: int, session: str) -> None:
         await self._of_peer("peer_session", complete, place, uuid.UUID(session))
@@ -149,6 +187,12 @@ class Completes:
             rows = await conn.fetch(self._sql["history"], limit, prefix, _uuid(bulk))
         return [_entry(row) for row in rows]
 
+    async def begun_since(self, since: datetime) -> tuple[str, str, datetime] | None:
+        """(id, node, when) of the first one with all peers since then that did not fail."""
+        async with self._database.acquire("reading the complete syncs") as conn:
+            row = await conn.fetchrow(self._sql["begun_since"], since)
+        return (row["complete_id"].hex, row["node_name"], row["started_at"]) if row else None
+
     async def by_request_key(self, key: str) -> tuple[str, str] | None:
         """(id, digest of the request) of what this Idempotency-Key started within a day."""
         async with self._database.acquire("reading the complete syncs") as conn:
@@ -156,9 +200,12 @@ class Completes:
         return (row["complete_id"].hex, row["digest"]) if row is not None else None
 
     async def failures(self, peers: Sequence[str]) -> dict[str, Failed]:
-        """Of these peers, by node id; without those that went well the last time."""
+        """Of these peers, by node id; without those that went well the last time.
+
+        What is wrong here, and not with the peer, does not count.
+        """
         async with self._database.acquire("reading the complete syncs") as conn:
-            rows = await conn.fetch(self._sql["failures"], list(peers))
+            rows = await conn.fetch(self._sql["failures"], list(peers), list(_OURS))
         return {r["peer_id"]: Failed(r["times"], r["last_at"], r["message"]) for r in rows}
 
 

@@ -85,14 +85,19 @@ class Order:
 
 
 async def read_order(conn: asyncpg.Connection, shape: Shape) -> Order:
-    """The order of a table as it is here now. SchemaMismatch where its key is gone."""
+    """The order of a table as it is here now. SchemaMismatch where it is not what `shape` says.
+
+    Hashes of a column that was altered meanwhile would differ from those of the other side.
+    """
+    sql, name = queries("digest"), shape.table
+    types = await conn.fetchval(sql["column_types"], name.schema, name.name, list(shape.columns))
+    if tuple(types or ()) != shape.types:
+        raise SchemaMismatch(f"{name} is being altered: its columns are not what they were")
     if not shape.key:
         return _of_rows(shape)
-    found = await conn.fetchrow(
-        queries("digest")["key_order"], shape.table.schema, shape.table.name, list(shape.key)
-    )
+    found = await conn.fetchrow(sql["key_order"], name.schema, name.name, list(shape.key))
     if found is None or found["plain"] is None or len(found["plain"]) != len(shape.key):
-        raise SchemaMismatch(f"{shape.table} has no longer the key ({', '.join(shape.key)})")
+        raise SchemaMismatch(f"{name} has no longer the key ({', '.join(shape.key)})")
     return _of_key(shape, found["plain"], indexed=found["indexed"])
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger("peersync.locks")
 
 LOOK_EVERY_S = 2.0
 _PATIENCE_S = 10.0  # for the statements of the last holder, which have been told to end
+_RECONNECT_S = 20.0  # for a server that starts again
+_AGAIN_S = 0.5
 _OWN_GHOST_S = 5.0  # for a connection of the same job that the server has not seen ending yet
 
 
@@ -81,16 +83,27 @@ class Lease:
         """Runs while the lease is held; a connection that was lost is replaced.
 
         Raises Locked when another holder has come meanwhile, and DatabaseUnreachable when
-        there is no connection to be had: what runs under this lease must end then.
+        there is no connection to be had for some time, in which a server may start again: what
+        runs under this lease must end then.
         """
+        loop = asyncio.get_running_loop()
         await self._look_until_lost(connection)
+        lost_at = loop.time()
+        log.warning("job %s: the connection of its lease was lost", self._holder.job)
         while True:
-            log.warning("job %s: the connection of its lease was lost", self._holder.job)
-            async with self._database.connect(
-                f"lease/{self._holder.job[:8]}", what="taking the lease again"
-            ) as replacement:
-                await self._lock(replacement)
-                await self._look_until_lost(replacement)
+            try:
+                async with self._database.connect(
+                    f"lease/{self._holder.job[:8]}", what="taking the lease again"
+                ) as replacement:
+                    with translated("taking the lease again"):
+                        await self._lock(replacement)
+                    await self._look_until_lost(replacement)
+                    lost_at = loop.time()
+                    log.warning("job %s: the connection of its lease was lost", self._holder.job)
+            except DatabaseUnreachable:
+                if loop.time() - lost_at > _RECONNECT_S:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
 
     async def _look_until_lost(self, connection: Any) -> None:
         while True:

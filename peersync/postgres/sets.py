@@ -65,13 +65,16 @@ class SetRuns:
         self._database = database
 
     @asynccontextmanager
-    async def held(self, name: str, peer_id: str, holder: Holder) -> AsyncIterator[None]:
-        """Only the block runs this set with this peer. Raises Locked, naming who else does."""
+    async def held(self, name: str, peer_id: str, holder: Holder) -> AsyncIterator[list[int]]:
+        """Only the block runs this set with this peer. Raises Locked, naming who else does.
+
+        Gives the runs that a dead agent had left, which are interrupted now.
+        """
         try:
             async with lease(self._database, f"set/{name}/{peer_id}", holder):
                 async with self._database.acquire("looking for what was interrupted") as conn:
-                    await conn.fetch(_sql("interrupt"), name, peer_id)
-                yield
+                    ended = await conn.fetch(_sql("interrupt"), name, peer_id)
+                yield [row["run_id"] for row in ended]
         except Locked as exc:
             if (other := exc.data.get("holder")) is None:
                 raise

@@ -52,6 +52,8 @@ class InviteReply(msgspec.Struct, frozen=True):
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
+    """`line`: of the invite; people paste it with the command before it, too."""
+
     line: str
     address: str | None = None
 
@@ -137,7 +139,8 @@ def peer_book_routes(
 
     async def join(request: web.Request) -> web.Response:
         wanted = await read_message(request, JoinRequest, limit=MAX_BODY_BYTES)
-        return json_response(view(await desk.join(wanted.line, wanted.address)), status=201)
+        *_command, line = wanted.line.split() or [""]
+        return json_response(view(await desk.join(line, wanted.address)), status=201)
 
     async def list_peers(request: web.Request) -> web.Response:
         views = [view(peer) for peer in book.peers()]

@@ -39,6 +39,7 @@ class DigestRequest(Message, frozen=True, kw_only=True):
     what: Wanted
     table: TableRef | None = None
     columns: Names = ()
+    types: Annotated[tuple[str, ...], msgspec.Meta(max_length=1700)] = ()  # of the one asked
     key: Annotated[tuple[Name, ...], msgspec.Meta(max_length=64)] = ()
     as_text: Names = ()
     numbers: Names = ()

@@ -42,8 +42,9 @@ SELECT coalesce(jsonb_object_agg(s.name, s.value), '{}')
          '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regconfig,regdictionary,'
          'regnamespace,regrole,regcollation}')) AS s (name, value, types)
  WHERE EXISTS (SELECT FROM parts WHERE parts.oid = ANY (s.types))
-    OR EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid  -- an extension's: who knows
-                WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
+    OR s.name <> 'quote_all_identifiers'  -- an extension's: who knows
+       AND EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid
+                    WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
 $$;
 
 -- How a key's column is written so that equal values have one text: 'text' as it is, the name of

@@ -65,6 +65,17 @@ ON CONFLICT (schema_name, table_name) DO NOTHING;
 -- $1 schema, $2 table
 SELECT tbl FROM peersync.synced_table WHERE schema_name = $1 AND table_name = $2;
 
+-- name: vacuum_gives_way
+-- Autovacuum ends for whoever has waited for its table that long: milliseconds; null where none runs.
+-- $1 oid
+SELECT (SELECT s.setting::bigint FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout')
+  FROM pg_catalog.pg_locks AS l
+  JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid AND a.backend_type = 'autovacuum worker'
+ WHERE l.relation = $1::bigint::oid AND l.granted AND l.mode = 'ShareUpdateExclusiveLock'
+   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d
+                      WHERE d.datname = pg_catalog.current_database())
+ LIMIT 1;
+
 -- name: install
 -- Makes or renews the capture of a relation; gives the number of its rows that were logged.
 -- Null: there is no such table number.
@@ -148,6 +159,13 @@ SELECT s.tbl, s.schema_name, s.table_name, s.shape, s.strategy, s.parked,
       LEFT JOIN pg_catalog.pg_trigger AS g
              ON g.tgrelid = r.oid AND g.tgname IN ('peersync_i', 'peersync_u', 'peersync_d',
                                                    'peersync_t', 'peersync_b')) AS x ON true
+ ORDER BY s.schema_name, s.table_name;
+
+-- name: keyless
+-- Captured tables whose rows are told apart by nothing.
+SELECT s.schema_name, s.table_name
+  FROM peersync.synced_table AS s JOIN peersync.shape AS h USING (shape)
+ WHERE s.state = 'captured' AND h.key = '{}'
  ORDER BY s.schema_name, s.table_name;
 
 -- name: catalog_stamp

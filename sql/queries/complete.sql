@@ -9,10 +9,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: add_peer
 -- Records a peer in its turn, or that it is passed over, and why.
--- $1 id, $2 place, $3 peer id, $4 peer name, $5 way, $6 status, $7 reason
+-- $1 id, $2 place, $3 peer id, $4 peer name, $5 way, $6 status, $7 reason, $8 error as jsonb
 INSERT INTO peersync.peer_sync_references
-       (complete_id, place, peer_id, peer_name, way, status, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+       (complete_id, place, peer_id, peer_name, way, status, reason, error)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: peer_began
 -- A peer's turn has come, or it is tried again.
@@ -25,6 +25,11 @@ UPDATE peersync.peer_sync_references
 -- What is done for a peer is not what is set: there is no baseline yet.
 -- $1 id, $2 place, $3 way
 UPDATE peersync.peer_sync_references SET way = $3 WHERE complete_id = $1 AND place = $2;
+
+-- name: peer_waits
+-- For whom a peer waits while it has its turn.
+-- $1 id, $2 place, $3 in words
+UPDATE peersync.peer_sync_references SET reason = $3 WHERE complete_id = $1 AND place = $2;
 
 -- name: peer_session
 -- The full sync that was started for a peer.
@@ -116,10 +121,18 @@ SELECT complete_id, configuration ->> 'request_digest' AS digest
    AND started_at > clock_timestamp() - interval '1 day'
  ORDER BY started_at DESC LIMIT 1;
 
+-- name: begun_since
+-- The first complete sync with all peers that has begun since then and did not fail.
+-- $1 time
+SELECT complete_id, node_name, started_at FROM peersync.complete_syncs
+ WHERE started_at >= $1 AND status IN ('success', 'partial') AND retry_of IS NULL
+   AND configuration -> 'peers' = '[]'
+ ORDER BY started_at LIMIT 1;
+
 -- name: failures
 -- How often in a row each of these peers has failed, when last, and with what. A peer that went
--- well in part was reached.
--- $1 node ids
+-- well in part was reached. What this database or its disk refused is not the peer's fault.
+-- $1 node ids, $2 codes of errors that do not count
 SELECT asked.peer_id, failed.times, failed.last_at, failed.message
   FROM unnest($1::text[]) AS asked (peer_id)
  CROSS JOIN LATERAL (
@@ -130,5 +143,6 @@ SELECT asked.peer_id, failed.times, failed.last_at, failed.message
        SELECT count(*) AS times, max(r.completed_at) AS last_at,
               (array_agg(r.error ->> 'message' ORDER BY r.completed_at DESC))[1] AS message
          FROM peersync.peer_sync_references r
-        WHERE r.peer_id = asked.peer_id AND r.status = 'error' AND r.completed_at > good.at) failed
+        WHERE r.peer_id = asked.peer_id AND r.status = 'error' AND r.completed_at > good.at
+          AND coalesce(r.error ->> 'code', '') <> ALL ($2::text[])) failed
  WHERE failed.times > 0;

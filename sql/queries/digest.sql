@@ -13,6 +13,16 @@ SELECT pg_catalog.getdatabaseencoding() || ' ' || pg_catalog.hashtextextended(
                ROW(1.0::float8, '[0:1]={1,2}'::int[], '{"b": 1, "a": null}'::jsonb)::text
                    COLLATE pg_catalog."C"), 0)::text COLLATE pg_catalog."C", 0)::text AS probe;
 
+-- name: column_types
+-- The types of some columns of a table, null for those that are not there.
+-- $1 schema, $2 table, $3 columns
+SELECT pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDER BY w.n) AS types
+  FROM pg_catalog.unnest($3::text[]) WITH ORDINALITY AS w (name, n)
+  LEFT JOIN (pg_catalog.pg_attribute a
+             JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relname = $2
+             JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace AND s.nspname = $1)
+         ON a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped;
+
 -- name: key_order
 -- Which columns of a key are ordered by their bytes here whatever collation is asked for, and
 -- whether a btree index begins with just these columns, so that a range of keys is a range of it.

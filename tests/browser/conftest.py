@@ -35,13 +35,21 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def show(chromium: Browser) -> AsyncIterator[Show]:
-    """`await show(node)`: a page of a node, logged in. What it complains of fails the test."""
+    """`await show(node)`: a page of a node, logged in. What it complains of fails the test.
+
+    `beside`: in the same browser as that one.
+    """
     opened: list[Watched] = []
 
     async def one(
-        node: Node, *, size: ViewportSize = DESKTOP, scheme: Scheme = "light", login: bool = True
+        node: Node,
+        *,
+        size: ViewportSize = DESKTOP,
+        scheme: Scheme = "light",
+        login: bool = True,
+        beside: Watched | None = None,
     ) -> Watched:
-        page = await watched(chromium, node, size=size, scheme=scheme)
+        page = await watched(chromium, node, size=size, scheme=scheme, beside=beside)
         opened.append(page)
         if login:
             await page.login()

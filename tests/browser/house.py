@@ -93,6 +93,17 @@ def conflict(house: House, row: int) -> None:
     wait_until("the later one has won", lambda: cents(a, row) == cents(b, row) == "222")
 
 
+def refused(house: House, row: int) -> None:
+    """A change of server-a that server-b cannot apply, and keeps in quarantine."""
+    a, b = stock(house.a), stock(house.b)
+    b.database.psql(f"CREATE UNIQUE INDEX one_price ON prices (cents) WHERE id >= {row}")
+    a.database.psql(f"INSERT INTO prices VALUES ({row}, 5), ({row + 1}, 5)")
+    wait_until(
+        "it is in quarantine",
+        lambda: b.database.psql("SELECT count(*) FROM peersync.quarantine") != "0",
+    )
+
+
 def cents(node: Node, row: int) -> str:
     """The price of a row in the database that is kept in step."""
     return stock(node).database.psql(f"SELECT cents FROM prices WHERE id = {row}")

@@ -12,8 +12,9 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.conftest import Show
-from tests.browser.house import HOSTILE, House, conflict
+from tests.browser.house import HOSTILE, House, conflict, refused
 from tests.browser.watched import DESKTOP, PHONE, SCHEMES, SMALLEST, Scheme, Watched
+from tests.plugins.nodes import Node
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -22,15 +23,22 @@ DASHBOARD = Path(__file__).parents[2] / "peersync" / "dashboard"
 NO_PAGES = {"shared", "login", "job", "conflict"}  # helpers, and what needs more than its name
 
 
-def pages() -> list[str]:
-    return sorted({p.stem for p in (DASHBOARD / "js" / "pages").glob("*.js")} - NO_PAGES)
+def pages(node: Node) -> dict[str, str]:
+    """The name of each page, and where it is shown."""
+    names = sorted({p.stem for p in (DASHBOARD / "js" / "pages").glob("*.js")} - NO_PAGES)
+    job = node.run("history", "--json").json["sessions"][0]["id"]
+    return {name: f"#/{name}" for name in [*names, "password"]} | {
+        "job": f"#/job/{job}",
+        "conflict": "#/conflict/1?database=stock",
+    }
 
 
 @pytest.fixture(scope="session")
 def lived_in(house: House) -> House:
-    """With a sync behind it, a conflict, and a table whose name is a trap."""
+    """With a sync behind it, a conflict, a change in quarantine, a table whose name is a trap."""
     house.b.pull("server-a", "--database", "shop")
     conflict(house, 1)
+    refused(house, 1001)
     return house
 
 
@@ -42,10 +50,11 @@ async def test_every_page_is_for_everyone(
     here = await show(lived_in.b, size=SIZES[size], scheme=scheme)
     await here.open()
     wrong: list[str] = []
-    for name in pages():
-        await here.go(f"#/{name}")
+    for name, place in pages(lived_in.b).items():
+        await here.go(place)
         await settled(here)
         await here.photograph(f"{name}-{size}-{scheme}")
+        await unfold(here)
         wrong += [f"{name}: {complaint}" for complaint in await here.complaints()]
         if beyond := await here.widest():
             wrong.append(f"{name}: {beyond} pixels do not fit")
@@ -58,13 +67,25 @@ async def settled(here: Watched) -> None:
     await expect(here.page.get_by_text("Loading…")).to_have_count(0)
 
 
+async def unfold(here: Watched) -> None:
+    """All that is shown on demand."""
+    await here.page.evaluate(
+        """() => {
+          for (const one of document.querySelectorAll('main details')) one.open = true;
+          for (const one of document.querySelectorAll('main [aria-expanded=false]')) one.click();
+        }"""
+    )
+    await settled(here)
+
+
 async def test_nothing_is_wider_than_the_smallest_phone(show: Show, lived_in: House) -> None:
     here = await show(lived_in.b, size=SMALLEST)
     await here.open()
     wide = {}
-    for name in pages():
-        await here.go(f"#/{name}")
+    for name, place in pages(lived_in.b).items():
+        await here.go(place)
         await settled(here)
+        await unfold(here)
         wide[name] = await here.widest()
     assert {name: beyond for name, beyond in wide.items() if beyond} == {}
 

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    TimeoutError,  # noqa: A004
+    ViewportSize,
+)
 
 from tests.browser.people import PASSWORD, USER
 from tests.plugins.nodes import Node
@@ -73,7 +80,10 @@ class Watched:
     async def open(self, fragment: str = "") -> Page:
         """Shows `#/NAME` and waits for its heading. Without a name, the page as it begins."""
         await self.page.goto(f"{self.url}/{fragment}")
-        await self.page.locator("main h1").first.wait_for()
+        try:
+            await self.page.locator("main h1").first.wait_for()
+        except TimeoutError as error:
+            raise AssertionError(f"nothing is shown; the page says: {self._seen}") from error
         return self.page
 
     async def go(self, fragment: str) -> Page:
@@ -122,9 +132,16 @@ class Watched:
 
 
 async def watched(
-    browser: Browser, node: Node, *, size: ViewportSize = DESKTOP, scheme: Scheme = "light"
+    browser: Browser,
+    node: Node,
+    *,
+    size: ViewportSize = DESKTOP,
+    scheme: Scheme = "light",
+    beside: Watched | None = None,
 ) -> Watched:
-    """A browser of its own, with no cookie of another."""
+    """A browser of its own, with no cookie of another; or a second page `beside` one."""
+    if beside is not None:
+        return Watched(node, beside.context, await beside.context.new_page())
     context = await browser.new_context(
         viewport=size, color_scheme=scheme, reduced_motion="reduce", locale="en-GB"
     )

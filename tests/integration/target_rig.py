@@ -22,6 +22,7 @@ from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
 from peersync.postgres import bulk
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
+from peersync.postgres.compared import Comparison, Seen
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
 from peersync.postgres.migrate import migrate
@@ -77,9 +78,16 @@ class Rig:
 
     @contextmanager
     def staged(
-        self, *, blocked: Collection[str] = (), without: Collection[str] = ()
+        self,
+        *,
+        blocked: Collection[str] = (),
+        without: Collection[str] = (),
+        delta: bool = False,
     ) -> Iterator[Session]:
-        """`blocked` tables are left out by the plan, `without` are no part of the sync."""
+        """`blocked` tables are left out by the plan, `without` are no part of the sync.
+
+        `delta`: only the rows that differ are staged, as if the others had not been sent.
+        """
         data = pg_dump(self.source, "--data-only").encode()
         catalog = asyncio.run(self._prepare(session := uuid.uuid4().hex))
         self.sessions.append(session)
@@ -105,15 +113,22 @@ class Rig:
             create_stages(connection, loading)
             try:
                 load_part(connection, iter([data]), loading)
+                for load in loads.values() if delta else ():
+                    _compare(connection, load)
                 yield Session(session, connection, loading, left_out, {})
             finally:
                 drop_stages(connection, stage_prefix(session))
 
     def sync(
-        self, *, blocked: Collection[str] = (), without: Collection[str] = (), **options: Any
+        self,
+        *,
+        blocked: Collection[str] = (),
+        without: Collection[str] = (),
+        delta: bool = False,
+        **options: Any,
     ) -> Results:
         """Stages and commits. `options` are those of Final. Results by the table's name."""
-        with self.staged(blocked=blocked, without=without) as session:
+        with self.staged(blocked=blocked, without=without, delta=delta) as session:
             return session.commit(**options)
 
     async def _prepare(self, session: str) -> DatabaseCatalog:
@@ -146,6 +161,31 @@ class Rig:
         found: dict[str, Any] = json.loads(text)
         found["tables"] = {t["name"]: t for t in found["tables"]}
         return found
+
+
+def _compare(connection: psycopg.Connection, load: TableLoad) -> None:
+    """Leaves in the stage what differs, and notes what a comparison would have found."""
+    merge, table = load.merge, f"ONLY {load.table.name.sql}"
+    if merge.key is None or not load.loaded:
+        return
+    only_here = TableName("peersync", f"{load.stage.name}_only")
+    connection.execute(
+        f"CREATE UNLOGGED TABLE {only_here.sql} AS SELECT {merge.listed(merge.key.columns)} "
+        f"FROM {table} AS t WHERE NOT EXISTS "
+        f"(SELECT FROM {load.stage.sql} AS s WHERE {merge.on()})".encode()
+    )
+    equal = connection.execute(
+        f"DELETE FROM {load.stage.sql} AS s USING {table} AS t WHERE {merge.on()} "
+        f"AND {merge.row('t')} OPERATOR(pg_catalog.*=) {merge.row('s')}".encode()
+    ).rowcount
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,"
+            f" (SELECT count(*) FROM {table})".encode()
+        ).fetchone()
+    assert row is not None
+    there, load.rows = load.rows, load.rows - equal
+    load.compared = Comparison(Seen(row[0], (0, "0")), there, row[1], only_here, 1, 1)
 
 
 async def _catalog_of(database: Database) -> DatabaseCatalog:

@@ -104,7 +104,7 @@ def test_a_run_whose_agent_ends_is_interrupted_afterwards(own_rig: Rig, end: str
         getattr(rig.node, end)()
         rig.node.start()
         _, err = process.communicate(timeout=20)
-        assert process.returncode == 130, err
+        assert process.returncode == 1, err  # 130 is for who stopped it
         assert b"interrupted: 1 successful, 0 failed, 1 skipped, 3 not run" in err
     view = rig.runs()[0]
     assert (view.id, view.status, states(view)) == (started.id, "interrupted", CUT)

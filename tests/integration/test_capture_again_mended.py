@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from peersync.agent.member_checks import check_member
+from peersync.config.model import Config
 from peersync.core.patterns import Patterns
+from peersync.postgres.conninfo import resolve
 from peersync.postgres.log.capture import TableState, enrol
-from peersync.postgres.log.members import found
+from peersync.postgres.log.members import found, read_replica
+from peersync.postgres.pool import Database
 from tests.integration.log_rig import Connect
+from tests.plugins import clusters
 
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
 LOG = "SELECT op::text, image FROM peersync.change ORDER BY id"
@@ -105,3 +110,28 @@ async def test_names_are_the_same_from_a_session_that_quotes_them_all(
     logged = await agent.fetch("SELECT DISTINCT shape, image FROM peersync.change")
     assert {row["shape"] for row in logged} == {shape}
     assert {row["image"] for row in logged} == {"(0,sad,public.s)", "(1,sad,public.s)"}
+
+
+async def test_a_captured_table_without_a_key_is_named_by_the_check(
+    database: clusters.Database, agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    replica = await read_replica(agent)
+    assert replica is not None
+    shop = Database("shop", resolve(database.conninfo()))
+    name = "keys of the tables of shop"
+
+    async def check() -> tuple[str, str, str | None]:
+        results = await check_member(shop, replica, Config())
+        return next((r.state, r.text, r.fix) for r in results if r.name == name)
+
+    try:
+        await app.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        await take(agent)
+        assert (await check())[0] == "ok"
+        await app.execute("CREATE TABLE bag (v text)")
+        await take(agent)
+        state, text, fix = await check()
+        assert (state, text[:18]) == ("warning", "public.bag: no key")
+        assert fix == 'ALTER TABLE "public"."bag" ADD PRIMARY KEY (…);   -- on every node'
+    finally:
+        await shop.close()

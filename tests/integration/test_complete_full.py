@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any
+
+import pytest
 
 from tests.integration.periodic_rig import TABLE, make_group, node_id
 from tests.integration.shared_pair import held, wait_until
@@ -107,3 +110,44 @@ def test_two_agents_of_one_database_do_not_run_it_twice(
     ended = "SELECT status FROM peersync.complete_syncs"
     wait_until(lambda: b.database.psql(ended) == "interrupted")
     wait_until(lambda: sync(twin).code == 0)
+
+
+def test_what_was_not_done_in_time_is_counted_and_paid_for(
+    make_database: MakeDatabase, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEERSYNC_COMPLETE_TIMEOUT_S", "4")
+    _, b = pair(make_database, make_node)
+    with held(b, "t"):
+        done = sync(b)
+    (peer,) = done.json["peers"]
+    assert (done.code, peer["status"]) == (1, "error")
+    assert peer["error"]["message"] == "server-a was not done within 4 s"
+    assert f"peersync jobs show {peer['session'][:8]}" in peer["error"]["hint"]
+    assert peer["wire_bytes"] > 0
+    assert done.json["cost"] > 0
+
+
+def test_the_time_of_a_pull_begins_when_the_one_before_has_ended(
+    make_database: MakeDatabase, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEERSYNC_COMPLETE_TIMEOUT_S", "6")
+    a, b = pair(make_database, make_node, start=False)
+    c = make_node("server-c", a.database, env=EURO, start=False)
+    introduce(b, c)
+    for node in (a, b, c):
+        node.start()
+    b.database.psql("INSERT INTO t SELECT n, 'older' FROM generate_series(2, 300) n")
+    done = "SELECT count(*) FROM peersync.peer_sync_references WHERE status = 'success'"
+    with held(b, "t"):
+        started = sync(b, "--parallel", "2", "--no-wait").json["id"]
+        time.sleep(4)
+    wait_until(lambda: b.database.psql(done) == "1")
+    a.database.psql("UPDATE t SET v = 'new'")
+    with held(b, "t"):
+        time.sleep(4)
+    wait_until(lambda: sync_status(b, started) != "running")
+    assert sync_status(b, started) == "success"
+
+
+def sync_status(node: Node, run: str) -> str:
+    return str(sync(node, "show", run).json["status"])

@@ -174,7 +174,7 @@ def test_beyond_loopback_it_speaks_tls_only(
         clear.get("/healthz")
     page = Page(node, tls=True)
     page.log_in()
-    assert str(page.cookie).startswith("__Host-peersync=")
+    assert str(page.cookie).startswith("__Host-peersync-")
     assert page.get("/api/me").json["role"] == "admin"
     assert "; Secure" in page.log_in().headers["Set-Cookie"]
     plain_name = str(page.cookie).replace("__Host-", "")

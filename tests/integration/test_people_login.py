@@ -123,14 +123,15 @@ def test_two_logins_at_once_are_two_sessions(node: Node) -> None:
 def test_the_cookie_is_for_this_site_and_no_script(node: Node) -> None:
     told = Page(node).log_in().headers["Set-Cookie"]
     name, *flags = [part.strip() for part in told.split(";")]
-    assert name.startswith("peersync=")
+    assert name.startswith(f"peersync-{node.admin.rpartition(':')[2]}=")
     assert {"HttpOnly", "Path=/", "SameSite=Strict", "Max-Age=604800"} <= set(flags)
 
 
 def test_a_login_never_goes_on_under_an_id_that_was_there_before(node: Node) -> None:
-    planted = Page(node, cookie="peersync=chosen-by-somebody-else")
+    chosen = f"peersync-{node.admin.rpartition(':')[2]}=chosen-by-somebody-else"
+    planted = Page(node, cookie=chosen)
     planted.log_in()
-    assert planted.cookie != "peersync=chosen-by-somebody-else"
+    assert planted.cookie != chosen
     first = planted.cookie
     planted.log_in()
     assert planted.cookie != first

@@ -131,7 +131,7 @@ async def test_an_edited_row_is_a_change_of_ours_that_goes_to_all(
     ("values", "error"),
     [
         ({"nope": "1"}, BadRequest),
-        ({"id": "x"}, asyncpg.DataError),
+        ({"id": "x"}, BadRequest),
         ({"note": "longer than ten"}, asyncpg.DataError),
         ({"code": "A"}, asyncpg.UniqueViolationError),
     ],

@@ -101,6 +101,8 @@ def test_a_window_updates_what_changed_lately_and_leaves_all_else_alone(
     assert "orders, customers" in shown
     assert "pull server-a" in shown
     assert "success" in taker.run("run", "--history").out
+    nameless = taker.run("run", "--set", "", check=False)
+    assert (nameless.code, "--set needs the name" in nameless.err) == (2, True)
     idle = taker.run("run")
     assert "○ lately: it is due" in idle.err
     told = taker.run("run", "--history", "--set", "lately", "--json").json

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.request import urlopen
 
-from tests.plugins.nodes import TwoNodes
+from tests.integration.shared_pair import terminal, wait_until
+from tests.plugins.clusters import MakeDatabase
+from tests.plugins.nodes import MakeNode, Node, TwoNodes, introduce
 
 TABLES = """
 CREATE TABLE items (id int PRIMARY KEY, name text, price numeric);
@@ -133,3 +136,97 @@ def test_what_cannot_be_compared_is_said_and_never_equal(two_nodes: TwoNodes) ->
     assert "only_there: it is only on server-a" in words.out
     assert "differ: " in words.out
     assert "--rows" in words.err
+
+
+def test_a_difference_is_in_status_metrics_and_history_until_it_is_gone(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(TABLES)
+    target.pull("server-a")
+    before = target.run("status", "--json").json["links"][0]
+    assert before["proof"] is None
+    assert target.run("verify", "--all", "-q").out == ""
+    proof = target.run("status", "--json").json["links"][0]["proof"]
+    assert proof["proved_at"] == proof["checked_at"]
+    assert (proof["tables"], proof["differing"], proof["not_compared"]) == (4, 0, 0)
+    assert "identical" in target.run("status").out
+
+    target.database.psql("UPDATE items SET name = 'x' WHERE id = 1")
+    assert target.run("verify", "server-a", "--tables", "bag", "--json").json["tables_total"] == 1
+    assert target.run("verify", "server-a", check=False).code == 4
+    status = target.run("status", check=False)
+    assert status.code == 1
+    assert "differs from server-a" in status.out
+    told = target.run("verify", "tables", "--json").json["tables"]
+    (items,) = (t for t in told if t["name"] == "items")
+    assert (items["result"], items["proved_at"]) == ("differs", proof["proved_at"])
+    assert items["differs_since"] == items["checked_at"]
+    assert 'peersync_verify_differing_tables{database="shop",peer="server-a"} 1.0' in _metrics(
+        target
+    )
+    # another agent of this database knows it from the record
+    target.stop()
+    target.start()
+    wait_until(lambda: target.run("status", "--json", check=False).json["links"][0]["proof"])
+    assert "differs since" in target.run("status", check=False).out
+
+    target.database.psql("UPDATE items SET name = 'item 1' WHERE id = 1")
+    with terminal(target, "verify", "server-a") as tty:
+        assert tty.end() == 0
+    assert "shop here and on server-a are identical (4 tables" in "\n".join(tty.screen)
+    assert target.run("status").code == 0
+    runs = target.run("verify", "list", "--json").json["verifications"]
+    assert [run["result"] for run in runs] == ["identical", "differs", "identical", "identical"]
+    assert runs[0]["tables"] == []
+
+
+def _metrics(node: Node) -> str:
+    with urlopen(f"http://{node.admin}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def test_a_peer_that_is_away_and_tables_that_are_not_there(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    for node in pair_18:
+        node.database.psql("CREATE TABLE a (id int PRIMARY KEY)")
+    missing = target.run("verify", "server-a", "--tables", "nothing_*", check=False)
+    assert missing.code == 2
+    assert target.run("verify", check=False).code == 2
+    nothing = target.run("verify", "--all", check=False)  # nothing ever went between them
+    assert (nothing.code, "never" in nothing.err or "nothing" in nothing.err) == (2, True)
+    assert target.run("verify", "server-a", "--timeout", "60").code == 0
+    source.stop()
+    away = target.run("verify", "server-a", "--json", check=False)
+    assert (away.code, away.json["state"]) == (5, "failed")
+    assert target.run("verify", "list", "--json").json["verifications"][0]["result"] == "identical"
+
+
+def test_what_a_filter_hides_stays_hidden_and_rows_only_here_do_not_count(
+    make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    filters = '[[database.shop.filter]]\ntable = "public.people"\nwhere = "region = \'north\'"\n'
+    filters += 'exclude_columns = ["secret"]\n'
+    filters += '[[database.shop.filter]]\ntable = "public.bad"\nwhere = "1 / (id - 1) > 0"\n'
+    source = make_node("server-a", make_database(18), settings=filters, start=False)
+    target = make_node("server-b", make_database(18, nth=1), start=False)
+    introduce(target, source)
+    for node in (source, target):
+        node.database.psql(
+            "CREATE TABLE people (id int PRIMARY KEY, region text, secret text);"
+            "CREATE TABLE bad (id int PRIMARY KEY); INSERT INTO bad VALUES (1)"
+        )
+    source.database.psql(
+        "INSERT INTO people VALUES (1, 'north', 'a'), (2, 'south', 'b'), (3, 'north', 'c')"
+    )
+    target.database.psql("INSERT INTO people VALUES (1, 'north', NULL), (9, 'west', NULL)")
+    source.start()
+    target.start()
+    found = target.run("verify", "server-a", "--json", "--values", check=False)
+    bad, table = found.json["tables"]
+    assert (bad["result"], "division" in found.out) == ("failed", False)
+    assert (found.code, _counts(table)) == (4, (0, 1, 0))
+    assert [key["there"] for key in table["keys"]] == [{"id": "3", "region": "north"}]
+    assert "south" not in found.out
+    target.database.psql("INSERT INTO people VALUES (3, 'north', 'other')")
+    again = target.run("verify", "server-a", "--json", "--tables", "people").json
+    assert again["result"] == "identical"
+    assert any("1 row is only here" in note for note in again["tables"][0]["notes"])

@@ -83,6 +83,8 @@ from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.members_api import MembersApi, MembersView, MemberView
 from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.proof.verify_api import VerifyApi
+from peersync.agent.proof.view import KeyView, ProofSummary, ProofView, TableProof, VerifyView
 from peersync.agent.safe import RunningSync, SafeAnswer
 from peersync.agent.script_api import ClearedHistory
 from peersync.agent.statistics_view import (
@@ -112,6 +114,7 @@ from peersync.postgres.log.trace import RowState, Trace, TraceEntry
 from peersync.postgres.sets import SetRun
 from peersync.transport import app, health, line_routes, peer_routes, renewal
 from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
+from peersync.wire.digests import PATH as DIGESTS_PATH
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -127,6 +130,11 @@ STRUCTS = [
     Status,
     DatabaseStatus,
     LinkStatus,
+    VerifyView,
+    TableProof,
+    KeyView,
+    ProofView,
+    ProofSummary,
     LinkView,
     NowAnswer,
     LinkProof,
@@ -314,6 +322,7 @@ def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real |= routes_in(DeltaApi)
     real |= routes_in(OperatorApi) | routes_in(LookApi) | routes_in(MembersApi) | routes_in(Leaving)
     real |= routes_in(BulkApi) | routes_in(CompleteApi)
+    real |= routes_in(VerifyApi) | {("POST", DIGESTS_PATH)}
     real |= routes_in(SetsApi) | routes_in(ScheduleApi)
     real |= routes_in(LoginApi) | routes_in(PeopleApi) | routes_in(OverviewApi) | routes_in(openapi)
     text = (DOCS / "api.md").read_text()

@@ -139,7 +139,8 @@ def test_a_user_needs_no_right_of_roots() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_that_pings_is_watched(name: str) -> None:
     text = (SHIPPED / name).read_text()
-    assert ("WatchdogSec=60\n" in text) == ("Type=notify\n" in text) == ("bulk" not in name)
+    assert ("WatchdogSec=60\n" in text) == ("Type=notify\n" in text)
+    assert ("Type=oneshot\n" in text) == any(word in name for word in ("bulk", "verify"))
 
 
 def test_the_bulk_sync_is_started_each_night_and_one_that_was_missed_is_made_up_for() -> None:

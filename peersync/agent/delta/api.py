@@ -9,7 +9,7 @@ from typing import Final
 from aiohttp import web
 
 from peersync.agent.backups import Backups
-from peersync.agent.delta.giver import Giver
+from peersync.agent.source import SourceBackup
 from peersync.core.errors import root_error
 from peersync.transport.app import PEER, json_response
 from peersync.transport.body import read_message
@@ -32,20 +32,20 @@ class DeltaApi:
             web.post("/api/sync/backups/{session}/wanted", self._wanted),
         ]
 
-    def _giver(self, request: web.Request) -> Giver:
-        return self._backups.get(request[PEER], request.match_info["session"]).giver
+    def _backup(self, request: web.Request) -> SourceBackup:
+        return self._backups.get(request[PEER], request.match_info["session"])
 
     async def _blocks(self, request: web.Request) -> web.StreamResponse:
         asked = await read_message(request, BlocksRequest, limit=MAX_ASKED_BYTES)
-        return await _stream(request, self._giver(request).blocks(asked))
+        return await _stream(request, self._backup(request).giver.blocks(asked))
 
     async def _rows(self, request: web.Request) -> web.StreamResponse:
         asked = await read_message(request, RowsRequest, limit=MAX_ASKED_BYTES)
-        return await _stream(request, self._giver(request).rows(asked))
+        return await _stream(request, self._backup(request).giver.rows(asked))
 
     async def _wanted(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, Wanted, limit=MAX_ASKED_BYTES)
-        await self._giver(request).want(wanted)
+        await self._backup(request).want(wanted)
         return json_response(Ok())
 
 

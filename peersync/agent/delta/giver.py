@@ -28,6 +28,7 @@ from peersync.postgres.pool import Database
 from peersync.wire.delta import BlocksRequest, Compared, RowsRequest, Wanted, pack
 from peersync.wire.spool import Spool, disk_trouble_named
 
+_GONE: Final = "this view of the source's rows is gone, or has no such part"
 _READERS: Final = 8  # connections to the database for one backup
 
 
@@ -127,7 +128,7 @@ class Giver:
     def _part(self, generation: int, number: int) -> _Part:
         part = self._parts.get(number)
         if self._closed or generation != self.generation or part is None:
-            raise NotFound("this view of the source's rows is gone, or has no such part")
+            raise NotFound(_GONE)
         return part
 
     def _shape(self, what: Compared) -> Shape:
@@ -148,7 +149,10 @@ class Giver:
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             snapshot = quote_literal(self._view.exported)
-            await connection.execute(f"SET TRANSACTION SNAPSHOT {snapshot}")
+            try:
+                await connection.execute(f"SET TRANSACTION SNAPSHOT {snapshot}")
+            except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as exc:
+                raise NotFound(_GONE) from exc
             await connection.execute("SET LOCAL row_security = off")
             yield connection
 

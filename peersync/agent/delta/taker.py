@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -55,9 +55,16 @@ log = logging.getLogger("peersync.target")
 ROWS_AT_ONCE: Final = 200_000  # whose hashes one request asks for
 BREAKS: Final = 5  # of an answer at one place: then it is not the network
 _BREAK_S: Final = 0.1
+_BLOCKS_AT_ONCE: Final = 512
 _FEW_BLOCKS: Final = 16  # may differ in any table
 
 Patiently = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+def batched(digests: Sequence[Digest]) -> Iterator[list[Block]]:
+    """Few blocks at a time: what differs too much is given up before all of it was read."""
+    for start in range(0, len(digests), _BLOCKS_AT_ONCE):
+        yield [Block(*one) for one in digests[start : start + _BLOCKS_AT_ONCE]]
 
 
 class Notes(Protocol):
@@ -106,17 +113,22 @@ class Taker:
         plans: Sequence[TablePlan],
         notes: Notes,
         patiently: Patiently,
+        begin_again: Callable[[], Awaitable[None]],
         *,
         parallel: int,
         lock_timeout_s: float,
     ) -> None:
-        """`patiently` repeats a call to the source that could not be reached."""
+        """`patiently` repeats a call to the source that could not be reached.
+
+        `begin_again` asks for the backup once more, when the source has lost its view.
+        """
         self._session = session
         self._client = client
         self._database = database
         self._plans = {plan.table: plan for plan in plans}
         self._notes = notes
         self._patiently = patiently
+        self._begin_again = begin_again
         self._free = asyncio.Semaphore(parallel)
         self._lock_timeout_s = lock_timeout_s
         self._path = f"/api/sync/backups/{session}"
@@ -253,7 +265,7 @@ class Taker:
             try:
                 await self._client.call("POST", f"{self._path}/wanted", wanted, Ok)
             except NotFound as exc:
-                raise self._gone() from exc
+                raise await self._gone() from exc
 
         await self._patiently(tell)
 
@@ -269,7 +281,8 @@ class Taker:
                     async for some in frames:
                         *whole, kept = some if kept is None else [kept, *some]
                         breaks = 0
-                        yield [Block(*one) for one in whole]
+                        for few in batched(whole):
+                            yield few
             except _Broken as exc:
                 breaks += 1
                 if breaks > BREAKS:
@@ -316,7 +329,7 @@ class Taker:
                 try:
                     return await kept.enter_async_context(answer)
                 except NotFound as exc:
-                    raise self._gone() from exc
+                    raise await self._gone() from exc
 
             stream: PeerStream = await self._patiently(begin)
             try:
@@ -329,6 +342,7 @@ class Taker:
                 raise _Broken(str(exc)) from exc
         unpacker.end()
 
-    def _gone(self) -> PeerUnreachable:
-        """Whoever fetches the backup finds out what that means for the attempt."""
+    async def _gone(self) -> PeerUnreachable:
+        """The backup begins again; whoever fetches it finds out, and ends the attempt."""
+        await self._begin_again()
         return PeerUnreachable(f"{self._client.peer.name} has no view to compare with any more")

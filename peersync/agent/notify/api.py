@@ -163,6 +163,7 @@ class NotifyApi:
 
     async def _dismiss(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, DismissRequest, limit=BODY_BYTES)
+        self._require_channels()
         if not await self._watcher.dismiss(wanted.key):
             raise NotFound(f"there is no incident {wanted.key!r}", hint="peersync notify list")
         return json_response(self._view())

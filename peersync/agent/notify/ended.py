@@ -80,12 +80,15 @@ def of_job(job: JobView, *, shown: bool) -> Ended:
 
 
 def of_complete(view: CompleteView) -> Ended:
-    failed = [one for one in view.peers if one.status in ("error", "partial")]
+    failed = [one for one in view.peers if one.status in ("error", "partial")] + view.left
     words = [f"{one.peer}: {_words(one.error) or one.reason or one.status}" for one in failed]
+    outcome = _OUTCOMES.get(view.status, "none")
+    if view.peers and view.peers_skipped == view.peers_total and not view.left:
+        outcome = "none"  # all of them are paused, as somebody wanted
     return Ended(
         key=f"complete/{view.database}",
         what=f"the complete sync of {view.database}",
-        outcome=_OUTCOMES.get(view.status, "none"),
+        outcome=outcome,
         lasts=view.sync_type != "manual",
         hint=f"peersync complete-sync --database {view.database} --retry-failed {view.id}",
         database=view.database,

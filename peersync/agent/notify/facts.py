@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from peersync.agent.notify.text import clock
 from peersync.agent.periodic.answers import LinkView
@@ -45,6 +46,7 @@ def look_at(
         _database(database, looked, now)
     for link in status.links:
         _link(link, looked, now)
+        _differing(link, looked)
         if link.periodic is not None:
             _waiting(link.periodic, looked, now)
             _late(link, link.periodic, contacts, looked, limits, now)
@@ -187,6 +189,28 @@ def _of(link: LinkStatus, what: str, event: str, now: float, *, once: bool = Fal
         problem=(link.periodic.problem if link.periodic else None) or link.problem,
         hint=(link.periodic.hint if link.periodic else None) or link.hint or "peersync status",
         once=once,
+    )
+
+
+def _differing(link: LinkStatus, looked: Looked) -> None:
+    """What a verification has found lasts until another one finds it gone."""
+    proof = link.proof
+    if proof is None or proof.differs_since is None:
+        return
+    database, peer = link.database, link.peer
+    looked.facts.append(
+        Fact(
+            key=f"link/{database}/{peer}/difference",
+            event="difference",
+            title=f"{database} is not the same here and on {peer}",
+            impact="rows differ although nothing of them is on its way",
+            since=datetime.fromisoformat(proof.differs_since).timestamp(),
+            scope=f"link/{database}/{peer}",
+            database=database,
+            peer=peer,
+            problem=f"{counted(proof.differing, 'table')} differ",
+            hint=f"peersync verify {peer} --database {database} --rows",
+        )
     )
 
 

@@ -31,11 +31,13 @@ from peersync.agent.orchestration.bulk_outcome import (
     PlannedDatabase,
     ended,
     idle,
+    left,
     outcome,
     summed,
 )
 from peersync.agent.orchestration.bulk_records import BulkRecords
 from peersync.agent.orchestration.complete import CompleteSyncs
+from peersync.agent.orchestration.line import Patience
 from peersync.agent.orchestration.outcome import CompleteRequest, CompleteView
 from peersync.config.model import Config
 from peersync.core.errors import Locked, NotFound, PeersyncError
@@ -53,6 +55,7 @@ INTERNAL = ErrorRecord("failed", "internal error", hint="the agent's log has the
 @dataclass
 class _Run:
     view: BulkView
+    since: datetime | None = None
     began: float = field(default_factory=time.monotonic)
     current: tuple[str, str] | None = None  # database and id of the complete sync that runs
     stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -88,9 +91,14 @@ class BulkSyncs:
             if view.status == "running" and (seen := self._seen(view)).status != "running":
                 log.warning("bulk sync %s was interrupted: %s", view.id[:8], seen.message)
                 await self._keep(self._records.write, seen)
+                self._tell(seen)
 
-    async def start(self, wanted: BulkRequest) -> BulkView:
-        """Recorded, and running. Locked names the run that goes on; NotFound an unknown name."""
+    async def start(self, wanted: BulkRequest, *, since: datetime | None = None) -> BulkView:
+        """Recorded, and running. Locked names the run that goes on; NotFound an unknown name.
+
+        `since`: a turn of that time is meant; a database that another agent began since then is
+        skipped.
+        """
         names = self._names(wanted)
         if self._run is not None:
             raise _locked(self._run.view)
@@ -102,7 +110,7 @@ class BulkSyncs:
             currency=self._config.statistics.currency, databases=(),
         )  # fmt: skip
         databases = tuple(BulkDatabase(database=name) for name in names)
-        run = self._run = _Run(summed(view, databases, seconds=0.0))
+        run = self._run = _Run(summed(view, databases, seconds=0.0), since)
         try:
             await self._keep(self._records.begin, run.view)
             self._spawn(self._do(run), name=f"bulk-{view.id[:8]}")
@@ -177,6 +185,8 @@ class BulkSyncs:
         try:
             if (why := self._passed_over(name)) is None:
                 plan = await self._completes.plan(request)
+                if (trouble := left(plan)) is not None:
+                    raise trouble
                 why = idle(plan)
             if why is not None:
                 run.change(place, status="skipped", reason=why)
@@ -188,6 +198,8 @@ class BulkSyncs:
                 run.change(place, status="waiting")
             else:
                 run.change(place, **outcome(view, stopped=run.stop.is_set()))
+        except Locked as error:
+            run.change(place, status="skipped", reason=error.message)
         except PeersyncError as error:
             self._failed(run, place, ErrorRecord.of(error), time.monotonic() - began)
         except Exception:  # a bug in one database's turn is aloud, and not the next one's affair
@@ -197,9 +209,8 @@ class BulkSyncs:
     async def _complete(
         self, run: _Run, place: int, request: CompleteRequest
     ) -> CompleteView | None:
-        if run.stop.is_set():  # while the plan was made
+        if (started := await self._started(run, request)) is None:
             return None
-        started = await self._completes.start(request, bulk=run.view.id)
         run.change(place, complete_id=started.id, peers=started.peers_total)
         run.current = (request.database, started.id)
         try:
@@ -209,6 +220,18 @@ class BulkSyncs:
             return await self._completes.wait(request.database, started.id)
         finally:
             run.current = None
+
+    async def _started(self, run: _Run, request: CompleteRequest) -> CompleteView | None:
+        """Whoever syncs the database is waited for. None: it was stopped meanwhile."""
+        patience = Patience(self._config.complete.timeout_s, f"bulk sync of {request.database}")
+        while not run.stop.is_set():
+            try:
+                return await self._completes.start(request, bulk=run.view.id, since=run.since)
+            except Locked as error:
+                if error.data.get("done"):
+                    raise
+                await patience.wait(error)
+        return None
 
     def _failed(self, run: _Run, place: int, error: ErrorRecord, seconds: float) -> None:
         log.warning("bulk sync: %s: %s", run.view.databases[place].database, error.message)
@@ -240,6 +263,8 @@ class BulkSyncs:
             plan = await self._completes.plan(_request(name, wanted.sync_type, wanted.requested_by))
         except PeersyncError as error:
             return PlannedDatabase(database=name, status="error", error=ErrorRecord.of(error))
+        if (trouble := left(plan)) is not None:
+            return PlannedDatabase(database=name, status="error", error=ErrorRecord.of(trouble))
         if (why := idle(plan)) is not None:
             return PlannedDatabase(database=name, status="skipped", reason=why)
         return PlannedDatabase(database=name, status="ready", peers=len(plan.wanted))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from peersync.agent.orchestration.outcome import CompletePlan, CompleteView
-from peersync.core.errors import Cancelled
+from peersync.core.errors import Cancelled, PeersyncError
 from peersync.core.results import ErrorRecord
 from peersync.core.words import counted
 from peersync.wire.messages import Name, SyncType
@@ -166,6 +166,17 @@ def idle(plan: CompletePlan) -> str | None:
     return "; ".join(f"{one.peer}: {one.reason}" for one in plan.peers)
 
 
+def left(plan: CompletePlan) -> PeersyncError | None:
+    """A plan that does nothing because peers have failed is a failure, and no peace."""
+    names = [one.peer for one in plan.peers if one.after_errors]
+    if plan.wanted or plan.reason is not None or not names:
+        return None
+    return PeersyncError(
+        f"every peer is passed over after errors: {idle(plan)}",
+        hint=f"peersync complete-sync --database {plan.database} --peers {','.join(names)}",
+    )
+
+
 def outcome(view: CompleteView, *, stopped: bool) -> dict[str, Any]:
     """What is kept of an ended complete sync, as fields of BulkDatabase."""
     failed = [one for one in view.peers if one.status in ("error", "partial")]
@@ -174,7 +185,7 @@ def outcome(view: CompleteView, *, stopped: bool) -> dict[str, Any]:
     if view.status == "interrupted" and not stopped:
         status = "error"
         error = error or ErrorRecord.of(Cancelled("its complete sync was interrupted"))
-    if view.peers and view.peers_skipped == view.peers_total:
+    if view.peers and view.peers_skipped == view.peers_total and not view.left:
         status = "skipped"  # it proved nothing, and nothing failed
     return {
         "status": status,

@@ -13,11 +13,13 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from peersync.agent.databases import Databases
+from peersync.agent.orchestration.line import Line
 from peersync.agent.orchestration.outcome import (
     CompletePlan,
     CompleteRequest,
@@ -53,12 +55,14 @@ class CompleteSyncs:
         databases: Databases,
         book: PeerBook,
         ways: Ways,
+        line: Line,
         spawn: Callable[..., asyncio.Task[None]],
     ) -> None:
         self._config = config
         self._databases = databases
         self._turns = Turns(config, databases, book, ways)
         self._ways = ways
+        self._line = line
         self._spawn = spawn
         self._runs: dict[str, Run] = {}
         self.on_end: list[Callable[[CompleteView], None]] = []
@@ -75,11 +79,13 @@ class CompleteSyncs:
         *,
         bulk: str | None = None,
         noted: Mapping[str, str] | None = None,
+        since: datetime | None = None,
     ) -> CompleteView:
         """Recorded, and running. `noted` is kept with its configuration.
 
-        Raises Locked, naming the holder, while one runs, and NotFound where there is nothing
-        to do.
+        `since`: a turn of that time is meant, which another agent may have done. Raises Locked,
+        naming the holder, while one runs or where the turn is done (`data["done"]`), and NotFound
+        where there is nothing to do (`data["nothing"]`).
         """
         wanted = msgspec.structs.replace(wanted, requested_by=clean(wanted.requested_by)[:150])
         earlier = await self._earlier(wanted)
@@ -88,11 +94,13 @@ class CompleteSyncs:
             raise NotFound(
                 f"{wanted.database} has nothing to sync with: {plan.reason}",
                 hint="peersync peer list, and: peersync config show",
+                nothing=True,
             )
         database, settings = self._databases.get(wanted.database), self._config.complete
         run = Run(
-            secrets.token_hex(16), database, wanted, turns, plan.parallel, settings, self._ways
-        )
+            secrets.token_hex(16), database, wanted, turns, plan.parallel, settings, self._ways,
+            self._line,
+        )  # fmt: skip
         currency = self._config.statistics.currency
         configuration = configuration_of(wanted, turns, plan.parallel, settings, currency)
         record = {
@@ -101,7 +109,7 @@ class CompleteSyncs:
             "configuration": {**configuration, **(noted or {})},
         }
         self._runs[run.id] = run
-        run.task = self._spawn(self._run(run, record), name=f"complete-{run.id[:8]}")
+        run.task = self._spawn(self._run(run, record, since), name=f"complete-{run.id[:8]}")
         await run.began
         return await self.get(wanted.database, run.id)
 
@@ -111,12 +119,14 @@ class CompleteSyncs:
         return await self.get(wanted.database, wanted.retry_failed)
 
     # --- running ------------------------------------------------------------------------
-    async def _run(self, run: Run, record: dict[str, Any]) -> None:
+    async def _run(self, run: Run, record: dict[str, Any], since: datetime | None) -> None:
         """From the lease to the record of its end."""
         closed = False
         try:
             holder = Holder(self._config.node.name, os.getpid(), run.id, WHAT)
             async with lease(run.database, LEASE, holder):
+                await _refuse_done(run, since)
+                await self._close_left(run.database)
                 await run.records.create(
                     run.id,
                     run.turned,
@@ -130,7 +140,8 @@ class CompleteSyncs:
                     run.began.set_result(None)
                 log.info("complete sync %s of %s begins", run.id[:8], run.database.name)
                 await run.work()
-                await run.records.close(run.id, overall(run.statuses), AGENT_ENDED)
+                status = overall(run.statuses, left=run.left)
+                await run.records.close(run.id, status, AGENT_ENDED)
                 closed = True
         except asyncio.CancelledError:
             await self._last_words(run)
@@ -154,7 +165,10 @@ class CompleteSyncs:
         log.error("complete sync %s of %s: %s", run.id[:8], run.database.name, error)
         if not isinstance(error, (PeersyncError, BaseExceptionGroup)):
             log.error("internal error", exc_info=error)
-        self._spawn(self._recover(run.database), name=f"complete-recover-{run.database.name}")
+        self._spawn(
+            self._recover(run.database, why=str(error)),
+            name=f"complete-recover-{run.database.name}",
+        )
 
     async def _last_words(self, run: Run) -> None:
         """Cancelled, or the agent stops: the record says so if the database answers."""
@@ -266,11 +280,11 @@ class CompleteSyncs:
                 name = f"complete-recover-{database.name}"
                 group.create_task(self._recover(database), name=name)
 
-    async def _recover(self, database: Database) -> None:
+    async def _recover(self, database: Database, why: str = AGENT_ENDED) -> None:
         """Tried until the database answers; whoever holds the lease looks after its own."""
         while True:
             try:
-                await self._interrupt(database)
+                await self._interrupt(database, why)
             except Locked:
                 return
             except PeersyncError as error:
@@ -281,7 +295,7 @@ class CompleteSyncs:
             else:
                 return
 
-    async def _interrupt(self, database: Database) -> None:
+    async def _interrupt(self, database: Database, why: str) -> None:
         await self._databases.ready(database.name)
         records = Completes(database)
         newest = await records.history(1)
@@ -290,10 +304,26 @@ class CompleteSyncs:
         job = newest[0]["id"]  # that of the dead: its connection may be there for a moment
         holder = Holder(self._config.node.name, os.getpid(), job, WHAT)
         async with lease(database, LEASE, holder):
-            ended = await records.close(None, "interrupted", AGENT_ENDED)
+            await self._close_left(database, why)
+
+    async def _close_left(self, database: Database, why: str = AGENT_ENDED) -> None:
+        """Its caller holds the lease: what is recorded as running belongs to the dead."""
+        ended = await Completes(database).close(None, "interrupted", why)
         for complete in ended:
             log.warning("complete sync %s of %s was interrupted", complete[:8], database.name)
             self._tell(await self.get(database.name, complete))
+
+
+async def _refuse_done(run: Run, since: datetime | None) -> None:
+    found = await run.records.begun_since(since) if since is not None else None
+    if found is not None:
+        complete, node, at = found
+        raise Locked(
+            f"{run.database.name} has had this turn: {node} began it at"
+            f" {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            hint=f"peersync complete-sync show {complete[:8]}",
+            done=True,
+        )
 
 
 def _view(entry: dict[str, Any]) -> CompleteView:

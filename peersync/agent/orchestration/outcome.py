@@ -46,12 +46,16 @@ class CompleteRequest(
 
 
 class PlannedPeer(msgspec.Struct, frozen=True, kw_only=True):
-    """A peer in its turn. `reason`: why it is passed over; null where it is not."""
+    """A peer in its turn. `reason`: why it is passed over; null where it is not.
+
+    `after_errors`: it is passed over because it has failed.
+    """
 
     peer: str
     way: SyncWay
     reason: str | None = None
     price_per_gb: float = 0.0
+    after_errors: bool = False
 
 
 class CompletePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +72,11 @@ class CompletePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was done for one peer. `session`: its full sync (of the peer, for a push)."""
+    """What was done for one peer. `session`: its full sync (of the peer, for a push).
+
+    `error` of a peer that was skipped: it should not have been (it had failed before, or this
+    database was busy).
+    """
 
     peer: str
     way: str
@@ -110,16 +118,26 @@ class CompleteView(msgspec.Struct, frozen=True, kw_only=True):
     peers: list[PeerResult]
     configuration: dict[str, Any]
 
+    @property
+    def left(self) -> list[PeerResult]:
+        """Peers that were passed over and should not have been."""
+        return [one for one in self.peers if one.status == "skipped" and one.error is not None]
+
 
 def cost_of(wire_bytes: int, price_per_gb: float) -> Decimal:
     """Exact to the six decimals that are kept; 10⁹ bytes are a gigabyte."""
     return (Decimal(wire_bytes) * Decimal(str(price_per_gb)) / GIGABYTE).quantize(EXACT)
 
 
-def overall(peers: Sequence[PeerStatus]) -> Status:
-    """Of a run that has come to its end. Where every peer was passed over nothing is proved."""
+def overall(peers: Sequence[PeerStatus], *, left: bool = False) -> Status:
+    """Of a run that has come to its end. Where every peer was passed over nothing is proved.
+
+    `left`: one was passed over after errors, or had to wait too long, so it is no success.
+    """
     tried = [status for status in peers if status != "skipped"]
     if not tried:
+        return "partial"
+    if left and "success" in tried:
         return "partial"
     if all(status == "success" for status in tried):
         return "success"

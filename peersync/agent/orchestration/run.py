@@ -1,7 +1,8 @@
 """One complete sync at work: its peers in order, so many at a time, each with its own end.
 
 What goes wrong with one peer, a bug too, is the end of that peer and of no other. Only the
-database of this node itself can end a run: there is nothing to sync then.
+database of this node itself can end a run: there is nothing to sync then. Whoever is at work in
+it is waited for; the time of a peer begins when it has its turn.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, Final
 
 import msgspec
 
+from peersync.agent.orchestration.line import Line, Patience
 from peersync.agent.orchestration.outcome import CompleteRequest, PeerStatus, cost_of
 from peersync.agent.orchestration.turns import Turn
 from peersync.agent.orchestration.ways import Ways
 from peersync.agent.periodic.restart import explained
 from peersync.config.orchestration import Complete
-from peersync.core.errors import DatabaseUnreachable, PeersyncError, PeerUnreachable
+from peersync.core.errors import Locked, PeersyncError, PeerUnreachable
 from peersync.core.results import ErrorRecord
 from peersync.core.schedule import Budget
 from peersync.postgres.complete import Completes, PeerEnd, PeerTurn
@@ -30,7 +31,9 @@ log = logging.getLogger("peersync.complete")
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-NOTED: Final = 5  # tries to record what came of a peer
+NOTED: Final = 30  # tries to record what came of a peer
+CAME_S: Final = 5.0  # for what a full sync that was stopped says of itself
+PASSED_OVER: Final = "passed-over"
 
 
 class Run:
@@ -45,6 +48,7 @@ class Run:
         parallel: int,
         settings: Complete,
         ways: Ways,
+        line: Line,
     ) -> None:
         self.id = complete
         self.database = database
@@ -59,7 +63,8 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self._settings = settings
         self._ways = ways
-        self._pulling = asyncio.Lock()  # a database takes one full sync at a time
+        self._line = line
+        self.left = any(turn.planned.after_errors for turn in turns)
         self._statuses = {
             place: _first_status(turn.planned.reason) for place, turn in enumerate(turns, 1)
         }
@@ -68,10 +73,7 @@ class Run:
     @property
     def turned(self) -> list[PeerTurn]:
         """The peers in order, for the record."""
-        return [
-            PeerTurn(t.peer.node_id, t.peer.name, t.planned.way, t.planned.reason)
-            for t in self.turns
-        ]
+        return [_turned(turn) for turn in self.turns]
 
     @property
     def statuses(self) -> list[PeerStatus]:
@@ -95,14 +97,11 @@ class Run:
             await self._stop_job(place)
 
     async def _peer(self, place: int, turn: Turn) -> None:
-        timeout_s = self._settings.timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                end = await self._tried(place, turn, timeout_s)
-        except TimeoutError:
-            await self._stop_job(place)
-            words = f"{turn.peer.name} was not done within complete.timeout_s ({timeout_s:g} s)"
-            end = _failed(PeerUnreachable(words, hint="peersync lag"))
+            end = await self._in_turn(place, turn)
+        except Locked as error:
+            self.left = True
+            end = PeerEnd(status="skipped", reason=error.message, error=ErrorRecord.of(error))
         except PeersyncError as error:
             end = _failed(error)
         except Exception as error:
@@ -116,6 +115,38 @@ class Run:
             level, "%s with %s: %s%s",
             self.database.name, turn.peer.name, end.status, f": {told}" if told else "",
         )  # fmt: skip
+
+    async def _in_turn(self, place: int, turn: Turn) -> PeerEnd:
+        """Raises Locked where others were at work in the database for too long."""
+        timeout_s, name = self._settings.timeout_s, self.database.name
+        who = f"complete sync {self.id[:8]} with {turn.peer.name}"
+
+        async def waits(words: str) -> None:
+            await self.records.peer_waits(self.id, place, words)
+
+        patience = Patience(timeout_s, who, waits)
+        copies_here = turn.planned.way == "full-pull"
+        async with self._line.turn(name, who, patience) if copies_here else nullcontext():
+            try:
+                async with asyncio.timeout(timeout_s) as limit:
+                    return await self._tried(place, turn, limit, patience)
+            except TimeoutError:
+                return await self._too_long(place, turn)
+
+    async def _too_long(self, place: int, turn: Turn) -> PeerEnd:
+        """What was copied is given up, and was paid for."""
+        words = f"{turn.peer.name} was not done within {self._settings.timeout_s:g} s"
+        job = self._jobs.get(place)
+        if job is None:
+            return _failed(PeerUnreachable(words, hint="peersync lag, and: complete.timeout_s"))
+        await self._stop_job(place)
+        hint = f"peersync jobs show {job[:8]}; complete.timeout_s gives it more time"
+        end = _failed(PeersyncError(words, hint=hint))
+        with suppress(PeersyncError, TimeoutError):
+            async with asyncio.timeout(CAME_S):
+                came = await self._ways.came(job)
+            end = msgspec.structs.replace(end, raw_bytes=came.raw_bytes, wire_bytes=came.wire_bytes)
+        return end
 
     async def _note_end(self, place: int, end: PeerEnd) -> None:
         """A connection that is lost in this moment must not lose what was done."""
@@ -137,29 +168,39 @@ class Run:
         except PeersyncError as error:
             log.warning("job %s could not be cancelled: %s", job[:8], error.message)
 
-    async def _tried(self, place: int, turn: Turn, timeout_s: float) -> PeerEnd:
-        """Again where peer or database can't be reached, as often as is set, ever later."""
+    async def _tried(
+        self, place: int, turn: Turn, limit: asyncio.Timeout, patience: Patience
+    ) -> PeerEnd:
+        """Again after what can pass, as often as is set, ever later. Raises Locked, too."""
         budget = Budget(self._settings.retries, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
-        deadline = time.monotonic() + timeout_s
         tries = 0
         while True:
             tries += 1
-            await self.records.peer_began(self.id, place, tries)
-            self._statuses[place] = "running"
             try:
-                return await self._once(place, turn, timeout_s)
-            except (PeerUnreachable, DatabaseUnreachable):
-                left_s = deadline - time.monotonic()
-                pause_s = budget.pause_s(tries, left_s, random.random())  # noqa: S311
-                if pause_s is None:
+                await self.records.peer_began(self.id, place, tries)
+                self._statuses[place] = "running"
+                return await self._once(place, turn)
+            except Locked as error:
+                limit.reschedule(None)  # its time begins when it is its turn
+                await patience.wait(error)
+                limit.reschedule(_now_s() + self._settings.timeout_s)
+                tries -= 1
+            except PeersyncError as error:
+                left_s = (limit.when() or 0.0) - _now_s()
+                asked_s = error.data.get("retry_after_s")
+                pause_s = budget.pause_s(tries, left_s, random.random(), asked_s)  # noqa: S311
+                passes = error.retryable or error.data.get("peer_retryable")
+                if pause_s is None or not passes:
                     raise
-            await asyncio.sleep(pause_s)
+                await asyncio.sleep(pause_s)
 
-    async def _once(self, place: int, turn: Turn, timeout_s: float) -> PeerEnd:
+    async def _once(self, place: int, turn: Turn) -> PeerEnd:
         peer, database, way = turn.peer, self.database.name, turn.planned.way
         await self._ways.reach(peer)
         if way == "periodic":
-            patience_s = timeout_s * 0.98  # its own words at the end say more than ours
+            patience_s = (
+                self._settings.timeout_s * 0.98
+            )  # its own words at the end say more than ours
             return await self._ways.prove(database, peer, patience_s, self._settings.retries)
         by, sync_type = self.wanted.requested_by, self.wanted.sync_type
 
@@ -167,10 +208,22 @@ class Run:
             self._jobs[place] = job
             await self.records.peer_session(self.id, place, job)
 
-        async with self._pulling if way == "full-pull" else nullcontext():
-            end = await self._ways.copy(way, database, peer, by=by, sync_type=sync_type, told=told)
+        end = await self._ways.copy(way, database, peer, by=by, sync_type=sync_type, told=told)
         del self._jobs[place]
+        if end.error is not None and end.error.code == Locked.code:  # another was quicker
+            raise Locked(end.error.message, detail=end.error.detail, hint=end.error.hint)
         return end
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _turned(turn: Turn) -> PeerTurn:
+    planned, error = turn.planned, None
+    if planned.after_errors and planned.reason is not None:
+        error = ErrorRecord(PASSED_OVER, planned.reason, None, f"--peers {turn.peer.name}")
+    return PeerTurn(turn.peer.node_id, turn.peer.name, planned.way, planned.reason, error)
 
 
 def _first_status(reason: str | None) -> PeerStatus:

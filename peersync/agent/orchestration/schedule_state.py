@@ -16,7 +16,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from peersync.core.errors import ConfigError
 from peersync.transport.files import make_private_directory, read_private, write_private
 
 log = logging.getLogger("peersync.schedule")
@@ -29,7 +28,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of one schedule. Times are seconds since 1970.
 
     since: when it was first seen, which counts as its first turn. due: the last turn that was
-    taken. errors: in a row; recovered_after: how many there were before the last success.
+    taken. at, held: its time, and whether it was paused, in the configuration. open: a run has
+    begun and has not said how it ended. errors: in a row; recovered_after: how many there were
+    before the last success.
     """
 
     since: float
@@ -42,11 +43,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recovered_after: int = 0
     missed: float | None = None
     paused_by: str | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether a run has begun and has not said how it ended."""
-        return self.started is not None and (self.ended is None or self.ended < self.started)
+    at: str | None = None
+    held: bool = False
+    open: bool = False
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -59,26 +58,47 @@ class ScheduleFile:
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "schedules.json"
+        self._damaged = state_dir / "schedules.json.damaged"
         self._locks = state_dir / "schedules"
 
     def read(self) -> dict[str, State]:
-        """By name. Raises ConfigError for a file that is damaged."""
-        data = read_private(self._path, limit=MAX_BYTES)
-        if data is None:
-            return {}
+        """By name. A file that is damaged has nothing."""
         try:
-            return msgspec.json.decode(data, type=_File).schedules
-        except msgspec.MsgspecError as error:
-            raise ConfigError(
-                f"{self._path} can't be read: {error}",
-                hint="Move it away: what is due is then counted from now on.",
-            ) from error
+            return self._decoded()
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return {}
+
+    def troubles(self) -> tuple[str, ...]:
+        """For the status: what stands beside the file because it could not be read."""
+        try:
+            self._decoded()
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return (f"{self._path} can't be read: {error}; the agent counts from now on",)
+        if not self._damaged.exists():
+            return ()
+        return (
+            f"{self._path} was damaged: schedules are counted from then on, and it is forgotten"
+            f" who had paused one. When you have seen it: rm {self._damaged}",
+        )
+
+    def _decoded(self) -> dict[str, State]:
+        data = read_private(self._path, limit=MAX_BYTES)
+        return msgspec.json.decode(data, type=_File).schedules if data is not None else {}
+
+    def _mended(self) -> dict[str, State]:
+        """The same; a damaged file is moved aside. The caller has the lock."""
+        try:
+            return self._decoded()
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            log.error("%s can't be read (%s); it is moved to %s", self._path, error, self._damaged)  # noqa: TRY400
+            self._path.replace(self._damaged)
+            return {}
 
     def change(self, name: str, make: Callable[[State | None], State]) -> State:
         """Replaces the state of one schedule; `make` gets the one that is there."""
         make_private_directory(self._locks)
         with _locked(self._locks / ".file"):
-            states = self.read()
+            states = self._mended()
             state = make(states.get(name))
             if states.get(name) != state:
                 file = _File({**states, name: state})

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
@@ -26,26 +26,43 @@ log = logging.getLogger("peersync.schedule")
 
 LOOK_S: Final = 60.0  # the clock may be set, and the file changed by another process
 LATE_S: Final = 120.0  # later than that it was missed
+AHEAD_S: Final = 60.0  # a last turn that lies further in the future is that of a wrong clock
 FOREVER_S: Final = 366 * 86_400.0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one try. `retry`: another may help, after `retry_after_s` if that is known."""
+    """What came of one try. `retry`: another may help, after `retry_after_s` if that is known.
+
+    `again`: the databases that a further try is for; all without it.
+    """
 
     result: Result
     message: str | None = None
     retry: bool = False
     retry_after_s: float | None = None
+    again: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """By whom, a schedule or a person. `since`: what has begun since then was this turn.
+
+    None where a person asks. `again`: databases that are tried again, of those of the last try.
+    """
+
+    by: str
+    since: datetime | None = None
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One schedule. `what` it does in words; `do` it, for who asks: a schedule or a person."""
+    """One schedule. `what` it does in words, and what does it."""
 
     name: str
     what: str
     when: When
-    do: Callable[[str], Awaitable[Outcome]]
+    do: Callable[[Asked], Awaitable[Outcome]]
     jitter_s: float = 0.0
     catch_up: bool = True
     paused: bool = False
@@ -117,6 +134,10 @@ class Scheduler:
         self._states |= await self._in_thread(self._file.read)
         return [self._view(entry) for entry in self._entries.values()]
 
+    def troubles(self) -> tuple[str, ...]:
+        """Sentences for `peersync status`."""
+        return self._file.troubles()
+
     async def pause(self, name: str, *, paused: bool, by: str) -> ScheduleView:
         """What runs goes on. BadRequest where the configuration holds it back."""
         entry = self._get(name)
@@ -128,12 +149,12 @@ class Scheduler:
         now = self._clock().timestamp()
 
         def change(state: State | None) -> State:
-            state = state or State(since=now)
+            state = self._seen(entry, state)
             if state.paused_by and not paused:  # what was due meanwhile was not wanted
                 state = msgspec.structs.replace(state, due=now)
             return msgspec.structs.replace(state, paused_by=by if paused else None)
 
-        self._states[entry.name] = await self._in_thread(self._file.change, entry.name, change)
+        await self._keep_state(entry, change)
         self._woken[entry.name].set()
         return self._view(entry)
 
@@ -200,7 +221,8 @@ class Scheduler:
         try:
             due = await self._take(entry, forced=by is not None)
             if due is not None:
-                await self._run(entry, due, by or f"schedule {entry.name}")
+                since = entry.when.opens(due) if by is None else None
+                await self._run(entry, due, Asked(by or f"schedule {entry.name}", since))
         finally:
             self._asked.pop(entry.name, None)
             self._running.pop(entry.name, None)
@@ -209,8 +231,7 @@ class Scheduler:
 
     async def _wait_s(self, entry: Entry) -> float:
         """Until it may begin, by its chance; what a dead agent left is closed on the way."""
-        state = await self._in_thread(self._file.change, entry.name, self._seen)
-        self._states[entry.name] = state
+        state = await self._keep_state(entry, lambda state: self._seen(entry, state))
         if state.open and entry.name not in self._running:
             await self._close_if_dead(entry)
         if entry.paused or state.paused_by:
@@ -226,8 +247,27 @@ class Scheduler:
             self._jitter[entry.name] = (due, self._chance() * entry.jitter_s)
         return due + self._jitter[entry.name][1] - now.timestamp()
 
-    def _seen(self, state: State | None) -> State:
-        return state or State(since=self._clock().timestamp())
+    async def _keep_state(self, entry: Entry, change: Callable[[State | None], State]) -> State:
+        state: State = await self._in_thread(self._file.change, entry.name, change)
+        self._states[entry.name] = state
+        return state
+
+    def _seen(self, entry: Entry, state: State | None) -> State:
+        """The state as it counts now.
+
+        Where the configuration has changed its hour or taken its pause away, and where the clock
+        had been ahead, the turns count from now on.
+        """
+        now, at, held = self._clock().timestamp(), entry.when.text, entry.paused
+        if state is None:
+            return State(since=now, at=at, held=held)
+        moved = state.at not in (None, at) or (state.held and not held)
+        ahead = max(state.since, state.due or 0.0) > now + AHEAD_S
+        if ahead:
+            log.warning("%s: its last turn lies in the future; it counts from now on", entry.name)
+        if moved or ahead:
+            state = msgspec.structs.replace(state, since=min(state.since, now), due=now)
+        return msgspec.structs.replace(state, at=at, held=held)
 
     async def _close_if_dead(self, entry: Entry) -> None:
         release = await self._in_thread(self._file.hold, entry.name)
@@ -235,7 +275,8 @@ class Scheduler:
             return
         try:
             log.warning("%s was interrupted: the agent ended while it ran", entry.name)
-            await self._change(entry, result="interrupted", ended=self._clock().timestamp())
+            ended = self._clock().timestamp()
+            await self._change(entry, result="interrupted", ended=ended, open=False)
         finally:
             release()
 
@@ -248,25 +289,25 @@ class Scheduler:
         now, taken = self._now(), list[datetime]()
 
         def change(state: State | None) -> State:
-            state = self._seen(state)
+            state = self._seen(entry, state)
             last = self._last(state)
             turn = entry.when.turn(last, now, catch_up=True, late_s=0)
             if not (turn.run or forced):
                 return state
             taken.append(turn.due if turn.run else now)
             due = turn.due.timestamp() if turn.run else state.due
-            return msgspec.structs.replace(state, due=due, started=now.timestamp())
+            return msgspec.structs.replace(state, due=due, started=now.timestamp(), open=True)
 
-        self._states[entry.name] = await self._in_thread(self._file.change, entry.name, change)
+        await self._keep_state(entry, change)
         return taken[0] if taken else None
 
-    async def _run(self, entry: Entry, due: datetime, by: str) -> None:
+    async def _run(self, entry: Entry, due: datetime, asked: Asked) -> None:
         self._running[entry.name] = self._clock().timestamp()
         log.info("%s begins: %s", entry.name, entry.what)
         until, failures = entry.when.after(due).timestamp(), 0
         while True:
-            outcome = await _tried(entry, by)
-            if outcome.result != "error":
+            outcome = await _tried(entry, asked)
+            if outcome.result not in ("error", "partial"):
                 break
             failures += 1
             left_s = until - self._clock().timestamp()
@@ -274,6 +315,7 @@ class Scheduler:
             if not outcome.retry or pause_s is None:
                 break
             log.warning("%s: %s; again in %.0f s", entry.name, outcome.message, pause_s)
+            asked = replace(asked, again=outcome.again)
             await self._sleep(asyncio.Event(), pause_s)
             if self._states[entry.name].paused_by:
                 break
@@ -293,7 +335,7 @@ class Scheduler:
         now = self._now()
         state = await self._change(
             entry, ended=now.timestamp(), result=outcome.result, message=outcome.message,
-            errors=errors, recovered_after=recovered,
+            errors=errors, recovered_after=recovered, open=False,
         )  # fmt: skip
         if entry.when.missed(self._last(state), now):
             over = entry.when.after(self._last(state))
@@ -301,12 +343,9 @@ class Scheduler:
             await self._change(entry, due=now.timestamp(), missed=over.timestamp())
 
     async def _change(self, entry: Entry, **fields: Any) -> State:
-        def change(state: State | None) -> State:
-            return msgspec.structs.replace(self._seen(state), **fields)
-
-        state: State = await self._in_thread(self._file.change, entry.name, change)
-        self._states[entry.name] = state
-        return state
+        return await self._keep_state(
+            entry, lambda state: msgspec.structs.replace(self._seen(entry, state), **fields)
+        )
 
     # --- small things -----------------------------------------------------------------------
     def _now(self) -> datetime:
@@ -340,7 +379,9 @@ class Scheduler:
             at=entry.when.text,
             next=None if paused_by else self._iso(following),
             last=self._iso(state.started) if state.started is not None else None,
-            seconds=round(ended - (state.started or 0.0), 3) if ended is not None else None,
+            seconds=round(max(ended - (state.started or 0.0), 0.0), 3)
+            if ended is not None
+            else None,
             result=state.result,
             message=state.message,
             errors=state.errors,
@@ -351,17 +392,16 @@ class Scheduler:
         )
 
 
-async def _tried(entry: Entry, by: str) -> Outcome:
+async def _tried(entry: Entry, asked: Asked) -> Outcome:
     """A bug in what is started is aloud, and no reason to stop the schedule."""
     try:
-        return await entry.do(by)
+        return await entry.do(asked)
     except Locked as error:
         return Outcome(result="skipped", message=error.message)
     except PeersyncError as error:
         after = error.data.get("retry_after_s")
-        return Outcome(
-            result="error", message=error.message, retry=error.retryable, retry_after_s=after
-        )
+        retry = error.retryable or bool(error.data.get("peer_retryable"))
+        return Outcome(result="error", message=error.message, retry=retry, retry_after_s=after)
     except Exception:
         log.exception("internal error in %s", entry.name)
         return Outcome(result="error", message="internal error; the agent's log has it")

@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
+
 from peersync.agent.orchestration.bulk import BulkSyncs
-from peersync.agent.orchestration.bulk_outcome import BulkRequest
+from peersync.agent.orchestration.bulk_outcome import BulkDatabase, BulkRequest
 from peersync.agent.orchestration.complete import CompleteSyncs
 from peersync.agent.orchestration.outcome import CompleteRequest
 from peersync.agent.orchestration.schedule_state import Result
-from peersync.agent.orchestration.scheduler import Entry, Outcome
+from peersync.agent.orchestration.scheduler import Asked, Entry, Outcome
 from peersync.agent.orchestration.sets import SetsRequest, TableSets
 from peersync.config.model import Config
 from peersync.config.orchestration import Schedule
+from peersync.core.errors import NotFound, error_class
 from peersync.core.schedule import When
 from peersync.core.words import counted
 
 log = logging.getLogger("peersync.schedule")
 
 LOCALTIME: Final = Path("/etc/localtime")
-Do = Callable[[str], Awaitable[Outcome]]
+Do = Callable[[Asked], Awaitable[Outcome]]
 _OF_SETS: Final[dict[str, Result]] = {
     "done": "success", "partly": "partial", "failed": "error", "nothing": "skipped",
 }  # fmt: skip
@@ -87,32 +90,51 @@ class Starts:
             paused=one.paused,
         )  # fmt: skip
 
-    async def _bulk(self, by: str) -> Outcome:
-        started = await self._bulks.start(BulkRequest(sync_type="scheduled", requested_by=by))
-        return _of_run(await self._bulks.wait(started.id))
+    async def _bulk(self, asked: Asked) -> Outcome:
+        wanted = BulkRequest(
+            databases=list(asked.again), sync_type="scheduled", requested_by=asked.by
+        )
+        started = await self._bulks.start(wanted, since=asked.since)
+        view = await self._bulks.wait(started.id)
+        again = tuple(one.database for one in view.databases if _may_pass(one))
+        outcome = _of_run(view)
+        return msgspec.structs.replace(outcome, retry=bool(again), again=again)
 
     def _complete_of(self, database: str) -> Do:
-        async def do(by: str) -> Outcome:
-            wanted = CompleteRequest(database=database, sync_type="scheduled", requested_by=by)
-            started = await self._completes.start(wanted)
+        async def do(asked: Asked) -> Outcome:
+            wanted = CompleteRequest(
+                database=database, sync_type="scheduled", requested_by=asked.by
+            )
+            try:
+                started = await self._completes.start(wanted, since=asked.since)
+            except NotFound as error:
+                if not error.data.get("nothing"):
+                    raise
+                return Outcome(result="skipped", message=error.message)
             view = await self._completes.wait(database, started.id)
             words = f"{view.peers_successful} of {counted(view.peers_total, 'peer')}"
+            if view.left:
+                words += "; passed over: " + "; ".join(f"{p.peer}: {p.reason}" for p in view.left)
+            if view.peers_skipped == view.peers_total and not view.left:  # paused, all of them
+                return Outcome(result="skipped", message=f"{words}, all are passed over")
             return _of_run(view, words)
 
         return do
 
-    async def _due_sets(self, by: str) -> Outcome:
-        return await self._run_sets(SetsRequest(sync_type="scheduled", requested_by=by))
+    async def _due_sets(self, asked: Asked) -> Outcome:
+        return await self._run_sets(SetsRequest(sync_type="scheduled", requested_by=asked.by))
 
     def _set_of(self, name: str) -> Do:
-        async def do(by: str) -> Outcome:  # that it is due is the scheduler's affair
-            wanted = SetsRequest(sets=[name], force=True, sync_type="scheduled", requested_by=by)
-            return await self._run_sets(wanted)
+        async def do(asked: Asked) -> Outcome:  # that it is due is the scheduler's affair
+            wanted = SetsRequest(
+                sets=[name], force=True, sync_type="scheduled", requested_by=asked.by
+            )
+            return await self._run_sets(wanted, asked.since)
 
         return do
 
-    async def _run_sets(self, wanted: SetsRequest) -> Outcome:
-        done = await self._sets.run(wanted)
+    async def _run_sets(self, wanted: SetsRequest, since: datetime | None = None) -> Outcome:
+        done = await self._sets.run(wanted, since=since)
         failed = [run for run in done.runs if run.status != "success"]
         words = counted(len(done.runs), "run")
         if failed:
@@ -120,7 +142,15 @@ class Starts:
             words = f"{failed[0].set} with {failed[0].peer}: {why or failed[0].status}"
         elif not done.runs:
             words = done.not_run[0].reason or "nothing is due" if done.not_run else "nothing is due"
-        return Outcome(result=_OF_SETS[done.result], message=words)
+        unanswered = [run for run in failed if not run.id and run.error is not None]
+        retry = any(error_class(run.error.code).retryable for run in unanswered if run.error)
+        return Outcome(result=_OF_SETS[done.result], message=words, retry=retry)
+
+
+def _may_pass(one: BulkDatabase) -> bool:
+    """A database that did not answer; what came of peers was tried again already."""
+    error = one.error if one.status == "error" and one.complete_id is None else None
+    return error is not None and error_class(error.code).retryable
 
 
 def _of_run(view: Any, words: str | None = None) -> Outcome:
@@ -128,4 +158,6 @@ def _of_run(view: Any, words: str | None = None) -> Outcome:
     result: Result = view.status if view.status in ("success", "partial", "error") else "error"
     if view.status == "interrupted":
         result = "interrupted"
+    if view.status == "nothing":
+        result = "skipped"
     return Outcome(result=result, message=words or getattr(view, "message", None) or view.status)

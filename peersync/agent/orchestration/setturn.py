@@ -2,7 +2,7 @@
 
 Owns what a set's method means for a peer, and how often a failure is tried again. It records
 nothing. A sync of some rows updates and inserts; where the other side would not understand
-which rows are meant, it is not begun.
+which rows are meant, it is not begun. Whoever is at work in the database is waited for.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import msgspec
 
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import JobView
+from peersync.agent.orchestration.line import Line, Patience, Rank
 from peersync.agent.orchestration.ways import Ways
 from peersync.agent.plan import Plan
 from peersync.config.model import Config
 from peersync.config.orchestration import TableSet
-from peersync.core.errors import BadRequest, PeersyncError, ProtocolError
+from peersync.core.errors import BadRequest, Locked, PeersyncError, ProtocolError
 from peersync.core.results import ErrorRecord
 from peersync.core.schedule import Budget, parse_span
 from peersync.core.words import counted
@@ -42,10 +43,13 @@ Told = Callable[[str], Awaitable[None]]
 class SetTurn:
     """`run` one; `rows` says whether it could be run."""
 
-    def __init__(self, config: Config, jobs: Jobs, ways: Ways, chance: Callable[[], float]) -> None:
+    def __init__(
+        self, config: Config, jobs: Jobs, ways: Ways, line: Line, chance: Callable[[], float]
+    ) -> None:
         self._settings = config.complete
         self._jobs = jobs
         self._ways = ways
+        self._line = line
         self._chance = chance
 
     async def rows(self, one: TableSet, database: str, peer: Peer) -> int | None:
@@ -57,9 +61,44 @@ class SetTurn:
         return (await self._plan(one, database, peer)).rows
 
     async def run(
-        self, one: TableSet, database: str, peer: Peer, *, by: str, sync_type: SyncType, told: Told
+        self,
+        one: TableSet,
+        database: str,
+        peer: Peer,
+        *,
+        by: str,
+        sync_type: SyncType,
+        told: Told,
+        waits: Told,
     ) -> SetEnd:
-        """Tried again while that can help. Never raises but for the end of the agent."""
+        """Tried again while that can help. Never raises but for the end of the agent.
+
+        `waits` is told for whom. Where their work lasts too long this one is "skipped".
+        """
+        who = f"table set {one.name} with {peer.name}"
+        patience = Patience(self._settings.timeout_s, who, waits)
+        try:
+            if one.method == "incremental":  # it copies nothing, so it is in nobody's way
+                return await self._tried(one, database, peer, by, sync_type, told, patience)
+            together = sync_type == "scheduled"
+            async with self._line.turn(
+                database, who, patience, rank=rank_of(one), together=together
+            ):
+                return await self._tried(one, database, peer, by, sync_type, told, patience)
+        except Locked as error:
+            return SetEnd(status="skipped", reason=error.message)
+
+    async def _tried(
+        self,
+        one: TableSet,
+        database: str,
+        peer: Peer,
+        by: str,
+        sync_type: SyncType,
+        told: Told,
+        patience: Patience,
+    ) -> SetEnd:
+        """Raises Locked when the patience is over."""
         budget, tries = Budget(self._settings.retries, first_s=FIRST_S), 0
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.timeout_s
@@ -67,6 +106,10 @@ class SetTurn:
             tries += 1
             try:
                 end = await self._once(one, database, peer, by, sync_type, told)
+            except Locked as error:
+                await patience.wait(error)
+                tries -= 1
+                continue
             except PeersyncError as error:
                 end = SetEnd(status="error", error=ErrorRecord.of(error))
                 asked = error.data.get("retry_after_s")
@@ -127,6 +170,11 @@ class SetTurn:
         return (await self._jobs.plan(peer.name, database, options, count=False))[0]
 
 
+def rank_of(one: TableSet) -> Rank:
+    """By which sets that are due together are sorted."""
+    return one.method != "incremental", one.priority, one.name
+
+
 def options_of(one: TableSet) -> Options:
     """What a set asks of a full sync. BadRequest for a condition that can't be one."""
     try:
@@ -146,6 +194,9 @@ def options_of(one: TableSet) -> Options:
 
 
 def _of_job(view: JobView) -> SetEnd:
+    """Raises Locked where another process was quicker."""
+    if view.error is not None and view.error.code == Locked.code:
+        raise Locked(view.error.message, detail=view.error.detail, hint=view.error.hint)
     progress, status = view.progress, _OF_STATE.get(view.state, "error")
     show = f"peersync jobs show {view.id[:8]}"
     left = sum(t.result != "done" for t in view.tables)

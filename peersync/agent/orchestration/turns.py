@@ -96,14 +96,16 @@ class Turns:
         self, database: str, peer: Peer, failures: Mapping[str, Failed]
     ) -> PlannedPeer:
         settings = self.settings(peer)
-        reason = self._refused(peer, database)
+        reason, after_errors = self._refused(peer, database), False
         if reason is None and (failed := failures.get(peer.node_id)) is not None:
             reason = self._backing_off(peer, failed)
+            after_errors = reason is not None
         return PlannedPeer(
             peer=peer.name,
             way=await self._ways.choose(database, settings.sync),
             reason=reason,
             price_per_gb=settings.price_per_gb,
+            after_errors=after_errors,
         )
 
     def _backing_off(self, peer: Peer, failed: Failed) -> str | None:
@@ -129,4 +131,5 @@ def _failed_in(earlier: CompleteView) -> set[str]:
             f"{earlier.id[:8]} is still running",
             hint=f"watch it: peersync complete-sync show {earlier.id[:8]}",
         )
-    return {peer.peer for peer in earlier.peers if peer.status in NOT_DONE}
+    left = {peer.peer for peer in earlier.left}
+    return left | {peer.peer for peer in earlier.peers if peer.status in NOT_DONE}

@@ -155,6 +155,10 @@ class Ways:
         await told(started.job)
         return _of_job(await self._end_of(started.job))
 
+    async def came(self, job: str) -> PeerEnd:
+        """What came of a full sync that was stopped, when it has."""
+        return _of_job(await self._end_of(job))
+
     async def _end_of(self, job: str) -> JobView:
         while True:
             view = await self._jobs.views.get(job)

@@ -26,6 +26,7 @@ def tls_context(config: Config, identity: Identity) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
     certificate = people.certificate or str(identity.cert_path)
     try:
         context.load_cert_chain(certificate, people.key or str(identity.key_path))
@@ -49,10 +50,12 @@ def host_names(config: Config) -> list[str]:
 
 
 def base_url(config: Config) -> str:
-    """The address to open on this server, or with its host name where it listens everywhere."""
-    address = parse_address(config.node.admin)
-    encrypted = not is_loopback(address.host) or bool(config.people.certificate)
+    """The address to open: on this server, or by the name that others shall use."""
+    address, people = parse_address(config.node.admin), config.people
+    encrypted = not is_loopback(address.host) or bool(people.certificate)
     host = socket.gethostname() if address.host in _EVERYWHERE else address.host
+    if people.allowed_hosts and not is_loopback(address.host):
+        host = people.allowed_hosts[0]
     shown = f"[{host}]" if ":" in host else host
     return f"http{'s' if encrypted else ''}://{shown}:{address.port}/"
 

@@ -23,6 +23,7 @@ from peersync.core.progress import Progress
 TICK_S: Final = 0.1
 JOBS_S: Final = 0.25
 OVERVIEW_S: Final = 0.5
+AGAIN_S: Final = 10.0  # silence can be news, too: what is known grows old
 FIRST_S: Final = 2.0  # what is older is read again before the first overview of a page
 FIRST_WAIT_S: Final = 0.25
 OVERVIEW: Final = "overview"
@@ -49,6 +50,7 @@ class Collector:
         self._shown: Overview | None = None
         self._seen = -1  # of the lookout's changes
         self._due_at = 0.0
+        self._made_at = 0.0
         self._jobs_at = 0.0
         self._moving: tuple[list[Progress], list[Progress]] = ([], [])
         jobs.on_end.append(self._job_ended)
@@ -87,9 +89,10 @@ class Collector:
                 self.board.show(JOBS, {"running": moving[0], "giving": moving[1]})
 
     def _show_overview(self, now: float) -> None:
-        if now < self._due_at or self._seen == self._lookout.changes:
+        is_news = self._seen != self._lookout.changes or now - self._made_at > AGAIN_S
+        if now < self._due_at or not is_news:
             return
-        self._seen = self._lookout.changes
+        self._seen, self._made_at = self._lookout.changes, now
         overview = make_overview(self._lookout.facts())
         same = sameness(overview)
         if same != self._shown:

@@ -7,6 +7,7 @@ table of rights. It reads no body. A stream that is open when its session or tok
 from __future__ import annotations
 
 import logging
+import re
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +22,7 @@ log = logging.getLogger("peersync.people")
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 PRINCIPAL = web.RequestKey("PRINCIPAL", Principal)
 _BEARER: Final = "bearer "
+_PORT: Final = re.compile(r":([0-9]{1,5})$")
 COOKIE: Final = "peersync"
 HOST_COOKIE: Final = "__Host-peersync"  # a browser takes it over TLS only, from this host only
 
@@ -37,7 +39,7 @@ def guard(desk: Desk) -> Middleware:
         wanted = rights.needed(request.method, pattern) if pattern is not None else None
         if wanted == "anyone" or (pattern is None and not request.path.startswith("/api/")):
             return await handler(request)
-        principal = desk.of_token(token) if token else await desk.of_cookie(cookie(request))
+        principal = await _who(desk, request, token)
         if pattern is None:
             return await handler(request)  # says that there is no such route
         if wanted is None:
@@ -53,6 +55,14 @@ def guard(desk: Desk) -> Middleware:
         return await _served(desk, request, handler, principal)
 
     return check
+
+
+async def _who(desk: Desk, request: web.Request, token: str | None) -> Principal:
+    if token is not None:
+        return desk.of_token(token)
+    if "Authorization" in request.headers:
+        raise LoginNeeded("only bearer tokens are known here", hint="peersync token create")
+    return await desk.of_cookie(cookie(request))
 
 
 async def _served(
@@ -94,18 +104,24 @@ def refuse_other_sites(request: web.Request) -> None:
 
 
 def bearer(request: web.Request) -> str | None:
-    """The token of the Authorization header; LoginNeeded for another kind of authorization."""
-    given = request.headers.get("Authorization")
-    if given is None:
-        return None
-    if not given.lower().startswith(_BEARER):
-        raise LoginNeeded("only bearer tokens are known here", hint="peersync token create")
-    return given[len(_BEARER) :].strip()
+    """The token of the Authorization header; None without one, or for another kind."""
+    given = request.headers.get("Authorization", "")
+    return given[len(_BEARER) :].strip() if given.lower().startswith(_BEARER) else None
 
 
 def cookie(request: web.Request) -> str | None:
     """The secret of the session that this browser has."""
-    return request.cookies.get(HOST_COOKIE if request.secure else COOKIE)
+    return request.cookies.get(cookie_name(request))
+
+
+def cookie_name(request: web.Request) -> str:
+    """Has the port in it, which browsers do not tell apart by themselves.
+
+    So who looks at two servers through two tunnels of his machine stays logged in at both.
+    """
+    name = HOST_COOKIE if request.secure else COOKIE
+    port = _PORT.search(request.host)
+    return f"{name}-{port[1]}" if port else name
 
 
 def _a(role: str) -> str:

@@ -92,7 +92,7 @@ class LoginApi:
         session = _own_session(request)
         await self._desk.logout(session)
         response = json_response({"user": session.user})
-        name = guard.HOST_COOKIE if request.secure else guard.COOKIE
+        name = guard.cookie_name(request)
         response.del_cookie(name, path="/", secure=request.secure, httponly=True, samesite="Strict")
         return response
 
@@ -125,7 +125,7 @@ class LoginApi:
             LoggedIn(user=user.name, role=user.role, needs_password=session.first)
         )
         response.set_cookie(
-            guard.HOST_COOKIE if request.secure else guard.COOKIE,
+            guard.cookie_name(request),
             secret,
             max_age=int(self._desk.sessions.max_s),
             path="/",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,6 +25,7 @@ from peersync.agent.periodic.links import Local, read_links
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.messages import PositionReply
 from peersync.agent.periodic.positions import Positions
+from peersync.agent.proof.view import ProofSummary
 from peersync.agent.status import (
     RANK,
     Look,
@@ -46,6 +47,7 @@ from peersync.postgres.sqlfiles import queries
 from peersync.transport.peers import Peer
 
 READ_S: Final = 10.0
+STALE_S: Final = 30.0  # what a database said longer ago is not shown as how it is
 HISTORY_S: Final = 60.0
 SCHEDULES_S: Final = 15.0
 PROBE_S: Final = 15.0
@@ -109,7 +111,9 @@ class Lookout:
         self._known: dict[str, _Known] = {}
         self._lags: dict[str, _Lags] = {}
         self._probes: dict[str, _Probe] = {}
+        self._failed: dict[str, float] = {}  # when a look began that has not ended well
         self._next: dict[str, str] = {}  # by database
+        self._proved: dict[str, str] = {}  # by database: when it was verified last
         self._next_at = -SCHEDULES_S
         self._probed_at = -PROBES_S
         self._under_way: dict[str, asyncio.Task[None]] = {}
@@ -121,8 +125,11 @@ class Lookout:
     def begin(self, *, max_age_s: float = READ_S) -> list[asyncio.Task[None]]:
         """Starts to read what is too old, or has changed; gives all that is under way."""
         now = time.monotonic()
+        self._proved = _newest(self._report.proofs)
         for database in self._report.databases:
             known = self._known.get(database.name)
+            if now - self._failed.get(database.name, -READ_S) < READ_S:
+                continue
             if known is None or self._is_due(known, now, max_age_s):
                 self._start(f"look-{database.name}", partial(self._read, database))
         if now - self._next_at > SCHEDULES_S:
@@ -164,6 +171,7 @@ class Lookout:
             len(hub.links),
             sum(link.trouble.count > 0 for link in hub.links.values()),
             len(report.book.peers()),
+            self._proved.get(name),
             *(p.session for p in report.jobs.views.running() if p.database == name),
             *(p.session for p in report.backups.running() if p.database == name),
         )
@@ -172,12 +180,14 @@ class Lookout:
         name = database.name
         async with self._reading:
             began, mark = time.monotonic(), self._mark(name)
+            self._failed[name] = began
             async with asyncio.TaskGroup() as group:
                 look = group.create_task(look_at(database), name=f"status-{name}")
                 views = group.create_task(self._views(self._periodic.hubs[name]))
                 waiting = group.create_task(self._read_waiting(database))
             by_peer = {view.peer: view for view in views.result()}
             ended = time.monotonic()
+            del self._failed[name]
             self._known[name] = _Known(
                 look.result(), by_peer, waiting.result(), mark, ended, ended - began
             )
@@ -210,7 +220,8 @@ class Lookout:
                     kept.lags = _by_peer(await read_lags(conn, HISTORY))
                     kept.at = time.monotonic()
         except (PeersyncError, *TRANSLATED):
-            return Waiting()
+            known = self._known.get(database.name)
+            return known.waiting if known else Waiting()
         return Waiting(row["open"], row["quarantined"], len(row["parked"]))
 
     # --- peers and schedules ------------------------------------------------------------------
@@ -261,7 +272,7 @@ class Lookout:
         links: dict[str, list[LinkStatus]] = {peer.name: [] for peer in peers}
         databases = []
         for database in report.databases:
-            known = self._known.get(database.name)
+            known = self._of_late(database.name)
             databases.append(_status(database.name, known))
             for link in self._links(database.name, known, peers):
                 if link.peer in links:  # it may have been removed since
@@ -290,6 +301,12 @@ class Lookout:
             warnings=[*report.troubles(), *(w for d in databases for w in d.warnings)],
         )
 
+    def _of_late(self, name: str) -> _Known | None:
+        """None where a database has not answered for so long that nothing is known of it."""
+        known = self._known.get(name)
+        limit_s = max(STALE_S, 2 * PAUSE * known.cost_s) if known else 0.0
+        return known if known and time.monotonic() - known.at < limit_s else None
+
     def _links(
         self, name: str, known: _Known | None, peers: tuple[Peer, ...]
     ) -> Iterable[LinkStatus]:
@@ -317,8 +334,15 @@ class Lookout:
 
 def _status(name: str, known: _Known | None) -> DatabaseStatus:
     if known is None:
-        return DatabaseStatus(name=name, reachable=False, problem=f"{name} has not answered yet")
+        return DatabaseStatus(name=name, reachable=False, problem=f"{name} has not answered lately")
     return known.look.status
+
+
+def _newest(proofs: Mapping[tuple[str, str], ProofSummary]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for (database, _), proof in proofs.items():
+        found[database] = max(proof.checked_at, found.get(database, ""))
+    return found
 
 
 def _by_peer(rows: Iterable[tuple[str, datetime, float]]) -> dict[str, dict[datetime, float]]:

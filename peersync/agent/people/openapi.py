@@ -18,6 +18,7 @@ from peersync import __version__
 from peersync.agent.people.operation import EVENTS, JSON, IdempotencyKey, Operation
 from peersync.agent.people.operations import OPERATIONS
 from peersync.agent.people.operations_people import PEOPLE_OPERATIONS
+from peersync.agent.people.operations_proof import PROOF_OPERATIONS
 from peersync.agent.people.rights import needed
 from peersync.transport.problems import CONTENT_TYPE, Problem
 
@@ -41,12 +42,12 @@ _ABOUT: Final = (
     "times ISO 8601. Errors are problem documents (RFC 9457) with a stable `code`."
 )
 _LOGINS: Final = {
-    "cookie": {"type": "apiKey", "in": "cookie", "name": "peersync",
-               "description": "given by POST /api/login; over HTTPS it is called __Host-peersync"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": "peersync-8790",
+               "description": "given by POST /api/login; over HTTPS __Host-peersync-PORT"},
     "token": {"type": "http", "scheme": "bearer", "description": "made by: peersync token create"},
 }  # fmt: skip
 DESCRIBED: Final[dict[tuple[str, str], Operation]] = {
-    (one.method, one.pattern): one for one in (*OPERATIONS, *PEOPLE_OPERATIONS)
+    (one.method, one.pattern): one for one in (*OPERATIONS, *PEOPLE_OPERATIONS, *PROOF_OPERATIONS)
 }
 
 

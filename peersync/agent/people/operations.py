@@ -386,7 +386,13 @@ OPERATIONS: Final = (
     _get("/api/admin/notify", "What lasts, and how the channels do", NotifyView),
     _post("/api/admin/notify/test", "Send a test", list[ChannelTest], TestRequest, errors=FOUND),
     _post("/api/admin/notify/quiet", "Be quiet for a while", NotifyView, QuietRequest),
-    _post("/api/admin/notify/dismiss", "Forget an incident", NotifyView, DismissRequest),
+    _post(
+        "/api/admin/notify/dismiss",
+        "Forget an incident",
+        NotifyView,
+        DismissRequest,
+        errors=FOUND,
+    ),
     # --- peers --------------------------------------------------------------------------------
     _get("/api/admin/peers", "This node and its peers", PeerList, query=ProbeQuery),
     _post(

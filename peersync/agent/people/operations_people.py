@@ -15,9 +15,9 @@ from peersync.agent.people.operation import EVENTS, FOUND, TAKEN, Operation
 from peersync.agent.people.overview import Overview
 from peersync.agent.people.overview_api import OverviewQuery
 from peersync.agent.people.people_api import (
-    OneTimeLink,
     NewToken,
     NewUser,
+    OneTimeLink,
     SessionView,
     Settings,
     TokenView,

@@ -92,7 +92,7 @@ class Sessions:
         if session.seen_at - self._noted.get(session.id, 0.0) > NOTED_S:
             self._noted[session.id] = session.seen_at
             async with self._lock:
-                await self._write()
+                await self._try_write()
         return session
 
     # --- changing -----------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Sessions:
             kept = self.all()[: MOST - 1]
             self._by_digest = {s.digest: s for s in [*kept, session]}
             self._noted[session.id] = now
-            await self._write()
+            await self._try_write()
         return session, secret
 
     async def end(self, which: Callable[[Session], bool]) -> list[Session]:
@@ -173,6 +173,13 @@ class Sessions:
         """Seconds left of a session as it is known now; 0 when it has ended."""
         known = self._by_digest.get(session.digest)
         return max(self.left_s(known), 0.0) if known else 0.0
+
+    async def _try_write(self) -> None:
+        """A full disk must not keep people out; they only have to log in after a restart."""
+        try:
+            await self._write()
+        except OSError as error:
+            log.warning("who is logged in can't be written to %s: %s", self._path, error)
 
     async def _write(self) -> None:
         data = msgspec.json.encode(_File(self.all()))

@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from peersync.agent.periodic.answers import LinkProof, Result
-from peersync.agent.periodic.capturing import CAPTURE_LOCK_S, capture_tables
+from peersync.agent.periodic.capturing import CAPTURE_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, in_group
 from peersync.agent.periodic.links import Local, linked, read_local
 from peersync.agent.periodic.messages import PositionReply
@@ -41,7 +41,7 @@ class Barrier:
         hub = self._hub
         async with hub.database.acquire(f"publishing the changes of {hub.name}") as conn:
             if wait:
-                await capture_tables(hub, conn, lock_timeout_s=CAPTURE_LOCK_S)
+                await capture_tables(hub, conn, patience_s=CAPTURE_S)
             await conn.execute("SET synchronous_commit = on")
             if await publish(conn) is not None:
                 hub.news.tell()

@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from peersync.agent.periodic.capturing import CAPTURE_LOCK_S, capture_tables
+from peersync.agent.periodic.capturing import CAPTURE_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, hold, read_backlog
 from peersync.agent.periodic.links import read_local
 from peersync.agent.periodic.marks import Marks
@@ -121,7 +121,7 @@ class Feeds:
             await self._admit(conn, peer, asked)
             hub.prove(asked.origin, asked.vector)
             if asked.settle:
-                await capture_tables(hub, conn, lock_timeout_s=CAPTURE_LOCK_S)
+                await capture_tables(hub, conn, patience_s=CAPTURE_S)
             await conn.execute("SET synchronous_commit = on")
             if await publish(conn) is not None:
                 hub.news.tell()

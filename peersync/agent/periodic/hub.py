@@ -132,6 +132,7 @@ class Hub:
     stamp: str | None = None  # of the catalogue, when the tables were last looked at
     pulse: Pulse = field(init=False)  # of the loop that looks after all of this
     capture_at: float = 0.0  # when they are looked at again in any case, of time.monotonic()
+    capture_busy: int = 0  # looks in a row that found a table locked
 
     def __post_init__(self) -> None:
         self.pulse = Pulse(f"the periodic sync of {self.name}")

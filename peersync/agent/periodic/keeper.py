@@ -58,7 +58,7 @@ class Keeper:
                 await asyncio.sleep(LOOK_S)
 
     async def _round(self, conn: asyncpg.Connection, replica: Replica, now: float) -> None:
-        await capture_tables(self._hub, conn, lock_timeout_s=self._config.lock_timeout_s)
+        await capture_tables(self._hub, conn)
         if now - self._beat_at >= self._config.beat_s and await self._beat_is_due(conn, replica):
             await beat(conn)
             self._beat_at = now

@@ -28,7 +28,7 @@ from peersync.postgres.digest import (
 )
 from peersync.wire.digests import MAX_RANGES
 
-KEPT_KEYS: Final = 20_000  # of one table
+KEPT_KEYS: Final = 10_000  # of one table
 _RANGES: Final = 5_000  # that differ, before their rows are looked at
 _WIDE_RANGE: Final = 50_000  # rows here: it is cut by our own blocks
 _CUT_BLOCKS: Final = 256

@@ -17,17 +17,18 @@ import asyncpg
 
 from peersync.agent.periodic.barrier import Barrier
 from peersync.agent.periodic.hub import Hub
-from peersync.agent.periodic.links import linked, read_local
+from peersync.agent.periodic.links import Local, linked, read_local
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.proof.first import FirstLook, Seen, count
 from peersync.agent.proof.remote import Remote
 from peersync.postgres.digest import Key, Shape
 from peersync.postgres.keylook import Looked, look_at_keys
+from peersync.postgres.pool import Database
 from peersync.transport.peers import Peer
 
 ROUNDS: Final = 8
 APART_S: Final = 2.0  # two looks, where no positions are known
-BARRIER_S: Final = 60.0
+BARRIER_S: Final = 30.0
 KEYS_AT_ONCE: Final = 1000
 
 
@@ -49,10 +50,14 @@ class Unsettled:
 
 @dataclass(frozen=True)
 class Passed:
-    """`matched`: each side has applied all that the other had; else `why` not."""
+    """`matched`: each side has applied all that the other had; else `why` not.
+
+    decides: a row that still differs is different. Not so where changes travel and are late.
+    """
 
     matched: bool
     why: str | None = None
+    decides: bool = True
 
 
 Wait = Callable[[], Awaitable[Passed]]
@@ -71,6 +76,8 @@ async def settle(
         if not open_tables:
             break
         passed = await wait()
+        if not passed.decides:
+            break
         for table in open_tables:
             await _look_again(conn, table)
     for table in tables:
@@ -122,27 +129,28 @@ def _recount(
 class Waits:
     """How to wait for one database and one peer."""
 
-    def __init__(self, hub: Hub | None, peer: Peer, positions: Positions) -> None:
+    def __init__(
+        self, database: Database, hub: Hub | None, peer: Peer, positions: Positions
+    ) -> None:
+        self._database = database
         self._hub = hub
         self._peer = peer
         self._positions = positions
 
     async def wait(self) -> Passed:
         """Both sides have applied what the other had, or some seconds have gone by."""
-        why = await self._by_positions()
-        if why is None:
-            return Passed(matched=True)
-        await asyncio.sleep(APART_S)
-        return Passed(matched=False, why=why)
+        async with self._database.acquire("reading the members") as conn:
+            local = await read_local(conn)
+        if local is None or not any(m.counts for _, m in linked(local, [self._peer])):
+            await asyncio.sleep(APART_S)
+            return Passed(matched=False, why="no members of one group: rows were looked at twice")
+        why = await self._by_positions(local)
+        return Passed(matched=why is None, why=why, decides=why is None)
 
-    async def _by_positions(self) -> str | None:
+    async def _by_positions(self, local: Local) -> str | None:
         """None when it is proved, else why it can't be."""
         if self._hub is None:
             return "periodic sync does not run here"
-        async with self._hub.database.acquire("reading the members") as conn:
-            local = await read_local(conn)
-        if local is None or not any(m.counts for _, m in linked(local, [self._peer])):
-            return "the two are no members of one group: rows were looked at twice"
         if local.replica.state != "active":
             return f"{self._hub.name} is {local.replica.state} on this node"
         proofs = await Barrier(self._hub, self._positions).run(

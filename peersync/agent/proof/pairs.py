@@ -29,13 +29,14 @@ _SCALE: Final = re.compile(r"numeric\(\d+,(-?\d+)\)$")
 
 @dataclass(frozen=True)
 class Comparable:
-    """A table of both sides. `shape` is ours; `only_there` is Shape.only of the peer's.
+    """A table of both sides. `shape` is ours; types_there, only_there: what differs of the peer's.
 
     filtered: rows that are only here say nothing, because one side keeps rows to itself.
     notes: what of it is not compared. partly: that is not as somebody wants it.
     """
 
     shape: Shape
+    types_there: tuple[str, ...] = ()
     only_there: bool = True
     filtered: bool = False
     partly: bool = False
@@ -168,6 +169,7 @@ def _add(
     if own_filter:
         notes.append("this node keeps some rows or columns to itself: rows only here don't count")
     own_types = {c.name: c.type for c in ours[0].columns}
+    peer_types = {c.name: c.type for c in theirs[0].columns}
     found.comparable.append(
         Comparable(
             shape=Shape(
@@ -179,6 +181,7 @@ def _add(
                 numbers=columns.numbers,
                 only=ours[0].name == name,
             ),
+            types_there=tuple(peer_types[c] for c in columns.names),
             only_there=TableName(theirs[0].schema, theirs[0].name) == name,
             filtered=bool(kept) or own_filter,
             partly=columns.partly,

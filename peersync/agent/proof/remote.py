@@ -45,8 +45,10 @@ async def read_probe(client: PeerClient, database: str) -> str:
     raise ProtocolError(f"{client.peer.name} did not say how it hashes")
 
 
-def of_shape(client: PeerClient, database: str, shape: Shape) -> Remote:
-    """The same table at the peer; `shape` is this side's."""
+def of_shape(
+    client: PeerClient, database: str, shape: Shape, types: tuple[str, ...], *, only: bool
+) -> Remote:
+    """The same table at the peer; `shape` is this side's, `types` and `only` are the peer's."""
     table = TableRef(schema=shape.table.schema, name=shape.table.name)
     return Remote(
         client,
@@ -55,10 +57,11 @@ def of_shape(client: PeerClient, database: str, shape: Shape) -> Remote:
             what="blocks",
             table=table,
             columns=shape.columns,
+            types=types,
             key=shape.key,
             as_text=tuple(sorted(shape.as_text)),
             numbers=tuple(sorted(shape.numbers)),
-            only=shape.only,
+            only=only,
             wide=shape.wide,
             portable=shape.portable,
         ),
@@ -72,10 +75,6 @@ class Remote:
         self._client = client
         self._asked = asked
         self.next: Key | None = None
-
-    def whole_tree(self, *, only: bool) -> Remote:
-        """The same where the peer has it as one table, or as partitions."""
-        return Remote(self._client, msgspec.structs.replace(self._asked, only=only))
 
     async def blocks(self, lower: Key | None) -> AsyncGenerator[list[Block], None]:
         self.next = None

@@ -29,6 +29,7 @@ from peersync.postgres.digest import Block, Key, Range, Shape, blocks, probe, ro
 from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.keylook import look_at_keys, read_fields
+from peersync.postgres.keyorder import read_order
 from peersync.postgres.pool import Database
 from peersync.transport.app import PEER
 from peersync.transport.body import read_message
@@ -97,6 +98,15 @@ class DigestsApi:
         if asked.table is None:
             raise BadRequest("which table?")
         known = await self._look(conn, database)
+        try:
+            return self._visible(database, known, asked)
+        except (BadRequest, SchemaMismatch):  # it may be new, or have been altered
+            del self._known[database.name]
+            return self._visible(database, await self._look(conn, database), asked)
+
+    def _visible(self, database: Database, known: _Known, asked: DigestRequest) -> Shape:
+        """The table as this peer may see it. BadRequest, SchemaMismatch where it is another."""
+        assert asked.table is not None
         name = TableName(asked.table.schema, asked.table.name)
         patterns = self._databases.patterns(database.name)
         tables = _tables(known.catalog, name, only=asked.only)
@@ -108,10 +118,13 @@ class DigestsApi:
         types = {c.name: c.type for c in visible[0].columns if not c.generated}
         if not asked.columns or not types.keys() >= {*asked.columns, *asked.key}:
             raise BadRequest(f"{name} has no such columns")
+        own = tuple(types[column] for column in asked.columns)
+        if own != asked.types:
+            raise SchemaMismatch(f"{name} was altered after it had been described")
         return Shape(
             table=name,
             columns=asked.columns,
-            types=tuple(types[column] for column in asked.columns),
+            types=own,
             key=asked.key,
             where=visible[0].where,
             wide=asked.wide,
@@ -205,6 +218,7 @@ async def _blocks(
     The last block of a list is told with the next one: where a view ends, a block begins.
     """
     until = time.monotonic() + VIEW_S
+    goes_on = (await read_order(conn, shape)).indexed  # else each view is a sort of the table
     kept: Block | None = None
     async with aclosing(blocks(conn, shape, lower)) as lists:
         async for some in lists:
@@ -212,7 +226,7 @@ async def _blocks(
             told, kept = made[:-1], made[-1]
             if told:
                 yield _line(told)
-            if told and shape.key and time.monotonic() > until:
+            if told and goes_on and time.monotonic() > until:
                 yield End(next=kept.low)
                 return
     if kept is not None:

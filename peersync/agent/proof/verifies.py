@@ -105,7 +105,7 @@ class Verifies:
             database,
             peer,
             self._client_for(peer),
-            Waits(hub, peer, self._positions),
+            Waits(self._databases.get(database), hub, peer, self._positions),
             wanted,
         )
         self._runs[run.id] = run

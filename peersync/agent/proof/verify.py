@@ -34,6 +34,7 @@ from peersync.core.errors import (
 )
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
+from peersync.core.words import counted
 from peersync.postgres.catalog import read_catalog
 from peersync.postgres.digest import probe
 from peersync.postgres.errors import TRANSLATED, translate
@@ -184,7 +185,9 @@ class Verification:
         """A table that was looked at, or the reason why it could not be."""
         self._set(table=str(one.table))
         began = time.monotonic()
-        remote = of_shape(self._client, self.database, one.shape).whole_tree(only=one.only_there)
+        remote = of_shape(
+            self._client, self.database, one.shape, one.types_there, only=one.only_there
+        )
         try:
             look = await look_at_table(conn, remote, one.shape, self._report)
         except (PeersyncError, *TRANSLATED) as exc:
@@ -206,7 +209,7 @@ class Verification:
             self._note(passed)
             again = []
             for looked in waiting:
-                if looked.is_open and turn < AGAIN:
+                if looked.is_open and turn < AGAIN and (passed is None or passed.decides):
                     anew = await self._first(conn, looked.one)
                     if isinstance(anew, _Looked):
                         self._done_rows -= anew.unsettled.look.rows_there
@@ -224,8 +227,12 @@ class Verification:
     async def _ended(self, conn: asyncpg.Connection, looked: _Looked) -> TableProof:
         one, unsettled = looked.one, looked.unsettled
         look, notes = unsettled.look, list(one.notes)
+        if looked.is_open:  # what was not kept is no more decided than what was
+            unsettled.changing += look.differing
+            unsettled.in_flight += look.differing
+            look.missing = look.extra = look.different = 0
         if one.filtered and look.extra:
-            notes.append(f"{look.extra} rows are only here")
+            notes.append(f"{counted(look.extra, 'row')} {_is(look.extra)} only here")
             look.extra = 0
             unsettled.drift = {
                 k: pair for k, pair in unsettled.drift.items() if pair[0] is not None
@@ -321,6 +328,10 @@ def _own(exc: Exception, conn: asyncpg.Connection) -> PeersyncError:
     if isinstance(error, _ENDS_ALL) or conn.is_closed():
         raise error from exc
     return error
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _refuse_no_such(wanted: VerifyRequest, pairs: Pairs, peer: str) -> None:

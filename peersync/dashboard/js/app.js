@@ -44,14 +44,14 @@ async function open() {
   return null;
 }
 
-async function login(secret = '') {
+async function login(secret) {
   if (document.body.dataset.page === 'login' && !secret) return;
   document.body.dataset.page = 'login';
   showing.abort();
   live.end();
   shell(false);
-  const page = await import('./pages/login.js');
-  await page.show(main, { secret }, { done: start });
+  session.node = overview = null;
+  (await import('./pages/login.js')).show(main, { secret }, { done: start });
 }
 
 function shell(shown) {
@@ -77,10 +77,7 @@ async function start() {
 }
 
 function account() {
-  const out = button('Log out', async () => {
-    await post('/api/logout');
-    await login();
-  });
+  const out = button('Log out', () => post('/api/logout').then(() => login()));
   fill($('user'), h('details', { class: 'drop' }, h('summary', null, session.user),
     h('div', null, h('small', null, `Role: ${session.role}`), h('a', { href: '#/password' }, 'Change the password'), out)));
 }

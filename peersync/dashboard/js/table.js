@@ -77,7 +77,7 @@ class Table {
     this.grid.hidden = !all.length;
     const left = all.length - some.length;
     const more = () => { this.shown += this.limit; this.draw(); };
-    fill(this.foot, !all.length && h('span', { class: 'empty' }, this.empty),
+    fill(this.foot, !all.length && h('span', { class: 'empty' }, typeof this.empty === 'function' ? this.empty() : this.empty),
       left > 0 && [`Showing ${count(some.length)} of ${count(all.length)}. `, h('button', { type: 'button', onclick: more }, `Show ${count(Math.min(this.limit, left))} more`)]);
   }
 }
@@ -85,7 +85,7 @@ class Table {
 /**
  * @param {{caption: string, rows?: any[], key?: (row) => any, empty?: any, limit?: number, detail?: (row) => any,
  *   columns: {title: string, cell: (row) => any, align?: 'right', sort?: (row) => any}[]}} options
- *   caption: for screen readers; limit: rows that are shown at first; detail: what opens below a row
+ *   caption: for screen readers; empty: what is said then, or makes it; limit: rows that are shown at first; detail: what opens below a row
  * @returns {HTMLElement & {update: (rows: any[]) => void}}
  */
 export const table = (options) => new Table(options).box;

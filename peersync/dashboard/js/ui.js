@@ -32,19 +32,11 @@ export function badge(state, text) {
   return h('span', { class: `badge ${look(word)}` }, icon(look(word)), h('span', null, text ?? word));
 }
 
-/**
- * A page's head; the focus goes to its heading.
- * @param {{title: string, lead?: any, actions?: any}} head @returns {Element} for what the page has
- */
+/** A page's head, to which the focus goes. @param {{title: string, lead?: any, actions?: any}} head @returns {Element} for what the page has */
 export function page(main, { title, lead, actions }) {
   const heading = h('h1', { tabindex: '-1' }, title);
   const body = h('div', { class: 'body' });
-  fill(
-    main,
-    h('div', { class: 'head' }, heading, actions && h('div', { class: 'actions' }, actions), lead && h('div', { class: 'lead' }, lead)),
-    h('div', { id: 'problems', role: 'alert' }),
-    body,
-  );
+  fill(main, h('div', { class: 'head' }, heading, actions && row(actions), lead && h('div', { class: 'lead' }, lead)), h('div', { id: 'problems', role: 'alert' }), body);
   main.dataset.title = title;
   main.dispatchEvent(new Event('titled'));
   heading.focus({ preventScroll: true });
@@ -57,9 +49,9 @@ export const section = (title, ...children) => h('section', null, h('h2', null, 
 /** Shows an error at the head of the page; without one, clears it. */
 export function fail(error) {
   const place = document.getElementById('problems');
-  if (error?.name === 'AbortError' || error?.status === 401 || !place) return;
-  fill(place, error && errorBox(error));
-  if (error) place.scrollIntoView({ block: 'nearest' });
+  if (error?.name === 'AbortError' || error?.status === 401) return;
+  if (!error) fill(place ?? h('i'));
+  else fill(place ?? document.getElementById('main'), errorBox(error)).scrollIntoView({ block: 'nearest' });
 }
 
 /** A line at the edge that goes away. */
@@ -70,9 +62,8 @@ export function toast(text, seconds = 7) {
 }
 
 /**
- * A button. While an async `fn` runs it is busy; an error is shown at the head of the page.
- * @param {{kind?: 'primary'|'danger'|'plain', busy?: string, why?: string|null, role?: string, title?: string}} [options]
- *   why: it is off, and says so when it is pressed; role: who may press it
+ * A button, busy while an async `fn` runs. `kind`: primary, danger or plain; `busy`: what it says then;
+ * `why`: it is off, and says so when it is pressed; `role`: who may press it.
  */
 export function button(label, fn, { kind = '', busy, why, role, title } = {}) {
   const off = why || (role && !may(role) && `That needs the role ${role}.`);
@@ -100,11 +91,10 @@ export async function working(node, busy, fn) {
 }
 
 let serial = 0;
-const next = () => `f${(serial += 1)}`;
 
 /** A labelled control with its help below. */
 export function field(label, control, help) {
-  const id = (control.id ||= next());
+  const id = (control.id ||= `f${(serial += 1)}`);
   const note = help && h('small', { id: `${id}h` }, help);
   if (note) control.setAttribute('aria-describedby', note.id);
   const check = control.type === 'checkbox';
@@ -115,43 +105,33 @@ export function field(label, control, help) {
 export const select = (options, value, onchange, props) => h('select', { ...props, onchange: (e) => onchange?.(e.target.value), value },
   options.map((o) => (Array.isArray(o) ? o : [o, o])).map(([v, text]) => h('option', { value: v }, text)));
 
-/**
- * Radio buttons. `why`: that one can't be chosen, and this is the reason.
- * @param {{value: string, label: any, note?: any, why?: string|null}[]} options
- */
-export function radios(legend, options, value, onchange) {
-  const name = next();
-  const choice = (o) => h('label', { class: o.why ? 'radio off' : 'radio' },
-    h('input', { type: 'radio', name, value: o.value, checked: o.value === value, disabled: Boolean(o.why), onchange: () => onchange(o.value) }),
-    h('span', null, o.label), h('span', { class: 'note' }, o.why ?? o.note));
-  return h('fieldset', { class: 'radios' }, h('legend', null, legend), options.map(choice));
+/** Radio buttons of {value, label, note, why}; `why`: that one can't be chosen now, and this is the reason. */
+export function radios(legend, name, options, chosen) {
+  const one = ({ value, label, note, why }) => h('label', { class: why ? 'radio off' : 'radio' },
+    h('input', { type: 'radio', name, value, checked: value === chosen, disabled: Boolean(why) && value !== chosen }), h('span', null, label), h('span', { class: 'note' }, why || note));
+  return h('fieldset', null, h('legend', null, legend), h('div', { class: 'radios' }, options.map(one)));
 }
 
 /** More on demand. */
 export const details = (summary, ...children) => h('details', null, h('summary', null, summary), children);
 
-/**
- * Asks. With `confirmName` that name has to be typed: only where something can be lost.
- * @param {{title: string, body?: any, confirm: string, cancel?: string, confirmName?: string, danger?: boolean}} question
- * @returns {Promise<boolean>}
- */
+/** Asks, and tells whether it was confirmed. With `confirmName` that name has to be typed: only where something can be lost. */
 export function dialog({ title, body, confirm, cancel = 'Cancel', confirmName, danger = Boolean(confirmName) }) {
   return new Promise((resolve) => {
     const yes = h('button', { class: danger ? 'danger' : 'primary', value: 'yes', disabled: Boolean(confirmName) }, confirm);
     const typed = h('input', { autocomplete: 'off', spellcheck: 'false', autofocus: true, oninput: () => { yes.disabled = typed.value.trim() !== confirmName; } });
     const box = h('dialog', { 'aria-labelledby': 'ask', onclose: () => { box.remove(); resolve(box.returnValue === 'yes'); } },
-      h('form', { method: 'dialog' }, h('h2', { id: 'ask' }, title), body,
-        confirmName && field(['Type ', h('b', null, confirmName), ' to go on'], typed),
-        h('div', { class: 'actions' }, h('button', { type: 'button', onclick: () => box.close('no') }, cancel), yes)));
+      h('form', { method: 'dialog' }, h('h2', { id: 'ask' }, title), body, confirmName && field(['Type ', h('b', null, confirmName), ' to go on'], typed),
+        row(h('button', { type: 'button', onclick: () => box.close('no') }, cancel), yes)));
     document.body.append(box);
     box.showModal();
   });
 }
 
-const copyButton = (text) => button('Copy', () => navigator.clipboard.writeText(text).then(() => toast('Copied.'), () => toast('The browser does not allow copying here.')), { kind: 'plain' });
+const copy = (text) => navigator.clipboard.writeText(text).then(() => toast('Copied.'), () => toast('The browser does not allow copying here.'));
 
 /** The command that does the same, to copy. */
-export const command = (text, label = 'same as') => h('p', { class: 'command' }, label, h('code', null, text), copyButton(text));
+export const command = (text, label = 'same as') => h('p', { class: 'command' }, label, h('code', null, text), button('Copy', () => copy(text), { kind: 'plain' }));
 
 const PASTEABLE = /(?:^|: )((?:sudo )?(?:peersync|psql|systemctl|journalctl|apt-get|GRANT|ALTER|CREATE|DROP|ANALYZE)\b[^\n]*)$/m;
 
@@ -161,10 +141,7 @@ function where({ holder = {}, ...data }) {
   return [...named, held && `held by ${held}`].filter(Boolean).join(' · ');
 }
 
-/**
- * An error in five parts: what, where, the database's own words, what was done, what you can do.
- * Takes an ApiError, or an ErrorRecord of the API. @param {string} [did] what peersync did about it
- */
+/** An ApiError, or an ErrorRecord of the API, in five parts. `did`: what peersync did about it. */
 export function errorBox(error, did) {
   const paste = PASTEABLE.exec(error.hint ?? '')?.[1];
   const words = error.words ?? (error.status === undefined ? error.detail : null);
@@ -172,8 +149,24 @@ export function errorBox(error, did) {
     h('p', null, badge('failed', error.code ?? 'error'), ' ', h('b', null, error.message)),
     facts({ Where: where(error.data ?? {}), 'In its own words': words, 'What peersync did': did, 'What you can do': error.hint }),
     paste && command(paste, ''),
+    error.data?.holder?.job && h('a', { href: `#/job/${error.data.holder.job}` }, 'Open that sync'),
     error.instance && h('small', null, `request ${error.instance.split(':').pop()}, also in the log`));
 }
+
+/** Things side by side. */
+export const row = (...some) => h('div', { class: 'actions' }, some);
+
+/** A list of what `make` makes of each. */
+export const items = (all, make = (one) => one) => h('ul', null, all.map((one) => h('li', null, make(one))));
+
+/** A column of a table. `what`: a property, shown by `how` and sorted by; or it makes the cell, and `how` what is sorted by. */
+export function col(title, what, how) {
+  if (typeof what === 'function') return { title, cell: what, sort: how };
+  return { title, cell: (one) => (how ? how(one[what]) : one[what]), sort: (one) => one[what] };
+}
+
+/** A column of numbers. */
+export const num = (...args) => ({ ...col(...args), align: 'right' });
 
 /** Names and values; what is not there is left out. */
 export const facts = (pairs) => h('dl', null, Object.entries(pairs)
@@ -186,10 +179,7 @@ export const below = (...text) => text[0] && h('small', { class: 'below' }, text
 /** What a list shows when it has nothing. */
 export const empty = (...children) => h('p', { class: 'empty' }, children);
 
-/**
- * Fields above a list; `onchange` gets all values, a moment after the last key.
- * @param {{name: string, label: string, options?: any[], value?: string}[]} fields
- */
+/** Fields ({name, label, options, value}) above a list; `onchange` gets all values, a moment after the last key. */
 export function filterBar(fields, onchange) {
   let timer;
   const form = h('form', { class: 'filter', role: 'search', onsubmit: (e) => e.preventDefault() });

@@ -106,6 +106,11 @@ class Settling:
         writer = Writer(
             self._conn, batches, self.tables, self._heads, survivors=survivors, late=late
         )
+        if supersede and any(g.keyless and g.deletes for batch in batches for g, _ in batch.parts):
+            for statement in self._compact:
+                await self._conn.execute(statement)
+            self._compact = []
+            await writer.take_waiting()
         if await self._write_with(writer, self._compact):
             self._compact = []
         if supersede:

@@ -46,6 +46,7 @@ Heads = Callable[[], Awaitable[None]]
 # Nobody's fault but the moment's: the whole run is rolled back and tried again.
 NOT_NOW: Final = ("40", "53", "55P", "57", "58", "08", "25", "XX", "0L", "28")
 _NOT_THIS_TABLE: Final = ("42", "0A", "3F")
+_NO_RIGHT: Final = "42501"  # or row security hides rows from this role
 
 _QUARANTINE: Final = """
 INSERT INTO peersync.quarantine AS q (
@@ -69,6 +70,32 @@ UPDATE peersync.quarantine AS q
  WHERE q.state = 'waiting' AND q.cause = 'row' AND q.tbl = s.tbl
    AND (i.op = 'T' OR q.key = i.key)
    AND (q.hlc, q.origin, q.position) < (t.hlc, i.origin, i.position)"""
+# Of rows without a key any is as good as an equal one: which delete takes which does not matter,
+# as long as it takes one that its origin had.
+_TAKE_WAITING: Final = """
+WITH d AS MATERIALIZED (
+    SELECT i.n, i.origin, i.position, s.tbl, i.shape, i.image, t.hlc, t.seen,
+           row_number() OVER (PARTITION BY i.shape, i.image ORDER BY i.n) AS nth
+      FROM {table} AS i JOIN peersync_tx AS t USING (origin, position) JOIN {shapes} USING (shape)
+     WHERE i.op = 'D' AND i.key IS NULL
+       AND s.tbl NOT IN (SELECT s.tbl FROM {table} AS c JOIN {shapes} USING (shape)
+                          WHERE c.op = 'T')
+), w AS MATERIALIZED (
+    SELECT q.id, q.shape, q.image, row_number() OVER (
+               PARTITION BY q.shape, q.image ORDER BY q.hlc, q.origin, q.position, q.ordinal) AS nth
+      FROM peersync.quarantine AS q
+     WHERE q.state = 'waiting' AND q.cause = 'row' AND q.op = 'I' AND q.key IS NULL
+       AND EXISTS (SELECT FROM d
+                    WHERE d.tbl = q.tbl AND d.shape = q.shape AND d.image = q.image
+                      AND CASE WHEN d.origin = q.origin THEN d.position >= q.position
+                               WHEN d.seen IS NULL THEN d.hlc > q.hlc
+                               ELSE (d.seen ->> q.origin::text)::bigint >= q.position END)
+), taken AS (
+    UPDATE peersync.quarantine AS q
+       SET state = 'superseded', settled_at = clock_timestamp(), settled_by = 'a later change'
+      FROM w JOIN d USING (shape, image, nth) WHERE q.id = w.id AND q.state = 'waiting'
+    RETURNING d.n)
+DELETE FROM {table} AS i USING taken AS t WHERE i.n = t.n"""
 
 
 class TableRefuses(Exception):
@@ -167,6 +194,12 @@ class Writer:
         await self._conn.execute(f"DELETE FROM {table} AS i WHERE {where}")
         return int(status.rpartition(" ")[2])
 
+    async def take_waiting(self) -> None:
+        """A delete of a row without a key takes one that waits, rather than one that is there."""
+        await self._heads()
+        sql = _TAKE_WAITING.format(table=self._table, shapes=self._shapes)
+        await self._conn.execute(sql)
+
     async def supersede(self) -> None:
         """Refused rows that a staged change has overtaken wait no more."""
         await self._heads()
@@ -175,6 +208,8 @@ class Writer:
     async def _park(self, batch: Batch, error: asyncpg.PostgresError) -> None:
         target = batch.target
         words = f"{target.name} refuses what comes: {_words(error)}"
+        if error.sqlstate == _NO_RIGHT:
+            words += "\nwhat helps: peersync grants --mode periodic --missing"
         await park(self._conn, target.tbl or 0, words)
         where = f"i.shape IN ({batch.shapes})"
         await self.quarantine(where, error.sqlstate, words, "table")

@@ -34,6 +34,7 @@ BY_OPERATOR: Final = "left out by an operator: peersync tables add takes it back
 _NO_RIGHT: Final = "the right is missing"
 _LEFT_OUT: Final = "left out by the configuration"
 _UNLOGGED: Final = "it is unlogged: a crash of the server empties it"
+_MORE_S: Final = 0.3  # than autovacuum needs to see that somebody waits
 _OF_EXTENSION: Final = "it belongs to an extension"
 
 
@@ -122,6 +123,13 @@ async def table_states(conn: asyncpg.Connection) -> list[TableState]:
     ]
 
 
+async def keyless_tables(conn: asyncpg.Connection) -> list[TableName]:
+    """Captured tables without a key: bags of rows."""
+    with translated("reading which tables have no key"):
+        rows = await conn.fetch(_SQL["keyless"])
+    return [TableName(row["schema_name"], row["table_name"]) for row in rows]
+
+
 async def catalog_stamp(conn: asyncpg.Connection) -> str:
     """Another text whenever a table, column, key, trigger or strategy changed; cheap to ask."""
     with translated("looking for changed tables"):
@@ -174,9 +182,7 @@ def _refusal(rows: Sequence[Any]) -> str | None:
 
 
 # --- making it so ---------------------------------------------------------------------------
-async def _make_so(
-    conn: asyncpg.Connection, want: _Want, home: str, lock_timeout_s: float
-) -> None:
+async def _make_so(conn: asyncpg.Connection, want: _Want, home: str, lock_timeout_s: float) -> None:
     root = want.relations[0]
     state, reason, relation = want.state, want.reason, want.root
     try:
@@ -210,8 +216,10 @@ async def _install(conn: asyncpg.Connection, want: _Want, lock_timeout_s: float)
     for row in want.relations:
         if row["current"]:
             continue
+        vacuum_ms = await conn.fetchval(_SQL["vacuum_gives_way"], row["oid"])
+        timeout_s = max(lock_timeout_s, vacuum_ms / 1000 + _MORE_S) if vacuum_ms else lock_timeout_s
         async with conn.transaction(isolation="read_committed"):
-            await _set_timeout(conn, lock_timeout_s)
+            await _set_timeout(conn, timeout_s)
             await conn.execute(_SQL["add_number"], *want.name)
             tbl = await conn.fetchval(_SQL["number"], *want.name)
             ours = row["active"] and not row["moved"]

@@ -65,6 +65,7 @@ END $$;
 CREATE FUNCTION peersync.capture_facts(relation oid) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
 SELECT jsonb_build_object(
     'own', format('%I.%I', cn.nspname, c.relname), 'root', r.oid::bigint,
@@ -479,6 +480,7 @@ $$;
 CREATE FUNCTION peersync.facts_stamp(facts jsonb, relation oid) RETURNS bigint
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
     SELECT ('x' || substr(md5(facts::text || coalesce(string_agg(d.name, ',' ORDER BY d.o, d.n), '')),
                           1, 16))::bit(64)::bigint
@@ -593,10 +595,14 @@ SELECT coalesce(jsonb_object_agg(s.name, s.value), '{}')
         ('TimeZone', 'UTC', '{timestamptz}'),
         ('bytea_output', 'hex', '{bytea}'),
         ('extra_float_digits', '1', '{float4,float8,point,line,lseg,box,path,polygon,circle}'),
-        ('lc_monetary', 'C', '{money}')) AS s (name, value, types)
+        ('lc_monetary', 'C', '{money}'),
+        ('quote_all_identifiers', 'off',
+         '{regclass,regproc,regprocedure,regoper,regoperator,regtype,regconfig,regdictionary,'
+         'regnamespace,regrole,regcollation}')) AS s (name, value, types)
  WHERE EXISTS (SELECT FROM parts WHERE parts.oid = ANY (s.types))
-    OR EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid  -- an extension's: who knows
-                WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
+    OR s.name <> 'quote_all_identifiers'  -- an extension's: who knows
+       AND EXISTS (SELECT FROM parts JOIN pg_type AS t ON t.oid = parts.oid
+                    WHERE t.typtype = 'b' AND t.typelem = 0 AND t.oid >= 16384)
 $$;
 
 CREATE FUNCTION peersync.plain_rows_sql(facts jsonb, tbl integer, keep_old boolean, op text, shape text, olds text, news text, old_alias text, new_alias text) RETURNS text
@@ -1282,6 +1288,7 @@ CREATE TABLE peersync.synced_table (
     schema_name text NOT NULL,
     table_name text NOT NULL,
     relation oid,
+    home text,
     shape bigint,
     state text DEFAULT 'captured'::text NOT NULL,
     reason text,
@@ -1295,6 +1302,8 @@ CREATE TABLE peersync.synced_table (
 );
 
 COMMENT ON TABLE peersync.synced_table IS 'Every table that periodic sync knows of: captured here, left out and why, or known from a peer';
+
+COMMENT ON COLUMN peersync.synced_table.home IS 'The database in which `relation` is that table: in one that a dump was restored into, it is not';
 
 COMMENT ON COLUMN peersync.synced_table.parked IS 'Why incoming changes of this table wait (its shape differs, it is missing); null: they do not';
 
@@ -1310,6 +1319,42 @@ ALTER TABLE peersync.synced_table ALTER COLUMN tbl ADD GENERATED ALWAYS AS IDENT
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE peersync.table_proofs (
+    peer_id text NOT NULL,
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    peer_name text NOT NULL,
+    result text NOT NULL,
+    intended boolean DEFAULT false NOT NULL,
+    reason text,
+    checked_at timestamp with time zone NOT NULL,
+    proved_at timestamp with time zone,
+    differs_since timestamp with time zone,
+    different bigint DEFAULT 0 NOT NULL,
+    missing bigint DEFAULT 0 NOT NULL,
+    extra bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT table_proofs_result_check CHECK ((result = ANY (ARRAY['equal'::text, 'partly'::text, 'differs'::text, 'in flight'::text, 'not compared'::text, 'failed'::text])))
+);
+
+COMMENT ON TABLE peersync.table_proofs IS 'What is known of each table with each peer: when it was last compared, and last proved identical';
+
+COMMENT ON COLUMN peersync.table_proofs.intended IS 'It is not compared because somebody configured it so';
+
+CREATE TABLE peersync.verifications (
+    verify_id uuid NOT NULL,
+    peer_id text NOT NULL,
+    peer_name text NOT NULL,
+    result text,
+    requested_by text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    completed_at timestamp with time zone NOT NULL,
+    view jsonb NOT NULL
+);
+
+COMMENT ON TABLE peersync.verifications IS 'The newest verifications with each peer';
+
+COMMENT ON COLUMN peersync.verifications.view IS 'All that was found, with keys and without values';
 
 ALTER TABLE ONLY peersync.baselines
     ADD CONSTRAINT baselines_pkey PRIMARY KEY (session_id);
@@ -1365,8 +1410,14 @@ ALTER TABLE ONLY peersync.synced_table
 ALTER TABLE ONLY peersync.synced_table
     ADD CONSTRAINT synced_table_schema_name_table_name_key UNIQUE (schema_name, table_name);
 
+ALTER TABLE ONLY peersync.table_proofs
+    ADD CONSTRAINT table_proofs_pkey PRIMARY KEY (peer_id, table_schema, table_name);
+
 ALTER TABLE ONLY peersync.transaction
     ADD CONSTRAINT transaction_pkey PRIMARY KEY (origin, "position");
+
+ALTER TABLE ONLY peersync.verifications
+    ADD CONSTRAINT verifications_pkey PRIMARY KEY (verify_id);
 
 CREATE INDEX change_xid_id ON peersync.change USING btree (xid, id);
 
@@ -1397,6 +1448,8 @@ CREATE INDEX shape_shape ON peersync.shape USING btree (shape);
 CREATE INDEX transaction_hlc ON peersync.transaction USING btree (hlc);
 
 CREATE INDEX transaction_xid ON peersync.transaction USING btree (xid) WHERE (xid IS NOT NULL);
+
+CREATE INDEX verifications_started_at ON peersync.verifications USING btree (peer_id, started_at DESC);
 
 ALTER TABLE ONLY peersync.complete_syncs
     ADD CONSTRAINT complete_syncs_retry_of_fkey FOREIGN KEY (retry_of) REFERENCES peersync.complete_syncs(complete_id) ON DELETE SET NULL;

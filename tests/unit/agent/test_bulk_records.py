@@ -17,6 +17,7 @@ from peersync.agent.orchestration.bulk_outcome import (
     DatabaseRun,
     ended,
     idle,
+    left,
     outcome,
     summed,
 )
@@ -106,7 +107,11 @@ def complete(status: str, *peers: PeerResult) -> CompleteView:
 
 GOOD = PeerResult(peer="server-a", way="periodic", status="success")
 BAD = PeerResult(peer="server-c", way="periodic", status="error", error=DEAD)
-PASSED = PeerResult(peer="server-d", way="periodic", status="skipped", reason="3 errors in a row")
+PASSED = PeerResult(peer="server-d", way="periodic", status="skipped", reason="it is paused")
+OFTEN = PeerResult(
+    peer="server-d", way="periodic", status="skipped", reason="3 errors in a row",
+    error=ErrorRecord("passed-over", "3 errors in a row"),
+)  # fmt: skip
 
 
 def test_a_database_of_which_a_peer_failed_names_it_and_its_error() -> None:
@@ -114,17 +119,27 @@ def test_a_database_of_which_a_peer_failed_names_it_and_its_error() -> None:
         database="shop", **outcome(complete("partial", GOOD, BAD, PASSED), stopped=False)
     )
     assert (told.status, told.error, told.rows, told.cost) == ("partial", DEAD, 7, 0.25)
-    assert told.reason == (
-        "1 of 3 peers failed (server-c); passed over: server-d: 3 errors in a row"
-    )
+    assert told.reason == ("1 of 3 peers failed (server-c); passed over: server-d: it is paused")
 
 
 def test_a_database_whose_every_peer_is_passed_over_is_skipped() -> None:
     told = outcome(complete("partial", PASSED), stopped=False)
     assert told["status"] == "skipped"
-    planned = PlannedPeer(peer="server-d", way="periodic", reason="3 errors in a row")
+    planned = PlannedPeer(peer="server-d", way="periodic", reason="it is paused")
     plan = CompletePlan(database="shop", peers=[planned], parallel=1)
-    assert idle(plan) == "server-d: 3 errors in a row"
+    assert idle(plan) == "server-d: it is paused"
+    assert left(plan) is None
+
+
+def test_a_database_whose_every_peer_is_passed_over_after_errors_has_failed() -> None:
+    assert outcome(complete("partial", OFTEN), stopped=False)["status"] == "partial"
+    planned = PlannedPeer(
+        peer="server-d", way="periodic", reason="3 errors in a row", after_errors=True
+    )
+    trouble = left(CompletePlan(database="shop", peers=[planned], parallel=1))
+    assert trouble is not None
+    assert "server-d: 3 errors in a row" in trouble.message
+    assert trouble.hint == "peersync complete-sync --database shop --peers server-d"
 
 
 def test_a_complete_sync_that_somebody_else_stopped_has_failed() -> None:

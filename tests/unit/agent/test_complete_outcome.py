@@ -47,6 +47,12 @@ def test_a_run_is_a_success_only_where_nothing_failed_and_something_was_done(
     assert (overall(peers) == "error") == (tried == {"error"})
 
 
+def test_a_run_in_which_a_peer_is_passed_over_after_errors_is_no_success() -> None:
+    assert overall(["success", "skipped"], left=True) == "partial"
+    assert overall(["error", "skipped"], left=True) == "error"
+    assert overall(["success", "skipped"]) == "success"
+
+
 def test_a_peer_is_passed_over_twice_as_long_after_each_further_error_up_to_a_day() -> None:
     settings = Complete(skip_after_errors=3, skip_for_s=900.0)
     until = [skipped_until(failures, NOW, settings) for failures in range(2, 7)]

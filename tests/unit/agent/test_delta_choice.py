@@ -82,7 +82,9 @@ def chosen(
         replica_role=replica_role,
         free_bytes=1 << 40,
     )
-    found = choose_tables(plan, source, target, options or Options(), replica_role=replica_role)
+    found = choose_tables(
+        plan, source, target, options or Options(method="delta"), replica_role=replica_role
+    )
     assert (found.method, found.rest_method) == ("delta", "backup")
     return found.tables[0]
 

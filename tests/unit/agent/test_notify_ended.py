@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from peersync.agent.jobview import JobView
@@ -61,6 +62,25 @@ def test_one_that_went_well_is_told_with_its_rows_and_ends_the_one_before() -> N
     assert fact is not None
     assert (fact.event, fact.sticky, fact.impact) == ("completed", False, "7 rows came or went")
     assert ended.key == of_complete(a_complete("error")).key
+
+
+def test_a_peer_that_is_passed_over_after_errors_is_named_and_ends_no_trouble() -> None:
+    often = PeerResult(
+        peer="server-c", way="periodic", status="skipped", reason="3 errors in a row",
+        error=ErrorRecord("passed-over", "3 errors in a row"),
+    )  # fmt: skip
+    view = msgspec.structs.replace(a_complete("success"), status="partial")
+    fact = of_complete(msgspec.structs.replace(view, peers=[*view.peers, often])).fact(T0)
+    assert fact is not None
+    assert (fact.event, fact.problem) == ("partial", "server-c: 3 errors in a row")
+
+
+def test_where_every_peer_is_paused_nothing_is_said() -> None:
+    rests = PeerResult(peer="server-c", way="periodic", status="skipped", reason="it is paused")
+    view = msgspec.structs.replace(
+        a_complete("partial"), peers=[rests], peers_total=1, peers_skipped=1
+    )
+    assert of_complete(view).fact(T0) is None
 
 
 def test_one_that_was_typed_does_not_last() -> None:

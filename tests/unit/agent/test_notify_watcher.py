@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from peersync.agent.notify.ended import Ended
 from peersync.agent.notify.facts import disk
 from peersync.agent.notify.watcher import Sources, Watcher
 from peersync.agent.periodic.answers import LinkView
+from peersync.agent.proof.view import ProofSummary
 from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.config.model import Config, Node
 from peersync.config.orchestration import ALARMS, Channel, Notify
@@ -330,3 +332,21 @@ async def test_a_peer_that_dies_behind_a_state_about_something_else_is_silent(
     await world.passes(60)
     world.status = a_status(copied("undone", away=True))
     assert told(await world.passes(1800)) == [("opened", "silent")]
+
+
+async def test_rows_that_a_verification_found_to_differ_are_said_until_one_finds_them_gone(
+    world: World,
+) -> None:
+    since = "2023-11-14T22:00:00+00:00"
+    proof = ProofSummary(checked_at=since, differs_since=since, differing=2)
+    world.status = a_status(msgspec.structs.replace(member(), proof=proof))
+    (notice,) = await world.passes(600)
+    assert (notice.kind, notice.event, notice.problem) == (
+        "opened",
+        "difference",
+        "2 tables differ",
+    )
+    assert notice.hint == "peersync verify server-b --database shop --rows"
+    proved = ProofSummary(checked_at=since, proved_at=since)
+    world.status = a_status(msgspec.structs.replace(member(), proof=proved))
+    assert told(await world.passes(600)) == [("recovered", "difference")]

@@ -70,6 +70,19 @@ async def test_sessions_are_known_again_after_a_restart_but_not_those_that_ended
     assert secret not in file.read_text()
 
 
+async def test_who_logs_in_while_the_disk_is_full_gets_in_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = tmp_path / "state"
+    known = await sessions(home, Clock())  # nothing can be written where there is no directory
+    session, secret = await known.begin("admin", address="a", browser="b")
+    assert await known.use(secret) is not None
+    assert "can't be written" in caplog.text
+    with pytest.raises(OSError, match="state"):  # it would be valid again after a restart
+        await known.end(lambda s: s.id == session.id)
+    assert await known.use(secret) is None
+
+
 async def test_an_open_stream_is_cut_when_its_session_ends_by_itself(tmp_path: Path) -> None:
     clock, cut = Clock(), asyncio.Event()
     known = await sessions(tmp_path, clock)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 
+from peersync.agent.people.lookout import STALE_S, Lookout, _Known
 from peersync.agent.people.overview import (
     Facts,
     Overview,
@@ -14,8 +17,9 @@ from peersync.agent.people.overview import (
     sameness,
 )
 from peersync.agent.periodic.answers import LinkView
-from peersync.agent.status import RANK, worst_first
+from peersync.agent.status import RANK, Look, worst_first
 from peersync.agent.status_view import LinkStatus
+from peersync.config.model import Config
 from peersync.core.progress import Progress
 
 
@@ -110,3 +114,27 @@ def test_time_alone_makes_no_news() -> None:
 
     assert sameness(at("1")) == sameness(at("2", percent=2.0))
     assert sameness(at("1")) != sameness(at("1", lag_s=1.0))
+
+
+def test_what_a_database_said_long_ago_is_not_shown_as_how_it_is() -> None:
+    peer = SimpleNamespace(name="b", node_id="1", address="h:1")
+    databases = [SimpleNamespace(name="shop")]
+    report = SimpleNamespace(
+        node="server-a",
+        databases=databases,
+        book=SimpleNamespace(peers=lambda: (peer,), get=lambda _name: peer),
+        jobs=SimpleNamespace(views=SimpleNamespace(running=list)),
+        backups=SimpleNamespace(running=list),
+        troubles=tuple,
+        proofs={},
+    )
+    lookout = Lookout(Config(), *[cast(Any, part) for part in (report, None, None, None, None)])
+    view = LinkView(database="shop", peer="b", state="in sync")
+    look = Look("shop", 0, {}, None, ())
+    known = _Known(look, {"b": view}, Waiting(), (), time.monotonic(), 0.01)
+    lookout._known["shop"] = known
+    assert make_overview(lookout.facts()).sentence == "shop is in sync with b."
+    known.at -= STALE_S + 1
+    seen = make_overview(lookout.facts())
+    assert seen.sentence == "Database shop can't be reached."
+    assert (seen.fine, seen.peers[0].state) == (False, "unknown")

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from peersync.agent.orchestration.schedule_state import ScheduleFile
-from peersync.agent.orchestration.scheduler import Entry, Outcome, Scheduler
+from peersync.agent.orchestration.scheduler import Asked, Entry, Outcome, Scheduler
 from peersync.core.errors import Locked, PeerUnreachable
 from peersync.core.schedule import Budget, When
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.may_block("the clock stands still while a file is writt
 BERLIN = ZoneInfo("Europe/Berlin")
 DAY = 86_400.0
 FINE = Outcome(result="success")
-Do = Callable[[str], Awaitable[Outcome]]
+Do = Callable[[Asked], Awaitable[Outcome]]
 
 
 class World:
@@ -66,10 +66,12 @@ class Ran:
 
     def __init__(self, world: World, *outcomes: Outcome | Exception, takes_s: float = 0) -> None:
         self.times: list[datetime] = []
+        self.asked: list[Asked] = []
         self._world, self._takes_s = world, takes_s
         self._outcomes = list(outcomes)
 
-    async def __call__(self, by: str) -> Outcome:
+    async def __call__(self, asked: Asked) -> Outcome:
+        self.asked.append(asked)
         self.times.append(self._world.now().astimezone(BERLIN))
         if self._takes_s:
             await self._world.sleep(asyncio.Event(), self._takes_s)
@@ -238,3 +240,94 @@ async def test_jitter_delays_the_beginning_and_not_the_pace(world: World, tmp_pa
     ran = Ran(world)
     await run_for(world, 3 * 3600, scheduler(world, tmp_path, ran, "0 * * * *", jitter_s=600))
     assert ran.hours == ["27 13:05", "27 14:05"]
+
+
+async def test_a_clock_that_was_a_year_ahead_stops_nothing_when_it_is_right_again(
+    tmp_path: Path,
+) -> None:
+    for at in ("every 1h", "0 2 * * *"):
+        home = tmp_path / at[:1]
+        home.mkdir()
+        wrong = World(datetime(2027, 3, 27, 12, tzinfo=BERLIN))
+        await run_for(wrong, 120, scheduler(wrong, home, Ran(wrong), at))
+        right = World(datetime(2026, 3, 27, 12, tzinfo=BERLIN))
+        ran = Ran(right)
+        await run_for(right, 2 * DAY, scheduler(right, home, ran, at))
+        assert len(ran.times) == (48 if at == "every 1h" else 2)
+
+
+async def test_a_clock_that_steps_back_during_a_run_makes_no_dead_run_of_it(
+    world: World, tmp_path: Path
+) -> None:
+    async def do(_: Asked) -> Outcome:
+        world.at -= 2
+        return FINE
+
+    one = scheduler(world, tmp_path, do, "every 1h")
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(one.run())
+        await world.pass_time(3600 + 200)
+        (view,) = await one.views()
+        task.cancel()
+    assert (view.result, view.seconds) == ("success", 0.0)
+
+
+async def test_another_hour_in_the_configuration_runs_nothing_at_once(
+    world: World, tmp_path: Path
+) -> None:
+    ran = Ran(world)
+    await run_for(world, DAY, scheduler(world, tmp_path, ran, "0 2 * * *"))
+    await run_for(world, 3600, scheduler(world, tmp_path, ran, "0 5 * * *"))
+    assert ran.hours == ["28 02:00"]
+    await run_for(world, DAY, scheduler(world, tmp_path, ran, "0 5 * * *"))
+    assert ran.hours == ["28 02:00", "29 05:00"]
+
+
+async def test_a_pause_that_is_taken_out_of_the_configuration_runs_nothing_at_once(
+    world: World, tmp_path: Path
+) -> None:
+    ran = Ran(world)
+    await run_for(world, 3 * DAY, scheduler(world, tmp_path, ran, "0 2 * * *", paused=True))
+    await run_for(world, 3600, scheduler(world, tmp_path, ran, "0 2 * * *"))
+    assert ran.hours == []
+    await run_for(world, DAY, scheduler(world, tmp_path, ran, "0 2 * * *"))
+    assert ran.hours == ["31 02:00"]
+
+
+async def test_a_damaged_file_is_moved_aside_and_said_and_schedules_go_on(
+    world: World, tmp_path: Path
+) -> None:
+    ran, file = Ran(world), ScheduleFile(tmp_path)
+    await run_for(world, 3600, scheduler(world, tmp_path, ran, "0 * * * *"))
+    assert file.troubles() == ()
+    (tmp_path / "schedules.json").write_text("{")
+    await run_for(world, 3600, scheduler(world, tmp_path, ran, "0 * * * *"))
+    assert ran.hours == ["27 13:00", "27 14:00"]
+    (words,) = file.troubles()
+    assert "schedules.json was damaged" in words
+    assert (tmp_path / "schedules.json.damaged").read_text() == "{"
+
+
+async def test_a_turn_says_since_when_a_run_counts_as_it_and_a_person_does_not(
+    world: World, tmp_path: Path
+) -> None:
+    """So a second agent of the same database finds what the first has done."""
+    ran = Ran(world)
+    await run_for(world, 4500, scheduler(world, tmp_path, ran, "0 * * * *", jitter_s=600))
+    (asked,) = ran.asked
+    assert asked.since == datetime(2026, 3, 27, 13, tzinfo=BERLIN)
+    often = When.parse("every 10m")
+    assert often.opens(asked.since) == datetime(2026, 3, 27, 12, 55, tzinfo=BERLIN)
+    one = scheduler(world, tmp_path, ran, "0 * * * *")
+    await one.start("nightly", by="ada")
+    await run_for(world, 60, one)
+    assert ran.asked[1] == Asked("ada")
+
+
+async def test_a_run_that_was_done_in_part_tries_what_may_pass_again(
+    world: World, tmp_path: Path
+) -> None:
+    half = Outcome(result="partial", message="crm is down", retry=True, again=("crm",))
+    ran = Ran(world, half, Outcome(result="partial"))
+    await run_for(world, 2 * 3600, scheduler(world, tmp_path, ran, "0 13 * * *"))
+    assert [asked.again for asked in ran.asked] == [(), ("crm",)]

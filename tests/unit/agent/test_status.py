@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from peersync.agent.jobview import JobView
-from peersync.agent.status import _FINE, _ORDER, _link, _sentence
+from peersync.agent.proof.view import ProofSummary
+from peersync.agent.status import _FINE, _ORDER, _link, _sentence, is_fine, sentence
 from peersync.agent.status_view import DatabaseStatus, LinkStatus
 from peersync.core.errors import PeerUnreachable
 from peersync.core.results import ErrorRecord
@@ -165,3 +167,11 @@ def test_a_peer_that_can_only_come_to_us_is_not_missed() -> None:
 def test_a_history_that_is_too_long_to_read_is_not_never() -> None:
     others = [past("source", "done", peer="server-c")] * 200
     assert seen(*others).state == "unknown"
+
+
+def test_what_a_verification_found_to_differ_is_not_fine() -> None:
+    proof = ProofSummary(checked_at=BEFORE, differs_since=BEFORE, differing=1)
+    links = [msgspec.structs.replace(link("in sync"), proof=proof)]
+    assert not is_fine([UP], links)
+    assert sentence([UP], links).startswith("shop differs from server-a, as was found ")
+    assert is_fine([UP], [msgspec.structs.replace(links[0], proof=None)])

@@ -68,6 +68,8 @@ def test_install_writes_the_units_for_this_program(told: Told, root: Path) -> No
         "etc/systemd/system/peersync-periodic.service",
         "etc/systemd/system/peersync-bulk.service",
         "etc/systemd/system/peersync-bulk.timer",
+        "etc/systemd/system/peersync-verify.service",
+        "etc/systemd/system/peersync-verify.timer",
         "etc/sysusers.d/peersync.conf",
         "etc/tmpfiles.d/peersync.conf",
     }
@@ -202,9 +204,9 @@ def test_print_shows_one_unit_as_it_would_be_written(
 
 def test_print_shows_all_of_them_by_name(told: Told) -> None:
     names = re.findall(r"^# ----- (\S+) -----$", told("print").out, re.MULTILINE)
-    assert len(names) == len(set(names)) == 10
+    assert len(names) == len(set(names)) == 14
     assert [unit["name"] for unit in told("print", "--json").json["units"]] == names
-    assert len(told("print", "--user", "--json").json["units"]) == 4
+    assert len(told("print", "--user", "--json").json["units"]) == 6
 
 
 def test_a_unit_that_does_not_exist_is_answered_with_those_that_do(told: Told) -> None:

@@ -111,3 +111,29 @@ def test_a_node_with_a_state_directory_needs_no_home(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ConfigError, match="home directory"):
         load_config(file, no_home, uid=1000)
+
+
+SET = SHOP + '[[table_set]]\nname = "x"\ntables = ["t"]\nmethod = "full"\n'
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ('{column = "a", op = "in", value = 1}', "a in: one value; a list of them for in"),
+        ('{column = "a", value = [1]}', "a =: one value; a list of them for in"),
+        ('{column = "a", op = "in", value = []}', "the list is empty"),
+    ],
+)
+def test_a_condition_that_the_other_node_would_refuse_is_refused_here(
+    tmp_path: Path, condition: str, words: str
+) -> None:
+    error = refusal(tmp_path, f"{SET}filter = [{condition}]")
+    assert words in (error.detail or "")
+    assert f"({tmp_path / 'peersync.toml'}: table_set)" in (error.detail or "")
+
+
+def test_a_date_of_toml_is_the_text_that_the_database_reads(tmp_path: Path) -> None:
+    file = tmp_path / "peersync.toml"
+    file.write_text(f'{SET}filter = [{{column = "day", op = ">=", value = 2026-01-31}}]')
+    loaded = load_config(file, {"HOME": "/nonexistent"}, uid=1000)
+    assert loaded.config.table_set[0].filter[0].value == "2026-01-31"

@@ -78,3 +78,9 @@ def test_what_comes_later_changes_no_judgement(values: list[float], cut: int) ->
     before = find_anomalies({d: v for d, v in known.items() if d <= until}, "x", least=1)
     after = find_anomalies(known, "x", least=1)
     assert before == [one for one in after if one.day <= until]
+
+
+def test_what_was_never_is_named_as_soon_as_it_is_enough() -> None:
+    found = find_anomalies(days([0.0] * 40 + [2.0]), "failed runs", least=2)
+    assert [one.value for one in found] == [2.0]
+    assert not find_anomalies(days([0.0] * 40 + [1.0]), "failed runs", least=2)

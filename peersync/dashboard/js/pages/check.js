@@ -1,26 +1,21 @@
 /** Everything that a sync needs, looked at by name; each problem with the line that mends it. */
-import { ago, ask, badge, button, card, col, command, h, list, loaded, many, page, strong } from './shared.js';
+import { ago, ask, b, badge, button, card, col, command, h, list, many, open, prop } from './shared.js';
 
 const STATES = ['failed', 'warning', 'ok'];
 
-function sentence(checks) {
-  const [failed, warnings] = STATES.map((state) => checks.filter((one) => one.state === state).length);
-  if (!failed && !warnings) return [badge('ok'), ` ${many(checks.length, 'check')}, nothing to mend. `];
-  const words = [failed && `${many(failed, 'check')} failed`, warnings && many(warnings, 'warning')];
-  return [badge(failed ? 'failed' : 'warning'), ` ${words.filter(Boolean).join(', ')}. `];
+function draw(checks) {
+  const found = STATES.map((state) => [state, checks.filter((one) => one.state === state).length]).filter(([, n]) => n);
+  return [
+    h('p', null, badge(found[0]?.[0]), ` ${many(checks.length, 'check')}: ${found.map(([state, n]) => `${n} ${state}`).join(', ')}. Looked `, ago(new Date().toISOString()), '.'),
+    list('Checks, failed ones first', checks.toSorted((x, y) => STATES.indexOf(x.state) - STATES.indexOf(y.state)),
+      [prop('State', badge), prop('Check', b, 'name'), col('Found', (one) => [one.text, one.fix && command(one.fix, 'fix:')])], { key: (one) => one.name + one.text, line: 'check', file: 'check' }),
+  ];
 }
-
-const draw = (checks) => [
-  h('p', null, sentence(checks), 'Looked ', ago(new Date().toISOString()), '.'),
-  list('Checks, failed ones first', checks.toSorted((a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state)), [
-    col('State', 'state', badge), col('Check', 'name', strong), col('Found', (one) => [one.text, one.fix && command(one.fix, 'fix:')]),
-  ], { key: (one) => one.name + one.text, line: 'check', file: 'check' }),
-];
 
 /** Builds the page. */
 export function show(main, _params, { signal }) {
   const again = button('Check again', () => place.again(), { kind: 'primary', busy: 'Checking…' });
-  const body = page(main, { title: 'Check', lead: 'Databases, rights, peers, versions, clocks and disk of this server.', actions: again });
-  const place = loaded(signal, () => ask('check'), draw);
+  const body = open(main, signal, 'Check', 'Databases, rights, peers, versions, clocks and disk of this server.', again);
+  const place = body.load(() => ask('check'), draw);
   body.append(card(place));
 }

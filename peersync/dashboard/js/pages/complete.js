@@ -1,77 +1,75 @@
 /** Complete and bulk syncs: one database with all its peers, or all databases; live, and what ran. */
-import { act, ago, badge, bytes, col, count, databases, duration, errorBox, field, fill, get, h, inDatabase, input, list, loaded, many, num, page, post, section, select, session, status, strong } from './shared.js';
+import { act, ago, b, badge, bytes, col, count, databases, db, duration, errorBox, field, fill, form, get, h, input, link, list, many, num, open, option, post, prop, right, said, section, select, session } from './shared.js';
 
 const why = (one) => (one.error ? errorBox(one.error) : one.reason);
-const STATE = col('Result', 'status', badge);
-const SUMS = [num('Rows', 'rows', count), num('On the wire', 'wire_bytes', bytes), num('Cost', 'cost'), col('Why', why)];
 const took = (one) => duration(one.seconds ?? one.duration_s);
-const target = (run) => run.database ?? many(run.total, 'database');
 const address = (kind, id) => `#/complete/${kind}/${id}`;
+const linked = (href, text) => (href ? link(href, text) : text);
+const STATE = prop('Result', badge, 'status');
+const SUMS = [right(col('Took', took)), num('Rows', count), num('On the wire', bytes, 'wire_bytes'), num('Cost')];
 
 const KINDS = {
   complete: {
     title: 'One database with all its peers', path: 'api/complete-sync', all: '/history', line: 'complete-sync', parts: 'peers',
-    columns: [STATE, col('Peer', 'peer', strong), col('Way', (one) => (one.session ? h('a', { href: `#/job/${one.session}` }, one.way) : one.way)), num('Took', took), ...SUMS],
-    plan: [col('Peer', 'peer', strong), col('Way', 'way'), col('Passed over', 'reason')],
+    columns: [STATE, prop('Peer', b), col('Way', (one) => linked(one.session && `#/job/${one.session}`, one.way)), ...SUMS, col('Why', why)], plan: [prop('Peer', b), prop('Way'), prop('Passed over', String, 'reason')],
   },
   bulk: {
     title: 'All databases of this server', path: 'api/admin/bulk-sync', all: '', line: 'bulk-sync', parts: 'databases',
-    columns: [STATE, col('Database', (one) => (one.complete_id ? h('a', { href: address('complete', one.complete_id) }, one.database) : strong(one.database))), num('Peers', 'peers'), num('Failed', 'peers_failed'), num('Took', took), ...SUMS],
-    plan: [STATE, col('Database', 'database', strong), num('Peers', 'peers'), col('Why', why)],
+    columns: [STATE, col('Database', (one) => linked(one.complete_id && address('complete', one.complete_id), b(one.database))), num('Peers'), num('Failed', String, 'peers_failed'), ...SUMS, col('Why', why)],
+    plan: [STATE, prop('Database', b), num('Peers'), col('Why', why)],
   },
 };
 
 /** Starts a run and shows it. */
-async function start({ path, kind }, body) {
-  const run = await post(path, { syncType: 'manual', requestedBy: session.user, ...body });
+async function start(kind, body) {
+  const run = await post(KINDS[kind].path, { syncType: 'manual', requestedBy: session.user, ...body });
   location.hash = address(kind, run.id);
   return 'It runs.';
 }
 
-function opened(kind, id, signal, ended) {
+function opened(body, kind, id, ended) {
   const { path, columns, parts, line } = KINDS[kind];
+  const short = id.slice(0, 8);
   const [result] = list(`Result by ${parts}`, [], columns);
-  const place = loaded(signal, () => get(`${path}/${id}`), (run) => {
+  return section(`Run ${short}`, body.load(() => get(`${path}/${id}`), (run, again) => {
     const running = run.status === 'running';
-    if (running) setTimeout(place.again, 1000);
+    if (running) setTimeout(again, 1000);
     else ended();
     result.update(run[parts]);
-    const short = id.slice(0, 8);
+    const failed = run[parts].filter((one) => ['error', 'partial', 'not_run', 'interrupted'].includes(one.status)).map((one) => one.database);
+    const [how, rest] = run.database ? [` --retry-failed ${short}${db(run.database)}`, { database: run.database, retryFailed: id }] : [option('databases', failed.join(',')), { databases: failed }];
     return [
       h('p', null, badge(run.status), ' ', run.message ?? `${run.peers_successful} of ${many(run.peers_total, 'peer')} done, ${run.peers_failed} failed, ${run.peers_skipped} passed over`, `, ${took(run)}, began `, ago(run.started_at), ` by ${run.requested_by}.`),
       result,
-      running && act('Cancel', `${line} cancel ${short}`, async () => { await post(`${path}/${id}/cancel`); place.again(); return 'It stops: what was done stays.'; }, { kind: 'danger' }),
-      !running && kind === 'complete' && run.peers_failed > 0 && act('Retry what was not done', `${line} --retry-failed ${short}${inDatabase(run.database)}`, () => start({ path, kind }, { database: run.database, retryFailed: id }), { kind: 'primary' }),
+      running && act('Cancel', `${line} cancel ${short}`, () => post(`${path}/${id}/cancel`).then(() => 'It stops: what was done stays.'), { kind: 'danger', again }),
+      !running && failed.length > 0 && act('Retry what was not done', `${line}${how}`, () => start(kind, rest), { kind: 'primary' }),
     ];
-  });
-  return section(`Run ${id.slice(0, 8)}`, place);
+  }));
 }
 
-function part(kind, names, signal) {
+function part(body, kind, names) {
   const { title, path, all, line, parts, plan } = KINDS[kind];
   const database = kind === 'complete' && select(names, names[0]);
-  const only = input({ placeholder: 'all' });
-  const told = status();
-  const body = (dryRun) => ({ ...(database && { database: database.value }), [parts]: only.value.split(/[\s,]+/).filter(Boolean), dryRun });
-  const plans = act('Plan', `${line} --dry-run`, async () => {
-    const found = await post(path, body(true));
+  const which = names.length > 1 && database ? ' --database NAME' : '';
+  const only = input({ placeholder: 'all, or: one, two' });
+  const told = said();
+  const wanted = (dryRun) => ({ ...(database && { database: database.value }), [parts]: only.value.split(/[\s,]+/).filter(Boolean), dryRun });
+  const ran = body.load(() => get(path + all), (rows) => list('What ran', rows, [
+    STATE, col('Of', (run) => link(address(kind, run.id), run.database ?? many(run.total, 'database'))), prop('Began', ago, 'started_at'), ...SUMS, prop('By', String, 'requested_by'),
+  ], { empty: 'None has run yet.', file: line }));
+  body.append(section(title, form(database && field('Database', database), field(`Only these ${parts}`, only)), act('Plan', `${line}${which} --dry-run`, async () => {
+    const found = await post(path, wanted(true));
     fill(told, found.reason && h('p', null, found.reason), list('Plan', found[parts], plan));
     return 'Nothing was changed.';
-  });
-  const ran = loaded(signal, () => get(path + all), (rows) => list('What ran', rows, [
-    STATE, col('Of', (one) => h('a', { href: address(kind, one.id) }, target(one))), col('Began', 'started_at', ago), num('Took', took), ...SUMS.slice(0, 3), col('By', 'requested_by'),
-  ], { empty: 'None has run yet.', file: line }));
-  const node = section(title, h('div', { class: 'filter' }, database && field('Database', database), field(`Only these ${parts}, with commas`, only)), plans,
-    act('Start', line, () => start({ path, kind }, body(false)), { kind: 'primary' }), told, h('h3', null, 'What ran'), ran);
-  node.again = ran.again;
-  return node;
+  }), act('Start', line + which, () => start(kind, wanted(false)), { kind: 'primary' }), told, h('h3', null, 'What ran'), ran));
+  return ran;
 }
 
 /** Builds the page. */
 export async function show(main, params, { signal }) {
-  const body = page(main, { title: 'Complete sync', lead: 'Whole databases brought up to date; one that fails never stops the next.' });
+  const body = open(main, signal, 'Complete sync', 'Whole databases brought up to date; one that fails never stops the next.');
   const [kind, id] = params.id.split('/');
   const names = await databases();
-  const parts = Object.keys(KINDS).map((one) => part(one, names, signal));
-  body.append(...(id ? [opened(kind, id, signal, () => parts.forEach((one) => one.again()))] : []), ...parts);
+  const parts = Object.keys(KINDS).map((one) => part(body, one, names));
+  if (id) body.prepend(opened(body, kind, id, () => parts.forEach((one) => one.again())));
 }

@@ -1,9 +1,9 @@
 /** One full sync: how far it is, on whichever server the page is open; then how it ended. */
 import { on } from '../live.js';
-import {
-  ago, at, badge, bar, below, button, bytes, col, command, count, details, dialog, duration, errorBox, facts, fill, flow, get, h, many, num, page,
-  percent, post, query, rate, row, rows, section, segment, session, status, table, toast,
-} from './shared.js';
+import { get, post, query, session } from '../api.js';
+import { fill, h } from '../dom.js';
+import { ago, at, bytes, count, duration, many, percent, rate, rows } from '../format.js';
+import { badge, bar, below, button, col, command, details, dialog, errorBox, facts, flow, num, page, row, section, table, toast } from '../ui.js';
 
 const DOING = { backup: 'reading on the source', transfer: 'transferring the backup', convert: 'converting', restore: 'restoring', verify: 'verifying' };
 const ended = ({ state }) => ['done', 'partly', 'failed', 'cancelled'].includes(state);
@@ -14,7 +14,7 @@ export const tableColumn = (notes) => col('Table', (t) => [`${t.schema}.${t.name
 
 /** @param {{id: string}} params the id, or its beginning */
 export async function show(main, { id }, { signal }) {
-  const job = new Job(main, await get(url({ id: segment(id) }), { signal }), signal);
+  const job = new Job(main, await get(url({ id: encodeURIComponent(id) }), { signal }), signal);
   on('jobs', ({ running, giving }) => job.heard([...running, ...giving]), signal);
   on('ended', (view) => view.id === job.view.id && job.refresh(), signal);
   on('open', () => job.refresh(), signal);
@@ -25,7 +25,7 @@ export async function show(main, { id }, { signal }) {
 class Job {
   constructor(main, view, signal) {
     const [flowing, end, waits, figures] = [h('div'), h('div', { class: 'body' }), h('p', { class: 'warning' }), h('ul', { class: 'figures' })];
-    Object.assign(this, { signal, flowing, end, waits, figures, state: status(), bar: bar(null, 'The whole'), acts: row(), steps: steps(), log: h('ul'), said: new Set() });
+    Object.assign(this, { signal, flowing, end, waits, figures, state: h('div', { role: 'status' }), bar: bar(null, 'The whole'), acts: row(), steps: steps(), log: h('ul'), said: new Set() });
     const body = page(main, { title: `${view.action === 'pull' ? 'Pull' : 'Push'} of ${view.database}: ${sides(view).join(' → ')}`, lead: ['Started ', ago(view.started_at), ` by ${view.requested_by}`] });
     const log = details('Log', h('small', null, 'Since this page was opened. The agent’s own: ', h('code', null, 'journalctl -u peersync-agent')), this.log);
     body.append(flowing, end, section('Progress', this.state, this.bar, figures, waits, this.acts, this.steps, log, command(`peersync jobs watch ${view.id.slice(0, 8)}`)));
@@ -84,7 +84,7 @@ class Job {
       error && !cancelled && errorBox(error, view.resumable ? 'What has arrived is kept, so the sync can be taken up again.' : null),
       section('Summary', facts({ Result: cancelled ? error?.message : '', ...summary(view, last) }), row(
         view.undo === 'kept' && button('Undo …', () => this.undo(), { role: 'admin', kind: 'danger', busy: 'Looking …' }),
-        view.resumable && button('Take it up again', () => post(url(view, '/resume')).then(() => this.refresh()), { role: 'operator', kind: 'primary' }),
+        view.resumable && !theirs(view) && button('Take it up again', () => post(url(view, '/resume')).then(() => this.refresh()), { role: 'operator', kind: 'primary', title: `peersync jobs resume ${view.id.slice(0, 8)}` }),
         h('a', { href: query('#/sync', { peer: view.peer, database: view.database }) }, 'Another full sync'),
       ), view.undo === 'kept' && command(`peersync undo ${view.id.slice(0, 8)}`)),
       tables.length > 0 && section('Tables', results(tables)),
@@ -129,16 +129,19 @@ const steps = () => table({
   columns: [col('Step', (step) => step.name), col('State', ({ state }) => badge(state === 'waiting' ? 'to come' : state)), col('Done', far), num('Time', ({ seconds }) => (seconds ? duration(seconds) : ''))],
 });
 
+/** Whether the peer does it by itself, so that only it can stop it. */
+const theirs = ({ role, action }) => role === 'source' && action === 'pull';
+
 const meaning = (view) => (['restore', 'verify'].includes(view.progress?.step)
   ? `Nothing is committed yet: ${sides(view)[1]} is put back as it was. What was committed table by table stays, and if the commit is under way already, the sync ends as done.`
   : `Nothing has been changed on ${sides(view)[1]}, and nothing will be.`);
 
 function cancel(view) {
   const ask = async () => {
-    const body = h('p', null, meaning(await get(url(view))));
+    const body = [h('p', null, meaning(await get(url(view)))), command(`peersync jobs cancel ${view.id.slice(0, 8)}`)];
     if (await dialog({ title: 'Cancel this sync?', body, confirm: 'Cancel the sync', cancel: 'Let it run', danger: true })) await post(url(view, '/cancel'));
   };
-  return [button('Cancel …', ask, { role: 'operator', kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : null }), h('small', null, 'Closing this page stops nothing.')];
+  return [button('Cancel …', ask, { role: 'operator', kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : theirs(view) && `${view.peer} pulls it, and can cancel it there.` }), h('small', null, 'Closing this page stops nothing.')];
 }
 
 /** The one before it, to compare; nothing where there is none. */
@@ -147,13 +150,13 @@ async function before(view, signal) {
   return list.find((j) => j.peer === view.peer && j.role === view.role && j.started_at < view.started_at && j.progress?.elapsed_s);
 }
 
-const SUMS = { inserted: 'inserted', updated: 'updated', unchanged: 'unchanged', deleted: 'deleted', skipped: 'left out', kept_local: 'kept, because they were changed here and not sent' };
+const AMOUNTS = { inserted: 'Inserted', updated: 'Updated', unchanged: 'Unchanged', deleted: 'Deleted', skipped: 'Left out', kept_local: 'Kept, changed there and not sent', target_only: 'Only on the target' };
 const UNDO = { undone: 'It has been undone.', too_large: 'Too much was changed to keep what it needs.', expired: 'What it needs is no longer kept.' };
 
 function summary({ tables, progress: p, state, undo, completed_at: end }, last) {
-  const sums = Object.entries(SUMS).map(([name, said]) => [tables.reduce((n, t) => n + t[name], 0), said]).filter(([n]) => n);
+  const sums = Object.entries(AMOUNTS).map(([name, said]) => [tables.reduce((n, t) => n + t[name], 0), said]).filter(([n]) => n);
   return {
-    Rows: sums.map(([n, said]) => `${count(n)} ${said}`).join(', '),
+    Rows: sums.map(([n, said]) => `${count(n)} ${said.toLowerCase()}`).join('; '),
     Bytes: p?.wire_bytes ? `${bytes(p.raw_bytes)} read, ${bytes(p.wire_bytes)} on the wire` : '',
     Time: p && `${duration(p.elapsed_s)}${last && state === 'done' ? `; the time before it was ${duration(last.progress.elapsed_s)}` : ''}`,
     Ended: end && ago(end),
@@ -168,8 +171,6 @@ const undone = (tables) => table({
   caption: 'What the undo does', rows: tables, key, empty: 'Nothing is left to undo.',
   columns: [notes, num('Old values back', 'restored', count), num('Back again', 'reinserted', count), num('Taken away', 'deleted', count), num('Newer, stay', 'newer', count)],
 });
-
-const AMOUNTS = { inserted: 'Inserted', updated: 'Updated', unchanged: 'Unchanged', deleted: 'Deleted', skipped: 'Left out', kept_local: 'Kept', target_only: 'Only on the target' };
 
 const results = (tables) => table({
   caption: 'What was done to each table', rows: tables, key,

@@ -45,7 +45,7 @@ export async function show(main, { secret }, { done }) {
   if (secret) return first(main, secret, done);
   const fields = [field('Name', input('user', 'username', 'text')), field('Password', input('password', 'current-password'))];
   const send = (values) => post('/api/login', values, { login: false }).then(done);
-  entrance(main, 'Log in', null, [form(fields, 'Log in', send), h('p', null, h('small', null, 'No password yet, or forgotten? On the server: ', h('code', null, 'peersync admin link')))]);
+  entrance(main, 'Log in to peersync', null, [form(fields, 'Log in', send), h('p', null, h('small', null, 'No password yet, or forgotten? On the server: ', h('code', null, 'peersync admin link')))]);
   return null;
 }
 

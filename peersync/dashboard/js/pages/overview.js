@@ -1,10 +1,10 @@
 /** Is everything fine? One sentence, then the peers, the worst first. */
 import { spark } from '../chart.js';
 import { on } from '../live.js';
-import {
-  ago, badge, bar, below, button, bytes, col, command, count, duration, fill, filterBar, get, h, icon, keyed, many, num, page, percent, post,
-  query, row, rows, section, status, strong, table, toast,
-} from './shared.js';
+import { get, post, query } from '../api.js';
+import { fill, h, keyed } from '../dom.js';
+import { ago, bytes, count, duration, many, percent, rows } from '../format.js';
+import { badge, bar, below, button, col, command, filterBar, icon, num, page, row, section, table, toast } from '../ui.js';
 
 const STEP = 100; // peers that the stream of events carries
 const of = (page, peer) => query(`#/${page}`, { peer });
@@ -13,11 +13,11 @@ const of = (page, peer) => query(`#/${page}`, { peer });
 export async function show(main, params, { signal }) {
   const wanted = { filter: params.filter ?? '', limit: STEP };
   const body = page(main, { title: 'Overview' });
-  const says = status();
+  const says = h('div', { role: 'status' });
   const jobs = h('div');
   const more = h('div');
   const filter = filterBar([{ name: 'filter', label: 'Find a peer', value: wanted.filter }], (values) => reload(values));
-  const list = peers(() => reload());
+  const list = peers(wanted, () => reload());
   body.append(says, jobs, section('Peers', filter, list, more));
 
   function draw(data) {
@@ -67,10 +67,11 @@ function progress(p) {
   return [row(h('a', { href: `#/job/${p.session}` }, name), percent(p.percent), h('small', null, left)), bar(p.percent, name)];
 }
 
-const peers = (reload) => table({
-  caption: 'Peers, the worst first', key: (p) => p.peer, detail: databases, limit: 1000, empty: ['No peers yet. ', h('a', { href: '#/peers' }, 'Invite one'), command('peersync peer invite')],
+const peers = (wanted, reload) => table({
+  caption: 'Peers, the worst first', limit: Infinity, key: (p) => p.peer, detail: databases, limit: 1000, 
+  empty: () => (wanted.filter ? 'No peer has that in its name.' : ['No peers yet. ', h('a', { href: '#/peers' }, 'Invite one'), command('peersync peer invite')]),
   columns: [
-    col('Peer', 'peer', strong),
+    col('Peer', 'peer', (name) => h('b', null, name)),
     col('State', (p) => [badge(p.state), below(p.problem)]),
     col('Last sync', 'last_sync', ago),
     num('Lag', 'lag_s', duration),

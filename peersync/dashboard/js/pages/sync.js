@@ -2,10 +2,10 @@
 import { on } from '../live.js';
 import { tableColumn } from './job.js';
 import { running } from './overview.js';
-import {
-  ago, badge, button, bytes, col, command, count, details, dialog, duration, empty, facts, field, fill, flow, get, h, input, items, many,
-  num, option, page, post, radios, row, rows, section, select, session, table, word,
-} from './shared.js';
+import { get, post, session } from '../api.js';
+import { fill, h } from '../dom.js';
+import { ago, bytes, count, duration, many, rows } from '../format.js';
+import { badge, button, col, command, details, dialog, empty, facts, field, flow, items, num, page, radios, row, section, select, table } from '../ui.js';
 
 const CHECKS = [
   ['compress', 'Compress', 'Less on the wire, for a little more work.', '--no-compress'],
@@ -31,74 +31,60 @@ export async function show(main, params, { signal }) {
   const panel = peers.peers.length ? new Panel(status, peers, params) : null;
   body.append(jobs, panel?.box ?? section('No peers yet', empty('A full sync needs a second server. ', h('a', { href: '#/peers' }, 'Invite one')), command('peersync peer invite')),
     section('Recent syncs', list, h('a', { href: '#/history' }, 'All syncs')));
-  if (panel) panel.reached(await read('/api/admin/peers?probe=1'));
+  const probe = () => document.hidden || read('/api/admin/peers?probe=1').then((known) => panel.servers(known), () => {});
+  if (!panel) return;
+  probe();
+  const timer = setInterval(probe, 30_000);
+  signal.addEventListener('abort', () => clearInterval(timer));
 }
 
 /** The form, and what it asks for. */
 class Panel {
-  constructor(status, { name, peers }, params) {
+  constructor(status, known, { peer, database }) {
     const names = status.databases.map((d) => d.name);
-    Object.assign(this, { own: name, peers, servers: h('div'), ways: h('div', { class: 'body' }), same: h('div'), outcome: h('div', { class: 'body' }) });
-    this.wanted = {
-      action: 'pull', peer: params.peer ?? (peers.length === 1 ? peers[0].name : ''), database: params.database ?? names[0] ?? '',
-      method: 'auto', bandwidth: 0, tables: [], excludeTables: [], ...Object.fromEntries(CHECKS.map(([check]) => [check, ON.has(check)])),
-    };
+    Object.assign(this, { own: known.name, list: h('div'), ways: h('div'), flow: h('div'), same: h('div'), outcome: h('div', { class: 'body', 'aria-live': 'polite' }) });
     const plan = button('Show the plan', () => this.plan(), { kind: 'primary', busy: 'Comparing both sides …', role: 'operator' });
-    this.box = h('div', { class: 'body' },
-      section('What', this.servers, h('div', { class: 'filter' }, field('Database', select(names, this.wanted.database, (v) => this.set('database', v)))), this.ways),
-      section('How', this.options(), this.same, row(plan)), this.outcome);
-    this.drawServers();
+    plan.type = 'submit';
+    this.form = h('form', { class: 'body', oninput: () => this.changed(), onsubmit: (event) => event.preventDefault() },
+      section('What', this.list, h('div', { class: 'filter' }, field('Database', select(names, database ?? names[0], null, { name: 'database' }))), this.ways, this.flow),
+      section('How', options(), this.same, row(plan)));
+    this.box = h('div', { class: 'body' }, this.form, this.outcome);
+    this.servers(known, peer ?? (known.peers.length === 1 ? known.peers[0].name : ''));
     this.changed();
   }
 
-  /** What is chosen stays chosen, whatever the list says now. */
-  reached({ peers }) {
-    const focused = this.servers.contains(document.activeElement) && document.activeElement.value;
-    this.peers = peers;
-    this.drawServers();
-    [...this.servers.querySelectorAll('input')].find((input) => input.value === focused)?.focus();
-  }
-
-  drawServers() {
-    const others = this.peers.map(({ name, address, reachable, problem, reached }) => ({
-      value: name, label: h('b', null, name), why: reachable === false ? [badge('unreachable'), ' ', problem] : null,
-      note: [reachable == null ? 'asking …' : badge('ok', 'reachable'), ` ${reached && reached !== 'direct' ? reached : address ?? ''}`],
+  /** The list as it is now. What is chosen stays chosen, whatever the list says. */
+  servers({ peers }, chosen = this.wanted.peer) {
+    const focused = this.list.contains(document.activeElement);
+    const others = peers.map(({ name, address, reachable, problem, reached }) => ({
+      value: name, label: h('b', null, name), why: reachable === false && [badge('unreachable'), ' ', problem],
+      note: [reachable ? badge('ok', 'reachable') : 'asking …', ` ${reached && reached !== 'direct' ? reached : address ?? ''}`],
     }));
     const own = { value: '', label: [h('b', null, this.own), ' (this server)'], why: 'One side of every sync that is started here.' };
-    fill(this.servers, radios('Server', [...others, own], this.wanted.peer, (peer) => this.set('peer', peer)));
+    fill(this.list, radios('Server', 'peer', [...others, own], chosen));
+    if (focused) this.list.querySelector(':checked')?.focus();
   }
 
-  drawWays() {
-    const { peer, action } = this.wanted;
-    const way = (value) => ({ value, label: h('b', null, label(value, peer)), note: `Changes ${value === 'pull' ? 'this server' : peer}.` });
-    const sides = action === 'pull' ? [peer, this.own] : [this.own, peer];
-    fill(this.ways, peer ? [radios('Direction', [way('pull'), way('push')], action, (v) => this.turn(v)), flow(...sides, this.own)] : empty('Choose a server.'));
-  }
-
-  turn(action) {
-    this.set('action', action);
-    this.ways.querySelector(':checked').focus();
-  }
-
-  options() {
-    const check = ([name, title, help]) => field(title, h('input', { type: 'checkbox', checked: this.wanted[name], onchange: (e) => this.set(name, e.target.checked) }), help);
-    const write = (name, title, help, read, type = 'text') => field(title, input({ type, min: 0, step: 'any', onchange: (e) => this.set(name, read(e.target.value)) }), help);
-    const patterns = (text) => text.split(/[\s,]+/).filter(Boolean);
-    return [h('div', { class: 'grid' }, CHECKS.map(check)), details('Which tables, which method, how fast', h('div', { class: 'grid' },
-      write('tables', 'Only these tables', 'Patterns as in psql: public.order_*', patterns), write('excludeTables', 'Not these tables', 'Several with spaces.', patterns),
-      field('Method', select(METHODS, 'auto', (v) => this.set('method', v))), write('bandwidth', 'At most, in MB/s', 'Empty: no limit.', (v) => Math.round(v * 1e6), 'number')))];
-  }
-
-  set(name, value) {
-    this.wanted[name] = value;
-    this.changed();
+  get wanted() {
+    const data = new FormData(this.form);
+    const patterns = (name) => data.get(name).split(/[\s,]+/).filter(Boolean);
+    return {
+      action: data.get('action') ?? 'pull', peer: data.get('peer') ?? '', database: data.get('database'), method: data.get('method'),
+      bandwidth: Math.round(data.get('bandwidth') * 1e6), tables: patterns('tables'), excludeTables: patterns('excludeTables'),
+      ...Object.fromEntries(CHECKS.map(([name]) => [name, data.has(name)])),
+    };
   }
 
   /** What was planned is not what is wanted any more. */
   changed() {
-    this.drawWays();
+    const { wanted, own } = this;
+    const { peer, action } = wanted;
+    const way = (value) => ({ value, label: h('b', null, label(value, peer)), note: `Changes ${value === 'pull' ? 'this server' : peer}.` });
+    if (peer !== this.peer) fill(this.ways, peer ? radios('Direction', 'action', [way('pull'), way('push')], action) : empty('Choose a server.'));
+    this.peer = peer;
+    fill(this.flow, peer && flow(...(action === 'pull' ? [peer, own] : [own, peer]), own));
+    fill(this.same, command(commandLine(wanted)));
     fill(this.outcome);
-    fill(this.same, command(commandLine(this.wanted)));
   }
 
   ask(dryRun) {
@@ -107,33 +93,39 @@ class Panel {
 
   async plan() {
     const { wanted } = this;
-    if (!wanted.peer) throw new Error('No server is chosen.');
+    if (!wanted.peer) throw new Error('Choose a server first.');
     fill(this.outcome);
-    const asked = JSON.stringify(wanted);
     const { plan } = await this.ask(true);
-    if (asked !== JSON.stringify(wanted)) return;
-    const go = button(label(wanted.action, wanted.peer), () => this.start(plan), { kind: 'primary', role: 'operator' });
-    const shown = showPlan(plan, this.own, go);
+    if (JSON.stringify(wanted) !== JSON.stringify(this.wanted)) return;
+    const shown = showPlan(plan, this.own, button(label(wanted.action, wanted.peer), () => this.start(plan), { kind: 'primary', role: 'operator' }));
     fill(this.outcome, shown);
     shown.firstChild.tabIndex = -1;
     shown.firstChild.focus();
   }
 
   async start(plan) {
-    const { action, peer, undo } = this.wanted;
-    const losses = lost(plan, this.wanted);
+    const { action, peer, undo, sourceWins } = this.wanted;
+    const losses = lost(plan, sourceWins);
     const confirm = label(action, peer);
-    const body = [h('p', null, `In the database ${plan.database} of ${plan.target}:`), items(losses, (loss) => loss),
+    const body = [h('p', null, `In the database ${plan.database} of ${plan.target}:`), items(losses),
       h('p', null, undo ? 'It can be undone while what that needs is kept.' : 'It can’t be undone: you have switched that off.')];
     if (losses.length && !(await dialog({ title: `${confirm}?`, body, confirm, confirmName: plan.database }))) return;
     location.hash = `#/job/${(await this.ask(false)).job}`;
   }
 }
 
+function options() {
+  const check = ([name, title, help]) => field(title, h('input', { type: 'checkbox', name, checked: ON.has(name) }), help);
+  const text = (name, title, help, type) => field(title, h('input', { name, type, min: 0, step: 'any', autocomplete: 'off', spellcheck: 'false' }), help);
+  return [h('div', { class: 'grid' }, CHECKS.map(check)), details('Which tables, which method, how fast', h('div', { class: 'grid' },
+    text('tables', 'Only these tables', 'Patterns as in psql: public.order_*'), text('excludeTables', 'Not these tables', 'Several with spaces.'),
+    field('Method', select(METHODS, 'auto', null, { name: 'method' })), text('bandwidth', 'At most, in MB/s', 'Empty: no limit.', 'number')))];
+}
+
 const label = (action, peer) => (action === 'pull' ? `Pull ${peer} → this server` : `Push this server → ${peer}`);
 
 /** What of the target would be gone, in words; empty where nothing can be lost. */
-function lost(plan, { sourceWins }) {
+function lost(plan, sourceWins) {
   const there = plan.tables.filter((t) => t.action !== 'blocked' && t.action !== 'create' && t.rows_here !== 0);
   const sum = (name) => there.reduce((n, t) => n + (t.counts[name] ?? 0), 0);
   const updates = sum('update');
@@ -145,6 +137,9 @@ function lost(plan, { sourceWins }) {
   ].filter(Boolean);
 }
 
+const word = (text) => (/^[\w@%+=:,./*-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
+
 function commandLine({ action, peer, database, method, bandwidth, tables, excludeTables, ...on }) {
   const flags = CHECKS.filter(([name]) => on[name] !== ON.has(name)).map(([, , , flag]) => ` ${flag}`);
   const each = (name, patterns) => patterns.map((pattern) => option(name, pattern));
@@ -155,7 +150,7 @@ function commandLine({ action, peer, database, method, bandwidth, tables, exclud
 function showPlan(plan, own, go) {
   const taken = plan.tables.filter((t) => t.action !== 'blocked');
   const { only_here: others, not_copied: left } = plan;
-  return section(`The plan for ${plan.database}`, flow(plan.source, plan.target, own), plan.warnings.map((w) => h('p', { class: 'warning' }, w)), items(plan.notes, (note) => note), facts({
+  return section(`The plan for ${plan.database}`, flow(plan.source, plan.target, own), plan.warnings.map((w) => h('p', { class: 'warning' }, w)), items(plan.notes.map((note) => note.replace(/\bhere\b/g, `on ${plan.target}`))), facts({
     Tables: `${count(taken.length)}, ${plan.rows == null ? 'rows not known' : `about ${rows(plan.rows)}`}, ${bytes(plan.size_bytes)}`,
     Time: plan.expected_s == null ? 'not known, it is the first' : `about ${duration(plan.expected_s)}, by the last runs`,
     Disk: `needs ${bytes(plan.needed_bytes)}, ${bytes(plan.free_bytes)} free`,

@@ -1,0 +1,46 @@
+"""The table of the routes that are about verifications: what two servers have, compared."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from peersync.agent.people.operation import FOUND, TAKEN, Operation
+from peersync.agent.proof.verify_api import ProofsQuery
+from peersync.agent.proof.view import ProofView, VerifyRequest, VerifyView
+from peersync.agent.script_api import OfDatabaseQuery
+
+PROOF_OPERATIONS: Final = (
+    Operation(
+        "POST",
+        "/api/admin/verify",
+        "Compare what two servers have",
+        {202: list[VerifyView]},
+        body=VerifyRequest,
+        errors=TAKEN,
+    ),
+    Operation(
+        "GET",
+        "/api/admin/verify",
+        "Verifications, newest first",
+        {200: list[VerifyView]},
+        query=OfDatabaseQuery,
+        errors=FOUND,
+    ),
+    Operation("GET", "/api/admin/verify/{id}", "One of them", {200: VerifyView}, errors=FOUND),
+    Operation(
+        "GET",
+        "/api/admin/verify/{id}/values",
+        "The same with the values that differ",
+        {200: VerifyView},
+        errors=FOUND,
+    ),
+    Operation("POST", "/api/admin/verify/{id}/cancel", "Stop it", {202: VerifyView}, errors=TAKEN),
+    Operation(
+        "GET",
+        "/api/admin/proofs",
+        "The newest proof of each table with each peer",
+        {200: list[ProofView]},
+        query=ProofsQuery,
+        errors=FOUND,
+    ),
+)
