@@ -10,6 +10,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobview import JobView, view_entry, view_given
@@ -65,7 +67,10 @@ class JobViews:
     async def get(self, job: str) -> JobView:
         running = self._running.get(job)
         if running is not None:
-            return self._view_running(job, running)
+            view = self._view_running(job, running)
+            if not running.session.state.final:
+                return view
+            return _undone_since(view, await self._recorded(view))
         for database in self._databases:
             entry = await History(database).get(job)
             if entry is not None:
@@ -92,7 +97,9 @@ class JobViews:
                 log.warning("history of %s: %s", database.name, exc)
                 continue
             for entry in entries:
-                if entry.role == "target" or entry.session not in views:
+                if entry.role == "target" and entry.session in views:
+                    views[entry.session] = _undone_since(views[entry.session], entry)
+                elif entry.role == "target" or entry.session not in views:
                     views.setdefault(entry.session, self._view_entry(entry))
         wanted = [
             view
@@ -124,9 +131,24 @@ class JobViews:
             completed_at=progress.updated_at if session.state.final else None,
         )
 
+    async def _recorded(self, view: JobView) -> Entry | None:
+        """None also where the database does not answer: what is in memory has to do."""
+        try:
+            return await History(self._databases.get(view.database)).get(view.id)
+        except PeersyncError as exc:
+            log.warning("history of %s: %s", view.database, exc)
+            return None
+
     async def entry(self, job: str) -> Entry | None:
         """The durable record of a job."""
         for database in self._databases:
             if (entry := await History(database).get(job)) is not None:
                 return entry
         return None
+
+
+def _undone_since(view: JobView, entry: Entry | None) -> JobView:
+    """A session that has ended knows nothing of what was undone later: the record does."""
+    if entry is None or entry.undo is None:
+        return view
+    return msgspec.structs.replace(view, undo=entry.undo.state)

@@ -2,7 +2,7 @@
 
 Pure. `backup` is pg_dump on the source: definitions and rows. `http` is COPY over an ordinary
 connection of the source's: rows only, no program needed. `auto` takes the first that can. A
-`delta` sends of most tables only the rows that differ, and the others by one of the two.
+`delta` (see `delta.choice`) sends of some tables only what differs, the others by one of these.
 """
 
 from __future__ import annotations

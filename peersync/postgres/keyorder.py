@@ -2,8 +2,9 @@
 
 Numbers, times, uuids and the like are ordered by their type. Text is ordered by its bytes, and
 what has an order that a server may choose (enums, citext, domains, rows, jsonb) by the bytes of
-its text. A table without a key is ordered by the hashes of its rows. Owns the SQL of ranges of
-keys; an index serves it where the order is the index's own.
+its text; in a portable shape by those of its text in UTF-8, and such a part of a key is written
+in hexadecimal. A table without a key is ordered by the hashes of its rows. Owns the SQL of ranges
+of keys; an index serves it where the order is the index's own.
 """
 
 from __future__ import annotations
@@ -130,10 +131,27 @@ def _part(shape: Shape, n: int, column: str, *, bytewise: bool) -> _Part:
         return _Part(name, key, "bigint", f"{key}::text", own=True)
     if base in _BY_TYPE and not as_text:
         return _Part(name, key, base, _text(base, key), own=True)
+    if shape.portable:  # the two may not have the same encoding
+        text = f"pg_catalog.encode(pg_catalog.convert_to({name}::text, 'UTF8'), 'hex')"
+        return _Part(text, f"{key} {_C}", "text", key, own=False)
     if base in _BY_BYTES and not (as_text and base == "character"):
         sort = key if bytewise else f"{key} {_C}"
         return _Part(name, sort, _BY_BYTES[base], f"{key}::text", own=bytewise)
     return _Part(f"{name}::text", f"{key} {_C}", "text", key, own=False)
+
+
+def shown_key(shape: Shape, key: Sequence[str]) -> tuple[str, ...]:
+    """A key as people read it."""
+    if not shape.portable or not shape.key:
+        return tuple(key)
+    hexed = [
+        base_type(shape.type_of(c)) not in _BY_TYPE or c in shape.as_text - shape.numbers
+        for c in shape.key
+    ]
+    return tuple(
+        bytes.fromhex(part).decode() if is_hex else part
+        for part, is_hex in zip(key, hexed, strict=True)
+    )
 
 
 def _text(base: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
 It owns two configurations, two state directories, two processes, their pairing, and the
 link between them if there is one. It refuses to reach into peersync: what it knows comes from
-what `pull`, `push`, `undo` and `jobs watch` print as JSON.
+what `pull`, `push`, `verify`, `undo` and `jobs watch` print as JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from benchlib.programs import TIMEOUT_S, RunFailed, end, environment, run, start
 
 START_TIMEOUT_S = 60.0
 DATABASE = "bench"  # the name that both nodes share
+DIFFERS = 4  # exit code of a verification that found a difference
 _SYNC = ("--database", DATABASE, "--yes", "--progress", "none")
 
 
@@ -63,14 +65,14 @@ class Node:
     def full_env(self) -> dict[str, str]:
         return environment(self.server.bindir) | self.env
 
-    def command(self, *words: str) -> str:
+    def command(self, *words: str, codes: Collection[int] = (0,)) -> str:
         """Run `peersync --config … words`; its standard output."""
         line: list[str | Path] = [program(), "--config", self.config, *words]
-        return run(line, env=self.full_env, log=self.home / "command.log")
+        return run(line, env=self.full_env, log=self.home / "command.log", codes=codes)
 
-    def account(self, *words: str) -> dict[str, Any]:
+    def account(self, *words: str, codes: Collection[int] = (0,)) -> dict[str, Any]:
         """What a command with `--json` prints last."""
-        return last_object(self.command(*words, "--json"))
+        return last_object(self.command(*words, "--json", codes=codes))
 
     def init(self) -> None:
         """Write the configuration and make the identity."""
@@ -218,11 +220,11 @@ class Pair:
         if self.link is not None:
             self.link.close()
 
-    def empty_target(self) -> None:
-        """Give the target a new database and its agent a new life."""
+    def empty_target(self, template: str | None = None) -> None:
+        """Give the target a new database, empty or a copy, and its agent a new life."""
         self.target.stop()
         self.target.server.dropdb(self.target.database)
-        self.target.server.createdb(self.target.database)
+        self.target.server.createdb(self.target.database, template=template)
         self.target.start()
 
     def pull(self, *options: str) -> dict[str, Any]:
@@ -232,6 +234,11 @@ class Pair:
     def push(self, *options: str) -> dict[str, Any]:
         """The same, asked for at the source."""
         return self.source.account("push", self.target.name, *_SYNC, *options)
+
+    def verify(self) -> dict[str, Any]:
+        """One verification, asked for at the target, whatever it finds; its VerifyView."""
+        words = ("verify", self.source.name, "--database", DATABASE)
+        return self.target.account(*words, codes=(0, DIFFERS))
 
     def begin(self) -> str:
         """Start a pull and leave it running; the job's id."""

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 TIMEOUT_S = 3600.0
@@ -33,8 +33,8 @@ def environment(bindir: Path) -> dict[str, str]:
     return own | {"PATH": f"{bindir}{os.pathsep}{own.get('PATH', os.defpath)}", "LC_ALL": "C.UTF-8"}
 
 
-def run(command: Command, *, env: dict[str, str], log: Path) -> str:
-    """Run one program to its end; its standard output. RunFailed on any other exit code than 0."""
+def run(command: Command, *, env: dict[str, str], log: Path, codes: Collection[int] = (0,)) -> str:
+    """Run one program to its end; its standard output. RunFailed on other exit codes."""
     with log.open("wb") as err:
         process = subprocess.Popen(
             command,
@@ -48,7 +48,7 @@ def run(command: Command, *, env: dict[str, str], log: Path) -> str:
             out, _ = process.communicate(timeout=TIMEOUT_S)
         finally:
             end(process)
-    if process.returncode:
+    if process.returncode not in codes:
         name = Path(command[0]).name
         raise RunFailed(
             f"{name} ended with {process.returncode}", tail(log) or out.decode()[-2000:]

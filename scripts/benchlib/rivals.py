@@ -34,7 +34,10 @@ PLPERL = (
 
 @dataclass(frozen=True)
 class Route:
-    """From one database to an empty one of the same major, with a directory for leftovers."""
+    """From one database to an empty one of the same major, with a directory for leftovers.
+
+    replace: the target is not empty; what is there already is dropped first.
+    """
 
     source: Cluster
     target: Cluster
@@ -42,6 +45,7 @@ class Route:
     target_database: str
     work: Path
     target_port: int | None = None  # of a link to the target, which psql then has to take
+    replace: bool = False
 
     @property
     def env(self) -> dict[str, str]:
@@ -60,10 +64,11 @@ class Route:
 
 
 def dump_psql(route: Route) -> None:
-    """`pg_dump | psql`: what everybody has."""
+    """`pg_dump | psql`, with `--clean` where the target is not empty: what everybody has."""
     source, target = route.ends
+    clean = ("--clean", "--if-exists") if route.replace else ()
     pipe(
-        [route.program("pg_dump"), "-Fp", "-d", source],
+        [route.program("pg_dump"), "-Fp", *clean, "-d", source],
         [route.program("psql"), "-qX", "-v", "ON_ERROR_STOP=1", "-d", target],
         env=route.env,
         log=route.work / "dump-psql.log",
@@ -91,6 +96,7 @@ def pgcopydb(route: Route) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     command = ["pgcopydb", "clone", "--source", source, "--target", target]
     command += ["--table-jobs", JOBS, "--index-jobs", JOBS, "--dir", str(directory)]
+    command += ["--drop-if-exists"] if route.replace else []
     try:
         run(command, env=route.env, log=route.work / "pgcopydb.log")
     finally:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from peersync.postgres.digest import ROWS_IN_BLOCK, Block, Range, blocks, probe, row_hash
+from peersync.postgres.keyorder import shown_key
 from tests.integration.digest_rig import compare, pinned, shape_of
 from tests.plugins.clusters import MakeDatabase
 
@@ -274,3 +275,34 @@ async def test_hundreds_of_columns_are_hashed(sides: Sides) -> None:
     await here.execute("UPDATE public.t SET c1499 = 9")
     assert (await compare(there, here, shape)).different == (("1",),)
     assert "hash_record_extended" in row_hash(shape)
+
+
+async def test_two_encodings_have_the_same_rows_in_the_same_order(
+    make_database: MakeDatabase,
+) -> None:
+    there_db, here_db = make_database(18), make_database(15)
+    other = replace(there_db, name=f"{there_db.name}_1252")
+    there_db.psql(
+        f"CREATE DATABASE {other.name} ENCODING 'WIN1252' LC_COLLATE 'C' LC_CTYPE 'C' "
+        "TEMPLATE template0"
+    )
+    try:
+        async with pinned(other) as there, pinned(here_db) as here:
+            for conn in (there, here):
+                await conn.execute(
+                    "CREATE TABLE public.t (k text, n int, v text, PRIMARY KEY (k, n))"
+                )
+                for letter in "\u20ac\u00e9\u00ff\u0160a":
+                    await conn.execute(
+                        "INSERT INTO public.t SELECT $1 || g, g, $1 FROM generate_series(1, 50) g",
+                        letter,
+                    )
+            assert await probe(there) != await probe(here)
+            shape = replace(await shape_of(there, "t"), portable=True)
+            assert (await compare(there, here, shape)).ranges == ()
+            await here.execute("DELETE FROM public.t WHERE k = '\u20ac7'")
+            found = await compare(there, here, shape)
+            assert [shown_key(shape, key) for key in found.missing] == [("\u20ac7", "7")]
+            assert found.counts == (1, 0, 0)
+    finally:
+        there_db.psql(f"DROP DATABASE {other.name}")

@@ -12,6 +12,7 @@ import pytest
 
 from peersync.core.patterns import Patterns
 from peersync.postgres.log.capture import enrol
+from peersync.postgres.log.parking import parked_tables
 from tests.integration.apply_rig import Node, drain, make_group
 from tests.integration.periodic_rig import make_group as make_pair
 from tests.integration.periodic_rig import wait_equal, wait_until
@@ -40,6 +41,31 @@ async def two(make_database: MakeDatabase) -> AsyncIterator[list[Node]]:
 async def look(node: Node) -> None:
     """What the agent does each second: captures what is new."""
     await enrol(node.conn, Patterns(["*"]), lock_timeout_s=0.2)
+
+
+async def test_rows_of_a_table_that_is_unlogged_here_still_wait_until_it_is_not(
+    two: list[Node],
+) -> None:
+    a, b = two
+    for node in two:
+        await node.execute("CREATE UNLOGGED TABLE public.load (id int PRIMARY KEY)")
+        await look(node)
+    await a.execute("INSERT INTO load VALUES (1), (2)")
+    await a.execute("ALTER TABLE load SET LOGGED")
+    await look(a)
+    assert [str(name) for name in (await b.pull(a)).parked] == ["public.load"]
+    ((reason,),) = await b.rows(PARKED, "load")
+    assert reason.startswith("the changes of public.load are not captured here yet: it is unlogged")
+    (parked,) = await parked_tables(b.conn)
+    assert parked.misfit is not None
+    assert parked.misfit.sql == 'ALTER TABLE "public"."load" SET LOGGED;'
+    await b.execute("ALTER TABLE load SET LOGGED")
+    assert await b.applier.resume_parked() == []
+    await look(b)
+    assert [done.changes for done in await b.applier.resume_parked()] == [2]
+    await drain(*two)
+    assert await a.rows("SELECT id FROM load") == await b.rows("SELECT id FROM load")
+    assert await b.rows("SELECT count(*) FROM load") == [(2,)]
 
 
 async def test_rows_of_a_peer_are_not_sent_again_as_rows_of_a_table_that_is_new_here(

@@ -179,3 +179,25 @@ def test_what_a_killed_agent_left_is_told_when_it_starts_again(
         return any("table set whole" in one["title"] for one in incidents)
 
     wait_until(told, 20)
+
+
+def test_a_run_outlives_a_restart_of_its_own_database(
+    make_node: MakeNode, make_database: MakeDatabase
+) -> None:
+    settings = '[peer.server-a]\nsync = "full-pull"\n'
+    _, taker, there, here = pair(make_node, make_database, settings)
+    here.psql("INSERT INTO notes VALUES (1)")
+    other = psycopg.connect(here.conninfo())
+    try:
+        other.execute("LOCK TABLE notes IN SHARE ROW EXCLUSIVE MODE")
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = taker.popen("complete-sync", **quiet)
+        wait_until(lambda: "running" in taker.run("jobs", "list").out)
+        here.cluster.stop("immediate")
+        time.sleep(1)
+        here.cluster.start()
+    finally:
+        other.close()
+    assert process.wait(60) == 0
+    assert here.psql("SELECT count(*) FROM notes") == there.psql("SELECT count(*) FROM notes")
+    assert "the connection of its lease was lost" in taker.log

@@ -70,6 +70,9 @@ def test_an_undo_puts_every_row_back(pair: TwoNodes) -> None:
     done = undo(target, session)
     assert done == planned
     assert content(target) == before
+    assert target.run("jobs", "show", session, "--json").json["undo"] == "undone"
+    listed = target.run("jobs", "list", "--json").json["jobs"]
+    assert next(j["undo"] for j in listed if j["id"] == session) == "undone"
     assert (done["customers"]["restored"], done["customers"]["deleted"]) == (5, 1)
     assert done["orders"]["deleted"] == 1
     assert done["bag"]["deleted"] == 2

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from subprocess import PIPE
 from typing import Any
 from urllib.request import urlopen
+
+import psycopg
+from pgcluster import SUPERUSER
 
 from tests.integration.shared_pair import terminal, wait_until
 from tests.plugins.clusters import MakeDatabase
@@ -230,3 +234,52 @@ def test_what_a_filter_hides_stays_hidden_and_rows_only_here_do_not_count(
     again = target.run("verify", "server-a", "--json", "--tables", "people").json
     assert again["result"] == "identical"
     assert any("1 row is only here" in note for note in again["tables"][0]["notes"])
+
+
+def test_a_verification_that_waits_can_be_cancelled_and_leaves_no_record(
+    pair_18: TwoNodes,
+) -> None:
+    target = pair_18.target
+    for node in pair_18:
+        node.database.psql("CREATE TABLE a (id int PRIMARY KEY)")
+    with psycopg.connect(target.database.conninfo()) as connection:
+        connection.execute("LOCK TABLE a")
+        waiting = target.popen("verify", "server-a", stdout=PIPE, stderr=PIPE)
+        runs: list[dict[str, Any]] = []
+
+        def started() -> bool:
+            runs[:] = target.run("verify", "list", "--json").json["verifications"]
+            return [run["state"] for run in runs] == ["running"]
+
+        wait_until(started)
+        again = target.run("verify", "server-a", check=False)
+        assert (again.code, runs[0]["id"][:8] in again.err) == (6, True)
+        assert target.run("verify", "cancel", runs[0]["id"][:8]).code == 0
+        _, err = waiting.communicate(timeout=30)
+        assert waiting.returncode == 130, err
+    assert target.run("verify", "list", "--json").json["verifications"] == []
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'peersync/verify'"
+    wait_until(lambda: target.database.psql(sessions) == "0")
+
+
+def test_a_table_that_may_not_be_read_whole_is_not_compared(
+    make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    source = make_node("server-a", make_database(18), start=False)
+    limited = make_database(18, nth=1, owner="limited")
+    target = make_node("server-b", limited, start=False)
+    introduce(target, source)
+    tables = "CREATE TABLE closed (id int PRIMARY KEY); CREATE TABLE hidden (id int PRIMARY KEY);"
+    tables += "INSERT INTO closed VALUES (1); INSERT INTO hidden VALUES (1);"
+    source.database.psql(tables)
+    limited.psql(
+        f"{tables} GRANT SELECT ON hidden TO limited; ALTER TABLE hidden ENABLE ROW LEVEL SECURITY",
+        user=SUPERUSER,
+    )
+    source.start()
+    target.start()
+    found = target.run("verify", "server-a", "--json", check=False)
+    assert (found.code, found.json["result"], found.json["not_compared"]) == (3, "partly", 2)
+    reasons = {name: table["reason"] for name, table in _tables(found.json).items()}
+    assert "GRANT SELECT" in reasons["closed"]
+    assert "BYPASSRLS" in reasons["hidden"]

@@ -128,7 +128,8 @@ class TableSets:
     def _peers(self, one: TableSet) -> list[Peer]:
         """Those that are known."""
         if one.peers:
-            return [peer for peer in self._book.peers() if peer.name in one.peers]
+            unknown = self._unknown(one)
+            return [self._book.get(name) for name in one.peers if name not in unknown]
         database, found = self._database(one), []
         for peer in self._book.peers():
             settings = self._config.peer.get(peer.name)
@@ -239,7 +240,7 @@ class TableSets:
         planned: PlannedSet,
         wanted: SetsRequest,
         not_run: list[PlannedSet],
-        before: Mapping[str, datetime],
+        before: Mapping[str, datetime] | None,
         since: datetime | None,
     ) -> list[SetRun]:
         """One set with each of its peers."""
@@ -247,7 +248,9 @@ class TableSets:
         for name, error in self._unknown(one).items():
             runs.append(await self._refused(one, planned, name, wanted, error))
         for peer in self._peers(one):
-            earlier = since or (None if wanted.force else before.get(peer.node_id, _NEVER))
+            earlier = since
+            if since is None and before is not None and not wanted.force:
+                earlier = before.get(peer.node_id, _NEVER)
             try:
                 runs.append(await self._one(one, planned.database, peer, wanted, earlier))
             except Locked as error:
@@ -257,11 +260,11 @@ class TableSets:
                 runs.append(self._unrecorded(planned, peer.name, wanted, ErrorRecord.of(error)))
         return runs
 
-    async def _begun_before(self, one: TableSet) -> dict[str, datetime]:
+    async def _begun_before(self, one: TableSet) -> dict[str, datetime] | None:
         try:
             return await self._begun(one)
         except PeersyncError:  # is told where it is planned
-            return {}
+            return None
 
     async def _surely_planned(self, one: TableSet, wanted: SetsRequest) -> PlannedSet:
         """A database that does not answer is asked again, as a peer is."""

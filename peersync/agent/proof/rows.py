@@ -9,8 +9,9 @@ import asyncpg
 from peersync.agent.proof.first import Seen
 from peersync.agent.proof.matched import Unsettled
 from peersync.agent.proof.view import SHOWN_KEYS, KeyView, Kind
-from peersync.postgres.digest import Key
+from peersync.postgres.digest import Key, Shape
 from peersync.postgres.keylook import Fields, read_fields
+from peersync.postgres.keyorder import shown_key
 
 
 async def key_views(
@@ -21,13 +22,15 @@ async def key_views(
     if not keys:
         return ()
     if not fields or not table.shape.key:
-        return tuple(KeyView(kind=kind_of(table.drift[key]), key=key) for key in keys)
+        shape = table.shape
+        return tuple(
+            KeyView(kind=kind_of(table.drift[key]), key=shown_key(shape, key)) for key in keys
+        )
     there = await table.remote.fields(keys)
     async with conn.transaction(isolation="repeatable_read", readonly=True):
         here = await read_fields(conn, table.shape, keys)
     return tuple(
-        _view(key, table.drift[key], table.shape.columns, there, here, values=values)
-        for key in keys
+        _view(key, table.drift[key], table.shape, there, here, values=values) for key in keys
     )
 
 
@@ -44,13 +47,13 @@ def kind_of(pair: tuple[Seen | None, Seen | None]) -> Kind:
 def _view(
     key: Key,
     pair: tuple[Seen | None, Seen | None],
-    columns: Sequence[str],
+    shape: Shape,
     there: Mapping[Key, Fields],
     here: Mapping[Key, Fields],
     *,
     values: bool,
 ) -> KeyView:
-    theirs, ours = there.get(key), here.get(key)
+    columns, theirs, ours = shape.columns, there.get(key), here.get(key)
     differing = [
         n
         for n, _ in enumerate(columns)
@@ -59,7 +62,7 @@ def _view(
     both = theirs is not None and ours is not None
     return KeyView(
         kind=kind_of(pair),
-        key=key,
+        key=shown_key(shape, key),
         columns=tuple(columns[n] for n in differing) if both else None,
         there=_shown(theirs, columns, differing) if values else None,
         here=_shown(ours, columns, differing) if values else None,

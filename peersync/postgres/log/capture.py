@@ -31,9 +31,9 @@ from peersync.postgres.sqlfiles import queries
 _SQL: Final = queries("capture")
 LOCKED: Final = "locked: another transaction uses the table; it is tried again"
 BY_OPERATOR: Final = "left out by an operator: peersync tables add takes it back"
+UNLOGGED: Final = "it is unlogged: a crash of the server empties it"
 _NO_RIGHT: Final = "the right is missing"
 _LEFT_OUT: Final = "left out by the configuration"
-_UNLOGGED: Final = "it is unlogged: a crash of the server empties it"
 _MORE_S: Final = 0.3  # than autovacuum needs to see that somebody waits
 _OF_EXTENSION: Final = "it belongs to an extension"
 
@@ -151,7 +151,7 @@ def _judge(name: TableName, rows: tuple[Any, ...], patterns: Patterns) -> _Want:
     elif root["is_foreign"]:
         state, reason = "excluded", "a foreign table: its rows are on another server"
     elif root["unlogged"]:
-        state, reason = "excluded", _UNLOGGED
+        state, reason = "excluded", UNLOGGED
     elif reason := _refusal(rows):
         state = "refused"
     return _Want(name, root["root"], root["shape"], state, reason, rows)
@@ -205,7 +205,7 @@ async def _make_so(conn: asyncpg.Connection, want: _Want, home: str, lock_timeou
         return
     # a table that could not be captured at its first sight is new to the others when it is
     passing = reason == LOCKED or (reason or "").startswith(_NO_RIGHT)
-    for_now = state == "refused" or reason in (_UNLOGGED, _OF_EXTENSION)
+    for_now = state == "refused" or reason in (UNLOGGED, _OF_EXTENSION)
     waits = passing or (for_now and root["active"])
     seen = None if waits and not root["known"] else relation
     if recorded != (state, reason, want.shape, seen is not None):

@@ -15,6 +15,7 @@ from typing import Final
 import asyncpg
 
 from peersync.core.names import TableName, quote_ident
+from peersync.postgres.log.capture import UNLOGGED
 from peersync.postgres.log.reshape import renames
 from peersync.postgres.log.rows import (
     Shape,
@@ -160,7 +161,8 @@ def _capture_misfit(target: Target) -> Misfit | None:
         return None
     why = target.reason if target.state == "refused" else None
     words = f"the changes of {target.name} are not captured here yet"
-    return Misfit(f"{words}: {why}" if why and why != "not captured yet" else words, "")
+    sql = f"ALTER TABLE {target.name.sql} SET LOGGED;" if why == UNLOGGED else ""
+    return Misfit(f"{words}: {why}" if why and why != "not captured yet" else words, sql)
 
 
 def _key_misfit(target: Target, shape: ShapeLike) -> Misfit | None:

@@ -22,6 +22,7 @@ import msgspec
 
 from peersync.core.errors import NotFound, SchemaMismatch
 from peersync.core.names import TableName, quote_ident
+from peersync.postgres.log.capture import UNLOGGED
 from peersync.postgres.sqlfiles import queries
 
 SQL: Final = queries("apply")
@@ -172,8 +173,9 @@ async def read_shapes(conn: asyncpg.Connection, shapes: Collection[int]) -> dict
 
 
 def target_of(row: Any) -> Target:
-    """A row of the query `targets`."""
+    """A row of the query `targets`. One that is unlogged is not left out by anybody: it waits."""
     name = TableName(row["schema_name"], row["table_name"])
+    state = "refused" if row["reason"] == UNLOGGED else row["state"]
     there = row["oid"] is not None
     return Target(
         tbl=row["tbl"],
@@ -183,7 +185,7 @@ def target_of(row: Any) -> Target:
         partitioned=row["partitioned"],
         columns=msgspec.json.decode(row["columns"], type=tuple[TargetColumn, ...]),
         keys=msgspec.json.decode(row["keys"], type=tuple[TargetKey, ...]),
-        state=row["state"],
+        state=state,
         parked=row["parked"],
         strategy=row["strategy"],
         captured=row["captured"],

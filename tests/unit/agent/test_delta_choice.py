@@ -85,7 +85,11 @@ def chosen(
     found = choose_tables(
         plan, source, target, options or Options(method="delta"), replica_role=replica_role
     )
-    assert (found.method, found.rest_method) == ("delta", "backup")
+    if (options or Options(method="delta")).method == "delta":
+        assert (found.method, found.rest_method) == ("delta", "backup")
+    else:
+        worth_it = found.tables[0].way == "delta"
+        assert found.method == ("delta" if worth_it else "backup")
     return found.tables[0]
 
 
@@ -128,14 +132,20 @@ def test_what_can_t_be_compared_or_not_cheaply_is_sent_whole(
     assert reason in (found.way_reason or "")
 
 
+def test_auto_compares_where_it_is_worth_it_and_else_leaves_the_plan_as_it_was() -> None:
+    assert chosen(options=Options()).way == "delta"
+    small = chosen(there(size_bytes=1000), options=Options())
+    assert (small.way, small.way_reason) == ("full", None)
+
+
 @pytest.mark.parametrize(
     ("options", "more", "reason"),
     [
-        (Options(join=True), {}, "becomes a member"),
-        (Options(narrow=Narrow()), {}, "only some rows"),
-        (Options(per_table=True, mirror=True), {}, "second transaction"),
-        (Options(), {"replica_role": False}, "triggers fire"),
-        (Options(), {"encoding": "LATIN1"}, "other encodings"),
+        (Options(method="delta", join=True), {}, "becomes a member"),
+        (Options(method="delta", narrow=Narrow()), {}, "only some rows"),
+        (Options(method="delta", per_table=True, mirror=True), {}, "second transaction"),
+        (Options(method="delta"), {"replica_role": False}, "triggers fire"),
+        (Options(method="delta"), {"encoding": "LATIN1"}, "other encodings"),
     ],
 )
 def test_some_syncs_compare_no_table(options: Options, more: dict[str, Any], reason: str) -> None:

@@ -165,7 +165,7 @@ function summary({ tables, progress: p, state, undo, completed_at: end }, last) 
 }
 
 const key = (t) => `${t.schema}.${t.name}`;
-const notes = tableColumn((t) => [t.error, t.note, t.way === 'delta' && `compared: ${count(t.differing_blocks)} of ${many(t.blocks, 'block')} differed`]);
+const notes = tableColumn((t) => [t.error, t.note, t.way_reason && `sent whole: ${t.way_reason}`, t.way === 'delta' && `compared: ${count(t.differing_blocks)} of ${many(t.blocks, 'block')} differed`]);
 
 const undone = (tables) => table({
   caption: 'What the undo does', rows: tables, key, empty: 'Nothing is left to undo.',

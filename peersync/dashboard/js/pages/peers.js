@@ -1,5 +1,5 @@
 /** Peers: who they are, what they may; invite, join and remove; who is a member of what. */
-import { ADMIN, act, acts, ago, ask, b, badge, button, card, code, col, command, count, danger, db, del, duration, errorBox, everywhere, facts, field, fill, h, input, list, may, num, open, press, prop, put, quiet, said, section, segment, tell, toast, word } from './shared.js';
+import { ADMIN, act, acts, ago, ask, b, badge, button, card, code, col, command, count, danger, db, del, duration, errorBox, everywhere, facts, field, fill, h, input, list, may, num, open, post, press, prop, put, quiet, said, section, segment, tell, toast, word } from './shared.js';
 
 const RIGHTS = { pull: 'pull from here', push: 'push into this server', schema: 'bring table definitions' };
 const PRIMARY = { ...ADMIN, kind: 'primary' };
@@ -50,9 +50,10 @@ const draw = (told, again) => [
     { detail: (one) => about(one, again), empty: 'No peers yet. Make a code below, and use it on the other server.', line: 'peer list --probe' }),
 ];
 
-const gone = (make, label, line, route, body, options) => make(label, line + db(body.database), () => tell(route, body), options);
-const expire = ({ name, database }, again) => gone(press, 'Expire', `members expire ${word(name)}`, 'members/expire', { database, member: name }, danger(again, `Expire ${name}?`, `Nothing is kept for it any more in ${database}. When it comes back, it takes everything anew.`, name));
-const leave = (database, again) => gone(act, `Leave with ${database}`, 'leave', 'periodic/leave', { database }, danger(again, `Leave the group of ${database}?`, 'The others fetch the changes of this server first. Its rows stay, and are no longer kept in step.', database));
+const expire = ({ name, database }, again) => press('Expire', `members expire ${word(name)}${db(database)}`, () => tell('members/expire', { database, member: name }),
+  danger(again, `Expire ${name}?`, `Nothing is kept for it any more in ${database}. When it comes back, it takes everything anew.`, name));
+const leave = (database, again) => act(`Leave with ${database}`, `leave${db(database)}`, () => post('api/admin/periodic/leave', { database }),
+  danger(again, `Leave the group of ${database}?`, 'The others fetch the changes of this server first. Its rows stay, and are no longer kept in step.', database));
 
 const members = ({ rows, problems }, then) => [problems, list('Members', rows, [
   prop('State', badge), prop('Database'), col('Server', (one) => [b(one.name), one.own && ' (this server)']), num('Applied here', count, 'applied'), num('Has of ours', count, 'has'),

@@ -32,7 +32,7 @@ function channels({ quiet_until: until, channels: rows, incidents }, again) {
     list('Channels', rows, [col('State', (one) => badge(one.error ? 'failed' : 'ok')), col('Channel', (one) => [b(one.name), ` ${one.kind}`]), num('Sent'), num('Waiting'), num('Given up', String, 'dropped'), prop('Last sent', ago), acts(test)],
       { detail: (one) => [facts({ Events: one.events.join(', ') }), one.error && errorBox(one.error)], empty: 'Nobody is told when something breaks: add a [[channel]] to the configuration.', line: 'notify list' }),
     rows.length > 0 && (until ? silence('Speak again', 'off', () => null) : [form(field('Quiet until', time)), silence('Be quiet', 'UNTIL', chosen)]),
-    incidents.length > 0 && [h('h3', null, 'What lasts'), items(incidents, (one) => [b(one.title), ` ${one.impact}, since `, ago(one.since), one.hint && quiet(one.hint)])],
+    incidents.length > 0 && [h('h3', null, 'What lasts'), items(incidents, (one) => [b(one.title), ` ${one.impact}, since `, ago(one.since), one.hint && quiet(one.hint), press('Dismiss', `notify dismiss ${word(one.key)}`, () => post(`${API}notify/dismiss`, { key: one.key }), { again })])],
   ];
 }
 
