@@ -17,13 +17,12 @@ from pgcluster import find_installations
 from benchlib import cells, cells_report, differing, reladiff, staged, verify_report
 from benchlib.agents import DATABASE
 from benchlib.cells import Ledger, Plan
-from benchlib.differing import TABLE, Case, Difference, State
+from benchlib.differing import KINDS, TABLE, Case, Difference, State
 from benchlib.meter import Meter
 from benchlib.programs import RunFailed
 from benchlib.stage import FAILURES, Stage, Terms
 from benchlib.verify_report import ENGINES, EXACT, PEERSYNC, RELADIFF
 
-KINDS = ("different", "missing", "extra")
 STATES = tuple(s for s in cells.STATES if s.name in ("0", "0.1-random", "1-clustered"))
 
 

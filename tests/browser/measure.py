@@ -1,4 +1,4 @@
-"""How quick the page is on this machine: python -m tests.browser.measure
+"""How quick the page is on this machine: see CONTRIBUTING.md for the command.
 
 Prints figures and asserts nothing: they depend on what else the machine does. Everything is real,
 as in the tests: two agents, their databases, and Chromium on loopback.

@@ -18,7 +18,7 @@ import msgspec
 
 from peersync.agent.parts import PartJob
 from peersync.agent.workers import Workers
-from peersync.core.errors import BadRequest, NotFound, SchemaMismatch
+from peersync.core.errors import BadRequest, DatabaseUnreachable, NotFound, SchemaMismatch
 from peersync.core.names import quote_literal
 from peersync.postgres.backup import View
 from peersync.postgres.catalog import Table
@@ -72,9 +72,14 @@ class Giver:
         self._closed = False
 
     async def job(self, number: int) -> PartJob:
-        """What the part is made of, once the target has said so."""
+        """What the part is made of, once the target has said so.
+
+        Raises DatabaseUnreachable when the view was found to be gone meanwhile.
+        """
         part = self._parts[number]
         await part.known.wait()
+        if self._closed:
+            raise DatabaseUnreachable("the view that is compared is gone: PostgreSQL ended it")
         return part.job
 
     def close(self) -> None:
@@ -124,6 +129,12 @@ class Giver:
         with disk_trouble_named(self._spool.directory), part.file.open("ab") as file:
             file.write(lines)
 
+    def _lose(self) -> None:
+        """Nobody else may notice: while tables are compared, nothing is read but for this."""
+        self._closed = True
+        for part in self._parts.values():
+            part.known.set()
+
     # --- small things -------------------------------------------------------------------
     def _part(self, generation: int, number: int) -> _Part:
         part = self._parts.get(number)
@@ -152,6 +163,7 @@ class Giver:
             try:
                 await connection.execute(f"SET TRANSACTION SNAPSHOT {snapshot}")
             except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as exc:
+                self._lose()
                 raise NotFound(_GONE) from exc
             await connection.execute("SET LOCAL row_security = off")
             yield connection
