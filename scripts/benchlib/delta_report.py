@@ -64,7 +64,17 @@ def _source_text(source: Source, lines: list[Line]) -> str:
     if not own:
         return f"{title}\n\nNothing was measured."
     beside = [name for name in RIVALS if any(line.engine == name for line in own)]
-    head = ["differs %", "engine", "n", "wall s", "CPU s", "wire MB", "RSS A/B MB", "rows sent"]
+    head = [
+        "differs %",
+        "engine",
+        "n",
+        "wall s",
+        "CPU s",
+        "wire MB",
+        "RSS A/B MB",
+        "blocks",
+        "rows sent",
+    ]
     head += [f"{figure} / {BACKUP}" for figure in ("wall", "CPU", "wire")]
     head += [f"wall / {name}" for name in beside]
     return f"{title}\n\n{table(head, [_row(line, own, beside) for line in own])}"
@@ -76,7 +86,7 @@ def _row(line: Line, own: list[Line], beside: list[str]) -> list[str]:
         *(line.state.name if line.state else "any", line.engine, line.count),
         *(f"{line.mark}{line.wall_s:.2f}", f"{line.cpu_s:.2f}"),
         f"{wire / 1e6:.3f}" if wire is not None else "–",
-        *(line.rss, "all" if line.engine != DELTA else _sent(line)),
+        *(line.rss, _blocks(line), "all" if line.engine != DELTA else _sent(line)),
     ]
     yardstick = find(own, line.case, line.state, BACKUP) if line.engine == DELTA else None
     if yardstick is None:
@@ -95,6 +105,13 @@ def _row(line: Line, own: list[Line], beside: list[str]) -> list[str]:
 def _sent(line: Line) -> str:
     """All of them, where a table was sent whole after all."""
     return "that differ" if line.told.get("way") == "delta" else "all"
+
+
+def _blocks(line: Line) -> str:
+    """How many differ of those that were compared; where a table was sent whole it is not told."""
+    if not line.told.get("blocks"):
+        return "–"
+    return f"{line.told['differing_blocks']:,.0f} of {line.told['blocks']:,.0f}"
 
 
 def _wire(line: Line) -> float | None:

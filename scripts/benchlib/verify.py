@@ -89,7 +89,8 @@ def _peersync(stage: Stage, state: State, repetition: int, made: set[Difference]
         if wrong or not table["exact"] or table["in_flight"]:
             raise RunFailed("it told of rows that were not made to differ", str(table)[:500])
         found.update({kind: int(table[kind]) for kind in KINDS})
-        record(meter.cost, {"found": verdict(found, made), "result": view["result"], **found})
+        told = {"found": verdict(found, made), "look_s": float(table["seconds"])}
+        record(meter.cost, told | {"result": view["result"], **found})
 
 
 def _reladiff(stage: Stage, state: State, repetition: int, made: set[Difference]) -> None:

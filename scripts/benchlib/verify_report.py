@@ -50,8 +50,15 @@ def _source_text(source: Source, lines: list[Line]) -> str:
     own = [line for line in lines if line.case == case]
     if not own:
         return f"{title}\n\nNothing was measured."
-    head = ["differs %", "engine", "n", "wall s", "rows/s", "GB/s", "CPU s", "source CPU s"]
-    head += ["RSS A/B MB", "found", "rows/s × reladiff", "source CPU / reladiff"]
+    head = ["differs %", "engine", "n", "wall s", "look s", "rows/s", "GB/s"]
+    head += [
+        "CPU s",
+        "source CPU s",
+        "RSS A/B MB",
+        "found",
+        "rows/s × reladiff",
+        "source CPU / reladiff",
+    ]
     return f"{title}\n\n{table(head, [_row(line, source, own) for line in own])}"
 
 
@@ -62,6 +69,7 @@ def _row(line: Line, source: Source, own: list[Line]) -> list[str]:
     return [
         *(line.state.name if line.state else "any", line.engine, line.count),
         f"{line.mark}{line.wall_s:.2f}",
+        f"{line.told['look_s']:.2f}" if "look_s" in line.told else "–",
         f"{line.mark}{line.case.rows / line.wall_s:,.0f}",
         f"{line.mark}{source.table_bytes / 1e9 / line.wall_s:.3f}",
         *(f"{line.cpu_s:.2f}", f"{line.source_cpu_s:.2f}", line.rss),

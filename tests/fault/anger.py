@@ -46,7 +46,7 @@ class Pushing(Rig):
 
 
 def pushing(rig: Rig) -> Pushing:
-    return Pushing(rig.source, rig.target, rig.proxy, rig.extra, rig.books)
+    return Pushing(rig.source, rig.target, rig.proxy, rig.extra, rig.method, rig.books)
 
 
 def fail(rig: Rig) -> None:

@@ -48,7 +48,7 @@ async def test_a_table_that_is_made_during_the_look_is_found_by_the_next_one(
     monkeypatch.setattr(capturing, "enrol", slow)
     hub = Hub("shop", Pool("shop", resolve(database.conninfo())))
     for _ in range(2):
-        await capturing.capture_tables(hub, agent, lock_timeout_s=5)
+        await capturing.capture_tables(hub, agent)
     states = {s.name.name: s.state for s in await table_states(agent)}
     assert states == {"meanwhile": "captured"}
 
