@@ -45,6 +45,12 @@ class Line:
         return f"{self.clean}" + (f"+{self.contaminated}~" if self.contaminated else "")
 
     @property
+    def link_bytes(self) -> float | None:
+        """All that the agents said to each other; None where nobody counted."""
+        found = self.told.get("link_bytes")
+        return float(found) if isinstance(found, int | float) else None
+
+    @property
     def rss(self) -> str:
         if not self.source_rss_bytes:
             return "–"
@@ -126,6 +132,16 @@ def cell_of(value: float | None, *marks: str) -> str:
         return "–"
     mark = "~" if any(marks) else ""
     return f"{mark}{value:.2f}" if value >= 0.1 else f"{mark}{value:.4f}"
+
+
+def with_links(head: list[str], rows: list[list[str]], lines: list[Line]) -> str:
+    """A table, with a last column for the bytes between the agents where they were counted."""
+    if any(line.link_bytes is not None for line in lines):
+        head = [*head, "link MB"]
+        passed = (line.link_bytes for line in lines)
+        cells = ("–" if size is None else f"{size / 1e6:.3f}" for size in passed)
+        rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
+    return table(head, rows)
 
 
 def render_goals(title: str, goals: list[Goal]) -> str:

@@ -20,7 +20,7 @@ from benchlib.delta_report import BACKUP, DUMP_PSQL, ENGINES, OURS, PGCOPYDB
 from benchlib.differing import Case, State
 from benchlib.meter import Meter
 from benchlib.programs import RunFailed
-from benchlib.stage import FAILURES, PRISTINE, Stage, Terms
+from benchlib.stage import FAILURES, PRISTINE, Stage, Terms, passed
 
 THEIRS = "rival"
 
@@ -111,9 +111,10 @@ class _Turns:
                 raise RunFailed(f"{told['updated']} rows were changed instead of {wanted}", "")
 
         with stage.recorded(engine, state, self._repetition, proof=proof) as record:
+            before = stage.link_bytes()
             with Meter(stage.source, stage.target, stage.pair.pids) as meter:
                 account = stage.pair.pull("--method", engine)
-            told.update(_told(account))
+            told.update(_told(account) | passed(before, stage.link_bytes()))
             if engine == BACKUP and told["way"] != "full":
                 raise RunFailed("a backup was asked for, and the table was compared", "")
             record(meter.cost, told)

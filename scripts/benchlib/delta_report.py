@@ -12,8 +12,9 @@ from benchlib.cells_report import (
     ratio,
     render_failed,
     render_goals,
+    with_links,
 )
-from benchlib.report import mb, table
+from benchlib.report import mb
 
 DELTA, BACKUP, DUMP_PSQL, PGCOPYDB = "delta", "backup", "dump-psql", "pgcopydb"
 ENGINES = (DELTA, BACKUP, DUMP_PSQL, PGCOPYDB)
@@ -39,7 +40,7 @@ def goals(lines: list[Line]) -> list[Goal]:
         about, mark = (line.case, line.state), line.mark or beside.mark
         if goal := WALL_GOALS.get(line.state.name, {}).get(line.case.shape):
             found.append(Goal(*about, "wall / backup", mark, line.wall_s / beside.wall_s, goal))
-        wire = ratio(_wire(line), _wire(beside))
+        wire = ratio(_bytes(line), _bytes(beside))
         if wire is not None and line.case.shape == "wide" and not line.state.percent:
             found.append(Goal(*about, "wire / backup", "", wire, WIRE_GOAL))
     return found + memory_goals(lines)
@@ -77,7 +78,7 @@ def _source_text(source: Source, lines: list[Line]) -> str:
     ]
     head += [f"{figure} / {BACKUP}" for figure in ("wall", "CPU", "wire")]
     head += [f"wall / {name}" for name in beside]
-    return f"{title}\n\n{table(head, [_row(line, own, beside) for line in own])}"
+    return f"{title}\n\n{with_links(head, [_row(line, own, beside) for line in own], own)}"
 
 
 def _row(line: Line, own: list[Line], beside: list[str]) -> list[str]:
@@ -94,7 +95,7 @@ def _row(line: Line, own: list[Line], beside: list[str]) -> list[str]:
     else:
         cells.append(cell_of(ratio(line.wall_s, yardstick.wall_s), line.mark, yardstick.mark))
         cells.append(cell_of(ratio(line.cpu_s, yardstick.cpu_s), line.mark, yardstick.mark))
-        cells.append(cell_of(ratio(wire, _wire(yardstick))))
+        cells.append(cell_of(ratio(_bytes(line), _bytes(yardstick))))
     for name in beside:
         rival = find(own, line.case, line.state, name) if line.engine != name else None
         marks = (line.mark, rival.mark) if rival else ()
@@ -112,6 +113,11 @@ def _blocks(line: Line) -> str:
     if not line.told.get("blocks"):
         return "–"
     return f"{line.told['differing_blocks']:,.0f} of {line.told['blocks']:,.0f}"
+
+
+def _bytes(line: Line) -> float | None:
+    """All bytes where they were counted, else what peersync tells."""
+    return _wire(line) if line.link_bytes is None else line.link_bytes
 
 
 def _wire(line: Line) -> float | None:

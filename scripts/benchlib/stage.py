@@ -22,6 +22,7 @@ from benchlib import differing, rivals
 from benchlib.agents import DATABASE, Pair
 from benchlib.cells import Cell, Ledger, Source
 from benchlib.differing import Case, State
+from benchlib.link import Shape
 from benchlib.matches import SETTINGS
 from benchlib.meter import Cost, wait_for_calm
 from benchlib.programs import RunFailed
@@ -33,12 +34,16 @@ Record = Callable[[Cost, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Terms:
-    """Of a whole run. `repeat` is for the reader of progress only."""
+    """Of a whole run. `repeat` is for the reader of progress only.
+
+    linked: the agents meet through a proxy that counts their bytes.
+    """
 
     major: int
     repeat: int
     patience_s: float
     work: Path
+    linked: bool = False
 
 
 class Stage:
@@ -73,7 +78,8 @@ class Stage:
             self.expected = differing.content(self.source, PRISTINE)
             self._tell_source()
             if self._agents:
-                pair = Pair(self.source, self.target, DATABASE, home / "agents")
+                shape = Shape() if self.terms.linked else None
+                pair = Pair(self.source, self.target, DATABASE, home / "agents", shape)
                 self._pair = undo.enter_context(pair)
             self._stack = undo.pop_all()
         return self
@@ -95,6 +101,11 @@ class Stage:
         self.dump_bytes = sizes[0]
         found = Source(self.case, self.source.programs.version, read, *sizes)
         self._ledger.sources.append(found)
+
+    def link_bytes(self) -> dict[str, int]:
+        """What has passed between the agents so far, both ways; nothing where nobody counts."""
+        link = self._pair.link if self._pair is not None else None
+        return {"link_bytes": link.bytes_passed} if link is not None else {}
 
     def renew(self) -> None:
         """Make the target what the source is, as it was made."""
@@ -141,3 +152,8 @@ class Stage:
             file=sys.stderr,
             flush=True,
         )
+
+
+def passed(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    """The difference of two counts of `link_bytes`."""
+    return {key: value - before[key] for key, value in after.items()}

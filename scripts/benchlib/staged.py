@@ -45,6 +45,9 @@ def add_options(parser: argparse.ArgumentParser, names: list[str]) -> None:
         metavar="S",
         help="seconds that a turn waits at most for a calm machine (default 20)",
     )
+    parser.add_argument(
+        "--link", action="store_true", help="count all bytes between the agents, by a proxy"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where the servers' files go")
 
@@ -72,7 +75,7 @@ def run(
     try:
         for case in plan.cases:
             try:
-                play(case, Terms(major, plan.repeat, plan.patience_s, work))
+                play(case, Terms(major, plan.repeat, plan.patience_s, work, options.link))
             except Exception as error:  # what was measured stays
                 traceback.print_exc()
                 ledger.cells.append(Cell(case, None, FAR, 0, error=type(error).__name__))

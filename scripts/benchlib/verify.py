@@ -20,7 +20,7 @@ from benchlib.cells import Ledger, Plan
 from benchlib.differing import KINDS, TABLE, Case, Difference, State
 from benchlib.meter import Meter
 from benchlib.programs import RunFailed
-from benchlib.stage import FAILURES, Stage, Terms
+from benchlib.stage import FAILURES, Stage, Terms, passed
 from benchlib.verify_report import ENGINES, EXACT, PEERSYNC, RELADIFF
 
 STATES = tuple(s for s in cells.STATES if s.name in ("0", "0.1-random", "1-clustered"))
@@ -82,15 +82,17 @@ def _peersync(stage: Stage, state: State, repetition: int, made: set[Difference]
             raise RunFailed(f"not what was made to differ: {said}", "")
 
     with stage.recorded(PEERSYNC, state, repetition, proof=proof) as record:
+        before = stage.link_bytes()
         with Meter(stage.source, stage.target, stage.pair.pids) as meter:
             view = stage.pair.verify()
+        between = passed(before, stage.link_bytes())
         (table,) = [t for t in view["tables"] if t["name"] == TABLE]
         wrong = {Difference(k["kind"], tuple(k["key"])) for k in table["keys"]} - made
         if wrong or not table["exact"] or table["in_flight"]:
             raise RunFailed("it told of rows that were not made to differ", str(table)[:500])
         found.update({kind: int(table[kind]) for kind in KINDS})
         told = {"found": verdict(found, made), "look_s": float(table["seconds"])}
-        record(meter.cost, told | {"result": view["result"], **found})
+        record(meter.cost, told | {"result": view["result"], **found, **between})
 
 
 def _reladiff(stage: Stage, state: State, repetition: int, made: set[Difference]) -> None:

@@ -12,8 +12,9 @@ from benchlib.cells_report import (
     ratio,
     render_failed,
     render_goals,
+    with_links,
 )
-from benchlib.report import mb, table
+from benchlib.report import mb
 
 PEERSYNC, RELADIFF = "peersync", "reladiff"
 ENGINES = (PEERSYNC, RELADIFF)
@@ -59,7 +60,7 @@ def _source_text(source: Source, lines: list[Line]) -> str:
         "rows/s × reladiff",
         "source CPU / reladiff",
     ]
-    return f"{title}\n\n{table(head, [_row(line, source, own) for line in own])}"
+    return f"{title}\n\n{with_links(head, [_row(line, source, own) for line in own], own)}"
 
 
 def _row(line: Line, source: Source, own: list[Line]) -> list[str]:
