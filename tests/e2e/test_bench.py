@@ -93,6 +93,59 @@ def test_periodic_sync_is_measured_beside_native_replication(
     assert "## More nodes" in done.stdout
 
 
+@pytest.mark.timeout(600)  # ten seconds where nobody else works
+def test_a_delta_is_measured_beside_a_full_sync_and_a_dump(directory: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "bench", "delta", "--quick"]
+    command += ["--only", "wide", "composite", "1-clustered", "delta", "backup", "dump-psql"]
+    command += ["--link", "--major", str(max(find_installations()))]
+    command += ["--patience", "0", "--dir", directory, "--json", told]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(directory.iterdir())
+    found = json.loads(told.read_text())
+    delta, backup, dump = found["runs"]
+    assert (delta["engine"], backup["engine"], dump["engine"]) == ("delta", "backup", "dump-psql")
+    rows = delta["rows"]
+    assert delta["told"]["updated"] == backup["told"]["updated"] == rows // 100
+    assert delta["told"]["way"] == "delta"
+    assert 0 < delta["told"]["differing_blocks"] < delta["told"]["blocks"] == -(-rows // 64)
+    assert delta["told"]["wire_bytes"] < delta["told"]["link_bytes"]
+    assert delta["told"]["link_bytes"] < backup["told"]["link_bytes"] / 4
+    assert dump["told"]["wire_bytes"] > backup["told"]["wire_bytes"]
+    goals = {(goal["differs"], goal["figure"]): goal for goal in found["goals"]}
+    assert goals["1-clustered", "wall / backup"]["value"] > 0
+    assert 30 < goals[None, "agent MB"]["value"] < 1_000
+    assert "2 of 118" in done.stdout or "3 of 118" in done.stdout
+    assert "## Goals of delta" in done.stdout
+
+
+@pytest.mark.timeout(600)  # ten seconds where nobody else works
+def test_a_verification_finds_what_the_benchmark_made_to_differ(
+    directory: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told.json"
+    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "bench", "verify", "--quick"]
+    command += ["--only", "wide", "uuid", "1-clustered"]
+    command += ["--patience", "0", "--dir", directory, "--json", told]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list(directory.iterdir())
+    found = json.loads(told.read_text())
+    runs = {run["engine"]: run for run in found["runs"]}
+    assert "peersync" in runs
+    for run in runs.values():  # reladiff, too, where it is installed
+        assert run["told"]["found"] == "exactly"
+        made = [run["told"][kind] for kind in ("different", "missing", "extra")]
+        assert sum(made) == run["rows"] // 100
+        assert all(made)
+        assert run["cost"]["source_cpu_s"] > 0
+    assert runs["peersync"]["told"]["look_s"] > 0
+    (source,) = found["sources"]
+    assert source["table_bytes"] > 100 * source["rows"]
+    assert "## wide uuid" in done.stdout
+
+
 def test_a_lag_is_the_time_from_commit_to_sight() -> None:
     with Cluster(max(find_installations())) as server:
         for name in ("here", "there"):
