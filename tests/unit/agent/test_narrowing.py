@@ -13,7 +13,7 @@ from peersync.agent.orchestration.schedule_state import ScheduleFile, State
 from peersync.agent.orchestration.schedules import local_zone
 from peersync.agent.orchestration.setturn import options_of
 from peersync.config.orchestration import Condition, TableSet
-from peersync.core.errors import BadRequest, ConfigError, ProtocolError, SchemaMismatch
+from peersync.core.errors import BadRequest, ProtocolError, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.postgres.catalog import DatabaseCatalog, Server
 from peersync.postgres.filters import Shape
@@ -93,13 +93,6 @@ def test_the_hours_are_those_of_the_zone_that_is_set() -> None:
     assert july.astimezone(local_zone({"TZ": "Nowhere/At_All"})).hour == 12
 
 
-def test_a_damaged_state_is_named_and_not_overwritten(tmp_path: Path) -> None:
-    file = ScheduleFile(tmp_path)
-    file.change("nightly", lambda _: State(since=1.0, errors=2))
+def test_the_state_of_schedules_outlives_who_wrote_it(tmp_path: Path) -> None:
+    ScheduleFile(tmp_path).change("nightly", lambda _: State(since=1.0, errors=2))
     assert ScheduleFile(tmp_path).read() == {"nightly": State(since=1.0, errors=2)}
-    path = tmp_path / "schedules.json"
-    path.write_text("{")
-    with pytest.raises(ConfigError, match=r"schedules\.json can't be read") as refused:
-        file.change("nightly", lambda _: State(since=2.0))
-    assert refused.value.hint
-    assert path.read_text() == "{"
