@@ -42,10 +42,8 @@ def main(options: argparse.Namespace, machine: Callable[[], dict[str, Any]]) -> 
     there = rivals.present()[PGCOPYDB]
     majors = list(find_installations())
     major = options.major or _major(majors, pgcopydb=there is not None)
-    engines = tuple(
-        e for e in ENGINES if e != PGCOPYDB or (there and major <= rivals.PGCOPYDB_MAJOR)
-    )
-    plan = staged.plan(options, cells.STATES, engines)
+    able = there is not None and major <= rivals.PGCOPYDB_MAJOR
+    plan = staged.plan(options, cells.STATES, ENGINES, lambda name: name != PGCOPYDB or able)
     ledger = Ledger()
 
     def play(case: Case, terms: Terms) -> None:

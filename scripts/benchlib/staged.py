@@ -52,12 +52,20 @@ def add_options(parser: argparse.ArgumentParser, names: list[str]) -> None:
     parser.add_argument("--dir", type=Path, metavar="DIR", help="where the servers' files go")
 
 
-def plan(options: argparse.Namespace, states: tuple[State, ...], engines: tuple[str, ...]) -> Plan:
-    """What the options ask for, of what is here."""
+def plan(
+    options: argparse.Namespace,
+    states: tuple[State, ...],
+    engines: tuple[str, ...],
+    here: Callable[[str], bool],
+) -> Plan:
+    """What the options ask for; of the engines, those that are `here`."""
+    if absent := [name for name in engines if name in options.only and not here(name)]:
+        sys.exit(f"cannot take part here: {', '.join(absent)}")
     scale = options.scale / (cells.QUICK if options.quick else 1)
     rows = {shape: max(64, round(count * scale)) for shape, count in cells.ROWS.items()}
     repeat = max(1, options.repeat)
-    return cells.choose(options.only, states, engines, rows, repeat, options.patience)
+    there = tuple(name for name in engines if here(name))
+    return cells.choose(options.only, states, there, rows, repeat, options.patience)
 
 
 def run(

@@ -38,7 +38,7 @@ def add_arguments(verbs: Any, machine: Callable[[], dict[str, Any]]) -> None:
 def main(options: argparse.Namespace, machine: Callable[[], dict[str, Any]]) -> int:
     """Run, print, write; the exit code: 0 all measured, 1 something failed, 130 stopped."""
     version = reladiff.version()
-    plan = staged.plan(options, STATES, tuple(e for e in ENGINES if e != RELADIFF or version))
+    plan = staged.plan(options, STATES, ENGINES, lambda name: name != RELADIFF or bool(version))
     major = options.major or max(find_installations(), default=0)
     ledger = Ledger()
 

@@ -63,8 +63,21 @@ class History:
                 if (self._op(top, key)["image"], came["image"]) != (None, None):
                     found.append(self._record(key, top, place))
                 if self._version(top) > self._version(place) and came["op"] != "T":
+                    found += self._of_truncate(
+                        run, key, place, late if group is not late else set()
+                    )
                     break
         return found
+
+    def _of_truncate(self, run: Step, key: str, place: Place, late: set[Place]) -> list[Record]:
+        """A change that has lost is gone; a truncate before it in the run meets who came late."""
+        for position in range(place[1] - 1, run["first"] - 1, -1):
+            earlier = (run["origin"], position)
+            if any(op["key"] is None for op in self.ops(earlier)):
+                met = {(r[1], r[2]) for r in self._rivals[earlier] if r[0] == key} & late
+                met = {r for r in met if self._op(r, key)["image"] is not None}
+                return [self._record(key, max(met, key=self._version), earlier)] if met else []
+        return []
 
     def _last(self, run: Step) -> dict[str, Place]:
         """By row the last transaction of a run that changed it."""

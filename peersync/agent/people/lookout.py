@@ -111,6 +111,7 @@ class Lookout:
         self._known: dict[str, _Known] = {}
         self._lags: dict[str, _Lags] = {}
         self._probes: dict[str, _Probe] = {}
+        self._asked: dict[str, float] = {}  # when a database was to be read for the first time
         self._failed: dict[str, float] = {}  # when a look began that has not ended well
         self._next: dict[str, str] = {}  # by database
         self._proved: dict[str, str] = {}  # by database: when it was verified last
@@ -128,6 +129,7 @@ class Lookout:
         self._proved = _newest(self._report.proofs)
         for database in self._report.databases:
             known = self._known.get(database.name)
+            self._asked.setdefault(database.name, now)
             if now - self._failed.get(database.name, -READ_S) < READ_S:
                 continue
             if known is None or self._is_due(known, now, max_age_s):
@@ -266,14 +268,17 @@ class Lookout:
 
     # --- what is known ------------------------------------------------------------------------
     def facts(self) -> Facts:
-        """As far as was read by now; a database that was not is "unknown"."""
+        """As far as was read by now; the links of a database that was not are "unknown"."""
         report = self._report
         peers = report.book.peers()
         links: dict[str, list[LinkStatus]] = {peer.name: [] for peer in peers}
-        databases = []
+        databases, reading = [], []
         for database in report.databases:
             known = self._of_late(database.name)
-            databases.append(_status(database.name, known))
+            if self._is_new(database.name):
+                reading.append(database.name)
+            else:
+                databases.append(_status(database.name, known))
             for link in self._links(database.name, known, peers):
                 if link.peer in links:  # it may have been removed since
                     links[link.peer].append(link)
@@ -284,8 +289,8 @@ class Lookout:
         return Facts(
             node=report.node,
             version=__version__,
-            sentence=sentence(databases, every),
-            fine=is_fine(databases, every),
+            sentence=_said(databases, every, reading),
+            fine=not reading and is_fine(databases, every),
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             links=links,
             rank=RANK,
@@ -300,6 +305,11 @@ class Lookout:
             next_at=lambda name: self._soonest(links[name]),
             warnings=[*report.troubles(), *(w for d in databases for w in d.warnings)],
         )
+
+    def _is_new(self, name: str) -> bool:
+        """It has not answered yet, and has hardly been asked: nothing says that it can't."""
+        asked_at = self._asked.get(name, time.monotonic())
+        return name not in self._known and time.monotonic() - asked_at < READ_S
 
     def _of_late(self, name: str) -> _Known | None:
         """None where a database has not answered for so long that nothing is known of it."""
@@ -330,6 +340,12 @@ class Lookout:
     def _soonest(self, links: list[LinkStatus]) -> str | None:
         found = (self._next.get(link.database) for link in links)
         return min(filter(None, found), default=None)
+
+
+def _said(databases: list[DatabaseStatus], links: list[LinkStatus], reading: list[str]) -> str:
+    if reading and all(database.reachable for database in databases):
+        return f"Reading {', '.join(reading)} …"
+    return sentence(databases, links)
 
 
 def _status(name: str, known: _Known | None) -> DatabaseStatus:

@@ -7,7 +7,7 @@ import { badge, button, fail } from './ui.js';
 
 const PAGES = [
   [['overview', 'Overview'], ['sync', 'Full sync'], ['links', 'Periodic sync'], ['complete', 'Complete sync']],
-  [['conflicts', 'Conflicts'], ['quarantine', 'Quarantine'], ['tables', 'Tables'], ['check', 'Check']],
+  [['conflicts', 'Conflicts'], ['quarantine', 'Quarantine'], ['tables', 'Tables'], ['check', 'Check'], ['verify', 'Verify']],
   [['history', 'History'], ['statistics', 'Statistics'], ['peers', 'Peers'], ['settings', 'Settings']],
 ];
 const INSIDE = { job: 'sync', conflict: 'conflicts', password: 'settings' }; // in no menu: which page they belong to

@@ -24,6 +24,13 @@ export const count = unless((n) => grouped.format(n));
 /** "1 peer", "4 peers" */
 export const many = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
 
+/** A word as a shell takes it, and as an option: nothing where there is none. */
+export const word = (text) => (/^[\w@%+=:,./*-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
+export const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
+
+/** The patterns that somebody has typed: with blanks or commas between, which those in quotes keep. */
+export const patterns = (text) => text.match(/("[^"]*"|[^\s,"])+/g) ?? [];
+
 /** "12 rows" */
 export const rows = unless((n) => many(n, 'row'));
 

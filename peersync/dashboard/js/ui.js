@@ -18,9 +18,9 @@ const ICONS = {
 export const icon = (name) => s('svg', { class: 'icon', viewBox: '0 0 16 16', 'aria-hidden': 'true' }, s('path', { d: ICONS[name] }));
 
 const LOOKS = {
-  ok: 'in sync,done,ok,synced,given,success,live,member,active,proved,fine',
+  ok: 'in sync,done,ok,synced,given,success,live,member,active,proved,fine,equal,identical',
   busy: 'syncing,running,giving,planned,cancelling,waiting,joining,asked',
-  warn: 'behind,conflict,partly,partial,warning,undone,stale,reconnecting,interrupted,parked,timeout,cancelled',
+  warn: 'behind,conflict,differs,in flight,partly,partial,warning,undone,stale,reconnecting,interrupted,parked,timeout,cancelled',
   bad: 'failed,unreachable,error,blocked,denied',
   pause: 'paused,held',
 };
@@ -133,7 +133,8 @@ const copy = (text) => navigator.clipboard.writeText(text).then(() => toast('Cop
 /** The command that does the same, to copy. */
 export const command = (text, label = 'same as') => h('p', { class: 'command' }, label, h('code', null, text), button('Copy', () => copy(text), { kind: 'plain' }));
 
-const PASTEABLE = /(?:^|: )((?:sudo )?(?:peersync|psql|systemctl|journalctl|apt-get|GRANT|ALTER|CREATE|DROP|ANALYZE)\b[^\n]*)$/m;
+/** The lines of a hint: "do this: peersync x; or that: peersync y" has two; "peersync init writes one" has none. */
+const PASTEABLE = /(?:^|: )((?:sudo )?(?:peersync (?!\w+ (?:makes|prints|writes)\b)|(?:psql|systemctl|journalctl|apt-get|GRANT|ALTER|CREATE|DROP|ANALYZE)\b).*?)(?=; [a-z]|,? or\b|\.?$)/gm;
 
 function where({ holder = {}, ...data }) {
   const named = ['peer', 'database', 'table', 'key', 'column'].filter((k) => data[k] != null).map((k) => `${k} ${data[k]}`);
@@ -143,12 +144,12 @@ function where({ holder = {}, ...data }) {
 
 /** An ApiError, or an ErrorRecord of the API, in five parts. `did`: what peersync did about it. */
 export function errorBox(error, did) {
-  const paste = PASTEABLE.exec(error.hint ?? '')?.[1];
+  const paste = [...(error.hint ?? '').matchAll(PASTEABLE)];
   const words = error.words ?? (error.status === undefined ? error.detail : null);
   return h('div', { class: 'error' },
     h('p', null, badge('failed', error.code ?? 'error'), ' ', h('b', null, error.message)),
     facts({ Where: where(error.data ?? {}), 'In its own words': words, 'What peersync did': did, 'What you can do': error.hint }),
-    paste && command(paste, ''),
+    paste.map(([, line]) => command(line, '')),
     error.data?.holder?.job && h('a', { href: `#/job/${error.data.holder.job}` }, 'Open that sync'),
     error.instance && h('small', null, `request ${error.instance.split(':').pop()}, also in the log`));
 }
@@ -169,9 +170,7 @@ export function col(title, what, how) {
 export const num = (...args) => ({ ...col(...args), align: 'right' });
 
 /** Names and values; what is not there is left out. */
-export const facts = (pairs) => h('dl', null, Object.entries(pairs)
-  .filter(([, what]) => what != null && what !== '')
-  .map(([name, what]) => [h('dt', null, name), h('dd', null, what)]));
+export const facts = (pairs) => h('dl', null, Object.entries(pairs).map(([name, what]) => (what || what === 0) && [h('dt', null, name), h('dd', null, what)]));
 
 /** A smaller line below; nothing without its first word. */
 export const below = (...text) => text[0] && h('small', { class: 'below' }, text);

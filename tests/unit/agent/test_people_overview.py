@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from peersync.agent.people.lookout import STALE_S, Lookout, _Known
+from peersync.agent.people.lookout import READ_S, STALE_S, Lookout, _Known
 from peersync.agent.people.overview import (
     Facts,
     Overview,
@@ -131,6 +131,9 @@ def test_what_a_database_said_long_ago_is_not_shown_as_how_it_is() -> None:
     lookout = Lookout(Config(), *[cast(Any, part) for part in (report, None, None, None, None)])
     view = LinkView(database="shop", peer="b", state="in sync")
     look = Look("shop", 0, {}, None, ())
+    assert make_overview(lookout.facts()).sentence == "Reading shop …"
+    lookout._asked["shop"] = time.monotonic() - READ_S
+    assert make_overview(lookout.facts()).sentence == "Database shop can't be reached."
     known = _Known(look, {"b": view}, Waiting(), (), time.monotonic(), 0.01)
     lookout._known["shop"] = known
     assert make_overview(lookout.facts()).sentence == "shop is in sync with b."

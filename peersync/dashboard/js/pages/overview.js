@@ -109,6 +109,12 @@ async function now(peer) {
   toast(result === 'done' ? `${peer}: both sides have everything, proved in ${duration(Math.max(...links.map((l) => l.seconds)))}.` : `${peer}: ${result}. ${problem}`);
 }
 
+/** Whether all rows were the same when they were compared last. */
+function proof({ peer, database, proof: known }) {
+  const says = known?.differs_since ? [badge('differs'), ' since ', ago(known.differs_since)] : known?.proved_at ? ['identical ', ago(known.proved_at)] : 'never proved identical';
+  return h('a', { href: query('#/verify', { peer, database }) }, says);
+}
+
 function databases(p) {
   const left = p.databases_total - p.databases.length;
   return [
@@ -117,7 +123,7 @@ function databases(p) {
       caption: `Databases with ${p.peer}`, rows: p.databases, key: (d) => d.database,
       columns: [
         col('Database', 'database'), col('State', (d) => [badge(d.state), below(d.problem, ' ', d.hint)]),
-        num('To take', (d) => count(d.periodic?.to_take)), num('To give', (d) => count(d.periodic?.to_give)),
+        num('To take', (d) => count(d.periodic?.to_take)), num('To give', (d) => count(d.periodic?.to_give)), col('Rows', proof),
         col('Last full sync', (d) => (d.last_job ? h('a', { href: `#/job/${d.last_job}` }, ago(d.last_sync)) : ago(d.last_sync))),
       ],
     }),

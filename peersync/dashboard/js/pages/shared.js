@@ -1,8 +1,8 @@
 /** What the pages beside overview, full sync and job share, and the frame: one import for each. */
 import { get, post, query, session } from '../api.js';
 import { fill, h } from '../dom.js';
-import { count } from '../format.js';
-import { button, command, dialog, errorBox, exportLinks, filterBar, page, table, toast } from '../ui.js';
+import { count, option } from '../format.js';
+import { button, command, dialog, errorBox, exportLinks, filterBar, page, row, table, toast } from '../ui.js';
 
 export * from '../api.js';
 export * from '../dom.js';
@@ -14,9 +14,7 @@ export const b = (text) => h('b', null, text);
 export const code = (text) => h('code', null, text);
 export const link = (href, text) => h('a', { href }, text);
 export const quiet = (...text) => h('p', { class: 'quiet' }, text);
-export const row = (...some) => h('div', { class: 'actions' }, some);
 export const form = (...fields) => h('div', { class: 'filter' }, fields);
-export const items = (all, make) => h('ul', null, all.map((one) => h('li', null, make(one))));
 export const input = (props) => h('input', { autocomplete: 'off', spellcheck: 'false', ...props });
 export const card = (...what) => h('section', null, what);
 export const said = () => h('div', { role: 'status' }); // a screen reader says what comes into it
@@ -132,9 +130,6 @@ export const list = (caption, rows, columns, { line, file, ...more } = {}) => [
   (line || file) && row(file && rows.length > 0 && exportLinks(rows, `peersync-${file}`), line && command(`peersync ${line}`)),
 ];
 
-/** Names and values; what is not there is left out. */
-export const facts = (pairs) => h('dl', null, Object.entries(pairs).map(([name, what]) => (what || what === 0) && [h('dt', null, name), h('dd', null, what)]));
-
 /** A number that leads to what it counts. */
 export const counted = (n, href) => (n ? link(href, count(n)) : count(n));
 
@@ -142,9 +137,6 @@ export const counted = (n, href) => (n ? link(href, count(n)) : count(n));
 export const tableOf = (one) => `${one.schema}.${one.table}`;
 export const rowOf = (one) => `${tableOf(one)} ${one.key ?? ''}`;
 
-/** A word as a shell takes it, and as an option: nothing where there is none. */
-export const word = (text) => (/^[\w@%+=:,./*-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
-export const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
 export const db = (name) => option('database', name);
 
 function value(text, marked) {

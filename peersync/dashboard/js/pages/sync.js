@@ -4,7 +4,7 @@ import { tableColumn } from './job.js';
 import { running } from './overview.js';
 import { get, post, session } from '../api.js';
 import { fill, h } from '../dom.js';
-import { ago, bytes, count, duration, many, rows } from '../format.js';
+import { ago, bytes, count, duration, many, option, patterns, rows, word } from '../format.js';
 import { badge, button, col, command, details, dialog, empty, facts, field, flow, items, num, page, radios, row, section, select, table } from '../ui.js';
 
 const CHECKS = [
@@ -19,7 +19,7 @@ const ON = new Set(['compress', 'verify', 'undo']);
 const METHODS = [['auto', 'Automatic'], ['delta', 'Delta: compare first, send what differs'], ['backup', 'Backup: pg_dump, with definitions'], ['http', 'Rows only: COPY']];
 const HISTORY = '/api/sync/history?limit=10';
 
-/** @param {{peer?: string, database?: string}} params what is chosen at first */
+/** @param {{peer?: string, database?: string, action?: string, method?: string, tables?: string}} params what is chosen at first */
 export async function show(main, params, { signal }) {
   const body = page(main, { title: 'Full sync', lead: 'Brings whole tables from one server to another. You see the plan first.' });
   const read = (path) => get(path, { signal });
@@ -40,14 +40,14 @@ export async function show(main, params, { signal }) {
 
 /** The form, and what it asks for. */
 class Panel {
-  constructor(status, known, { peer, database }) {
+  constructor(status, known, { peer, database, ...first }) {
     const names = status.databases.map((d) => d.name);
-    Object.assign(this, { own: known.name, list: h('div'), ways: h('div'), flow: h('div'), same: h('div'), outcome: h('div', { class: 'body', 'aria-live': 'polite' }) });
+    Object.assign(this, { own: known.name, action: first.action ?? 'pull', list: h('div'), ways: h('div'), flow: h('div'), same: h('div'), outcome: h('div', { class: 'body', 'aria-live': 'polite' }) });
     const plan = button('Show the plan', () => this.plan(), { kind: 'primary', busy: 'Comparing both sides …', role: 'operator' });
     plan.type = 'submit';
     this.form = h('form', { class: 'body', oninput: () => this.changed(), onsubmit: (event) => event.preventDefault() },
       section('What', this.list, h('div', { class: 'filter' }, field('Database', select(names, database ?? names[0], null, { name: 'database' }))), this.ways, this.flow),
-      section('How', options(), this.same, row(plan)));
+      section('How', options(first), this.same, row(plan)));
     this.box = h('div', { class: 'body' }, this.form, this.outcome);
     this.servers(known, peer ?? (known.peers.length === 1 ? known.peers[0].name : ''));
     this.changed();
@@ -67,10 +67,9 @@ class Panel {
 
   get wanted() {
     const data = new FormData(this.form);
-    const patterns = (name) => data.get(name).split(/[\s,]+/).filter(Boolean);
     return {
-      action: data.get('action') ?? 'pull', peer: data.get('peer') ?? '', database: data.get('database'), method: data.get('method'),
-      bandwidth: Math.round(data.get('bandwidth') * 1e6), tables: patterns('tables'), excludeTables: patterns('excludeTables'),
+      action: data.get('action') ?? this.action, peer: data.get('peer') ?? '', database: data.get('database'), method: data.get('method'),
+      bandwidth: Math.round(data.get('bandwidth') * 1e6), tables: patterns(data.get('tables')), excludeTables: patterns(data.get('excludeTables')),
       ...Object.fromEntries(CHECKS.map(([name]) => [name, data.has(name)])),
     };
   }
@@ -114,12 +113,14 @@ class Panel {
   }
 }
 
-function options() {
+function options({ method = 'auto', tables }) {
   const check = ([name, title, help]) => field(title, h('input', { type: 'checkbox', name, checked: ON.has(name) }), help);
-  const text = (name, title, help, type) => field(title, h('input', { name, type, min: 0, step: 'any', autocomplete: 'off', spellcheck: 'false' }), help);
-  return [h('div', { class: 'grid' }, CHECKS.map(check)), details('Which tables, which method, how fast', h('div', { class: 'grid' },
-    text('tables', 'Only these tables', 'Patterns as in psql: public.order_*'), text('excludeTables', 'Not these tables', 'Several with spaces.'),
-    field('Method', select(METHODS, 'auto', null, { name: 'method' })), text('bandwidth', 'At most, in MB/s', 'Empty: no limit.', 'number')))];
+  const text = (name, title, help, type, value) => field(title, h('input', { name, type, value, min: 0, step: 'any', autocomplete: 'off', spellcheck: 'false' }), help);
+  const more = details('Which tables, which method, how fast', h('div', { class: 'grid' },
+    text('tables', 'Only these tables', 'Patterns as in psql: public.order_*', null, tables), text('excludeTables', 'Not these tables', 'Several with spaces.'),
+    field('Method', select(METHODS, method, null, { name: 'method' })), text('bandwidth', 'At most, in MB/s', 'Empty: no limit.', 'number')));
+  more.open = Boolean(tables);
+  return [h('div', { class: 'grid' }, CHECKS.map(check)), more];
 }
 
 const label = (action, peer) => (action === 'pull' ? `Pull ${peer} → this server` : `Push this server → ${peer}`);
@@ -136,9 +137,6 @@ function lost(plan, sourceWins) {
     plan.large_objects > 0 && plan.large_objects_here > 0 && 'large objects with the same oid are overwritten',
   ].filter(Boolean);
 }
-
-const word = (text) => (/^[\w@%+=:,./*-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
 
 function commandLine({ action, peer, database, method, bandwidth, tables, excludeTables, ...on }) {
   const flags = CHECKS.filter(([name]) => on[name] !== ON.has(name)).map(([, , , flag]) => ` ${flag}`);
