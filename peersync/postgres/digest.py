@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 ROWS_IN_BLOCK: Final = 64
+BLOCKS_AT_ONCE: Final = 512  # the other side begins when it has these
 JOINED_ROWS: Final = 16_384  # of both sides in ranges that were put together
 _RECORDED_SINCE: Final = 14  # has hash_record_extended
 _numbers: Final = itertools.count(1)  # of temporary tables: one may still be read from
@@ -83,7 +84,7 @@ async def blocks(
     await conn.execute(SETTINGS + "on")
     cursor = await conn.cursor(_blocks_sql(order, shape, lower, upper), *both(lower, upper))
     low, rows, digest, any_rows = lower, 0, 0, False
-    while found := await cursor.fetch(BATCH):
+    while found := await cursor.fetch(BLOCKS_AT_ONCE):
         made: list[Block] = []
         for row in found:
             upto, before = number_of(shape, row["x"]), number_of(shape, row["before"])

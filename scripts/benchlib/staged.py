@@ -65,7 +65,9 @@ def plan(
     rows = {shape: max(64, round(count * scale)) for shape, count in cells.ROWS.items()}
     repeat = max(1, options.repeat)
     there = tuple(name for name in engines if here(name))
-    return cells.choose(options.only, states, there, rows, repeat, options.patience)
+    return cells.choose(
+        *(options.only, states, there, rows, repeat, options.patience), quick=options.quick
+    )
 
 
 def run(

@@ -35,8 +35,10 @@ def pages(node: Node) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def lived_in(house: House) -> House:
-    """With a sync behind it, a conflict, a change in quarantine, a table whose name is a trap."""
+    """With a sync and its proof behind it, a conflict, a change in quarantine, a table whose name
+    is a trap."""
     house.b.pull("server-a", "--database", "shop")
+    house.b.run("verify", "server-a", "--database", "shop")
     conflict(house, 1)
     refused(house, 1001)
     return house
@@ -103,6 +105,21 @@ async def test_a_table_whose_name_is_markup_is_a_name(show: Show, lived_in: Hous
     await expect(page.get_by_text(HOSTILE).first).to_be_visible()
     assert await page.locator("main img").count() == 0
     assert dialogs == []
+
+
+async def test_each_command_of_a_hint_can_be_copied_without_the_words_around_it(
+    show: Show, lived_in: House
+) -> None:
+    here = await show(lived_in.b)
+    page = await here.open()
+    lines = await page.evaluate(
+        """async (hint) => {
+          const { errorBox } = await import('/js/ui.js');
+          return [...errorBox({ message: '', hint }).querySelectorAll('code')].map((c) => c.textContent);
+        }""",
+        "peersync init writes one; take it: peersync pull a --tables 'x'; or that: peersync check.",
+    )
+    assert lines == ["peersync pull a --tables 'x'", "peersync check"]
 
 
 async def test_the_keyboard_reaches_a_page_and_its_first_action(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import psycopg
 import pytest
 from playwright.async_api import expect
 
@@ -60,6 +61,10 @@ async def test_what_differs_is_shown_to_the_value_and_leads_to_its_repair(
     await expect(
         page.get_by_text("peersync repair server-a --from this --database shop")
     ).to_be_visible()
+    await page.get_by_role("link", name="Overview").first.click()
+    await page.get_by_role("button", name="Details of server-a").click()
+    await page.get_by_role("link", name=re.compile("differs since .* ago")).click()
+    await page.get_by_role("link", name="shop with server-a").first.click()
     await page.get_by_role("link", name="Plan it as a full sync").first.click()
     await expect(
         page.get_by_text(
@@ -68,6 +73,20 @@ async def test_what_differs_is_shown_to_the_value_and_leads_to_its_repair(
     ).to_be_visible()
     await page.get_by_role("button", name="Show the plan").click()
     await expect(page.get_by_role("heading", name="The plan for shop")).to_be_visible()
+
+
+async def test_one_that_runs_is_seen_and_can_be_cancelled(show: Show, drifted: House) -> None:
+    here = await show(drifted.b)
+    page = await here.open("#/verify?database=shop")
+    with psycopg.connect(drifted.b.database.conninfo()) as connection:
+        connection.execute("LOCK TABLE items")  # it is waited for
+        await page.get_by_role("button", name="Verify", exact=True).click()
+        await expect(page.get_by_role("progressbar", name="Tables")).to_be_visible()
+        await here.photograph("verification-runs")
+        assert await here.complaints() == []
+        await page.get_by_role("button", name="Cancel").click()
+        await expect(page.get_by_role("progressbar", name="Tables")).to_have_count(0)
+        await expect(page.locator("section").first).to_contain_text("cancelled")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

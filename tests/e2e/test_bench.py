@@ -116,7 +116,7 @@ def test_a_delta_is_measured_beside_a_full_sync_and_a_dump(directory: Path, tmp_
     goals = {(goal["differs"], goal["figure"]): goal for goal in found["goals"]}
     assert goals["1-clustered", "wall / backup"]["value"] > 0
     assert 30 < goals[None, "agent MB"]["value"] < 1_000
-    assert "2 of 118" in done.stdout  # 75 rows at the end of 7,500
+    assert "3 of 157" in done.stdout  # 100 rows at the end of 10,000
     assert "## Goals of delta" in done.stdout
 
 

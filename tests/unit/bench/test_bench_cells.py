@@ -44,6 +44,16 @@ def test_a_state_that_is_asked_for_is_met_by_all_keys() -> None:
     assert plan.engines == ("delta",)
 
 
+def test_a_quick_run_meets_each_shape_and_key_once_but_what_is_named_whole() -> None:
+    some = (STATES, delta_report.ENGINES, ROWS, 1, 0.0)
+    plan = cells.choose([], *some, quick=True)
+    assert [case.name for case in plan.cases] == ["narrow int", "wide uuid", "wide composite"]
+    assert [state.name for state in plan.of(plan.cases[1])] == ["0", "1-clustered", "100"]
+    named = cells.choose(["int", "10-random"], *some, quick=True)
+    assert [case.name for case in named.cases] == ["narrow int", "wide int"]
+    assert [state.name for state in named.of(named.cases[0])] == ["10-random"]
+
+
 def test_a_small_share_of_a_small_table_is_one_row() -> None:
     assert SAME.rows(WIDE) == 0
     assert RANDOM.rows(WIDE) == 10

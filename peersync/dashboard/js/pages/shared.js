@@ -2,7 +2,7 @@
 import { get, post, query, session } from '../api.js';
 import { fill, h } from '../dom.js';
 import { count, option } from '../format.js';
-import { button, command, dialog, errorBox, exportLinks, filterBar, page, row, table, toast } from '../ui.js';
+import { button, col, command, dialog, errorBox, exportLinks, filterBar, page, row, table, toast } from '../ui.js';
 
 export * from '../api.js';
 export * from '../dom.js';
@@ -106,12 +106,6 @@ export const ADMIN = { role: 'admin' };
 
 /** For admins; where something can be lost, its `name` has to be typed. */
 export const danger = (again, title, body, name) => ({ ...ADMIN, again, kind: 'danger', ask: { title, body, confirmName: name, danger: true } });
-
-/** A column: `cell` makes it of a row. */
-export function col(title, cell, sort) {
-  const boxed = (made) => (Array.isArray(made) ? h('div', null, made) : made);
-  return { title, cell: (one) => boxed(cell(one)), sort };
-}
 
 /** A column with one property of a row, which is called as its title if not `name`. */
 export function prop(title, how = (v) => v, name = title.toLowerCase().replaceAll(' ', '_')) {

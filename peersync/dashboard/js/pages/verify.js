@@ -8,13 +8,12 @@ const named = (t) => `${t.schema}.${t.name}`;
 const numbers = (...titles) => titles.map((title) => num(title, count));
 const address = (run) => `#/verify/${run.id}`;
 const RESULT = prop('Result', badge);
-const TABLE = col('Table', (t) => [b(named(t)), [t.reason, ...(t.notes ?? []), t.exact === false && 'about: not every row was looked at twice'].map((why) => below(why))], named);
-const DRIFT = numbers('Different', 'Missing', 'Extra');
-const TABLES = [RESULT, TABLE, ...numbers('Rows there', 'Rows here', 'Matched'), ...DRIFT, ...numbers('In flight')];
-const PROOFS = [RESULT, TABLE, prop('Database'), prop('Peer'), prop('Proved identical', ago, 'proved_at'), prop('Differs since', (at) => at && ago(at)), ...DRIFT, prop('Compared', ago, 'checked_at')];
+const TABLE = col('Table', (t) => [b(named(t)), [t.peer && `${t.database} with ${t.peer}`, t.reason, ...(t.notes ?? []), t.exact === false && 'about: not every row was looked at twice'].map((why) => below(why))], named);
+const TABLES = [RESULT, TABLE, ...numbers('Rows there', 'Rows here', 'Matched', 'Different', 'Missing', 'Extra', 'In flight')];
+const PROOFS = [RESULT, TABLE, prop('Proved identical', ago, 'proved_at'), prop('Differs since', (at) => at && ago(at)), prop('Compared', ago, 'checked_at')];
 const RUNS = [
   col('Result', (run) => badge(run.result ?? run.state)), col('Of', (run) => link(address(run), `${run.database} with ${run.peer}`)), prop('Began', ago, 'started_at'), num('Took', duration, 'seconds'),
-  ...numbers('Rows'), ...['different', 'missing', 'extra'].map((name) => right(col(name[0].toUpperCase() + name.slice(1), (run) => counted(run[name], address(run))))), prop('By', String, 'requested_by'),
+  ...numbers('Rows'), right(col('Differ', (run) => counted(run.different + run.missing + run.extra, address(run)))), prop('By', String, 'requested_by'),
 ];
 
 const side = (name, values, column) => values && column in values && [` ${name} `, code(values[column] ?? 'NULL')];
@@ -43,9 +42,9 @@ function repair({ peer, database, tables }) {
 }
 
 const state = (run, running) => [
-  h('p', null, badge(run.result ?? run.state), ` ${many(run.rows, 'row')}, ${count(run.tables_done)} of ${many(run.tables_total, 'table')}, ${duration(run.seconds)}, began `, ago(run.started_at), ` by ${run.requested_by}.`),
-  running && [bar(run.tables_total ? (100 * run.tables_done) / run.tables_total : null, 'Tables'), quiet(run.table ?? 'Waiting', run.rows_s && `: ${count(Math.round(run.rows_s))} rows/s`)],
-  run.unmatched && h('p', { class: 'warning' }, run.unmatched), run.error && errorBox(run.error),
+  h('p', null, badge(run.result ?? run.state), ` ${run.database} here and on ${run.peer}: ${many(run.rows, 'row')}, ${run.tables_total == null ? '' : `${count(run.tables_done)} of ${many(run.tables_total, 'table')}, `}${duration(run.seconds)}, began `, ago(run.started_at), ` by ${run.requested_by}.`),
+  running && [bar(run.tables_total ? (100 * run.tables_done) / run.tables_total : null, 'Tables'), quiet(run.table ?? 'Preparing', run.rows_s && `: ${count(Math.round(run.rows_s))} rows/s`)],
+  run.unmatched && quiet(run.unmatched), run.error && errorBox(run.error),
 ];
 
 /** One verification, live while it runs. */
@@ -53,7 +52,7 @@ function opened(body, id, ended) {
   const short = id.slice(0, 8);
   const read = (more = '') => ask(`verify/${id}${more}`);
   const keys = (run, has) => run.tables.some((t) => t.keys.some(has));
-  const [result] = list('Result by table', [], TABLES, { key: named, detail: about, empty: 'No table is done yet.' });
+  const [result] = list('Result by table', [], TABLES, { key: named, detail: about, empty: 'No table was compared.' });
   const values = async () => {
     const run = await read('/values');
     result.update(worst(run.tables));
@@ -67,9 +66,9 @@ function opened(body, id, ended) {
     result.update(worst(run.tables));
     fill(mend, run.result === 'differs' && repair(run));
     return [
-      h('h3', null, `${run.database} here and on ${run.peer}`), state(run, running), result,
+      state(run, running),
       running ? act('Cancel', `verify cancel ${short}`, () => tell(`verify/${id}/cancel`).then(() => 'It ends, and nothing is recorded.'), { kind: 'danger' })
-        : row(keys(run, (one) => one.columns) && button('Show what is in them', values, { role: 'operator' }), command(`peersync verify show ${short}`)),
+        : [result, row(keys(run, (one) => one.columns) && button('Show what is in them', values, { role: 'operator' }), command(`peersync verify show ${short}`))],
     ];
   })), mend];
 }
@@ -96,9 +95,10 @@ export async function show(main, { id, ...params }, { signal }) {
   const body = open(main, signal, 'Verify', 'Compares every row of a database here with a peer’s, while both are written to. Nothing is changed.');
   const [names, peers] = await Promise.all([databases(), ask('peers').then((told) => told.peers.map((one) => one.name))]);
   const runs = body.load(() => ask('verify'), (rows) => list('Verifications, newest first', rows, RUNS, { empty: 'None has run yet.', line: 'verify list', file: 'verify' }));
-  if (id) body.append(...opened(body, encodeURIComponent(id), () => runs.again()));
+  let proofs = null;
+  if (id) body.append(...opened(body, encodeURIComponent(id), () => { runs.again(); proofs?.again(); }));
   body.append(compare(peers, names, params, () => runs.again()));
-  await filtered(body, 'verify', params, { peer: ['Peer', [['', 'All'], ...peers]] }, (wanted) => ask('proofs', wanted), (rows) => section('Last proved identical',
+  proofs = await filtered(body, 'verify', params, { peer: ['Peer', [['', 'All'], ...peers]] }, (wanted) => ask('proofs', wanted), (rows) => section('Last proved identical',
     list('Tables with each peer', worst(rows), PROOFS, { empty: 'No table was compared yet.', line: 'verify tables', file: 'proofs' })));
   body.append(section('Verifications', runs));
 }
