@@ -7,7 +7,9 @@ what `pull`, `push`, `verify`, `undo` and `jobs watch` print as JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from benchlib.link import Link, Shape
 from benchlib.programs import TIMEOUT_S, RunFailed, end, environment, run, start, tail
 
 START_TIMEOUT_S = 60.0
+_PORTS = range(15_000, 32_000)  # Linux gives outgoing connections those from 32768 on
 DATABASE = "bench"  # the name that both nodes share
 DIFFERS = 4  # exit code of a verification that found a difference
 _SYNC = ("--database", DATABASE, "--yes", "--progress", "none")
@@ -283,12 +286,17 @@ def facts(account: dict[str, Any]) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports that nobody listens on now, below those that outgoing connections take.
+
+    An agent that is started again must find its own still free.
+    """
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                return found
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+    raise OSError("no free ports")

@@ -137,8 +137,7 @@ class Stage:
 
     def fail(self, engine: str, state: State | None, repetition: int, error: Exception) -> None:
         """Record that a turn has no cost, and why."""
-        public = error.public if isinstance(error, RunFailed) else type(error).__name__
-        self._ledger.cells.append(Cell(self.case, state, engine, repetition, error=public))
+        self._ledger.cells.append(Cell(self.case, state, engine, repetition, error=public(error)))
         self._say(engine, state, repetition, f"FAILED: {error}", None)
 
     def _say(
@@ -152,6 +151,11 @@ class Stage:
             file=sys.stderr,
             flush=True,
         )
+
+
+def public(error: Exception) -> str:
+    """What may stand in a report, without the program's own words."""
+    return error.public if isinstance(error, RunFailed) else type(error).__name__
 
 
 def passed(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:

@@ -17,9 +17,9 @@ from benchlib import cells, cells_report
 from benchlib.cells import Cell, Ledger, Plan
 from benchlib.cells_report import Goal, Line
 from benchlib.differing import Case, State
-from benchlib.stage import Terms
+from benchlib.stage import FAILURES, Terms, public
 
-FAR = "script"  # stands for the engine where a whole table could not be measured
+SCRIPT = "script"  # stands for the engine where a whole table could not be measured
 
 
 def add_options(parser: argparse.ArgumentParser, names: list[str]) -> None:
@@ -87,8 +87,11 @@ def run(
             try:
                 play(case, Terms(major, plan.repeat, plan.patience_s, work, options.link))
             except Exception as error:  # what was measured stays
-                traceback.print_exc()
-                ledger.cells.append(Cell(case, None, FAR, 0, error=type(error).__name__))
+                if isinstance(error, FAILURES):
+                    print(f"{case.name}: {error}", file=sys.stderr)
+                else:
+                    traceback.print_exc()
+                ledger.cells.append(Cell(case, None, SCRIPT, 0, error=public(error)))
     except KeyboardInterrupt:
         print("stopped; what was measured so far:", file=sys.stderr)
         return True

@@ -115,7 +115,8 @@ async def test_each_command_of_a_hint_can_be_copied_without_the_words_around_it(
     lines = await page.evaluate(
         """async (hint) => {
           const { errorBox } = await import('/js/ui.js');
-          return [...errorBox({ message: '', hint }).querySelectorAll('code')].map((c) => c.textContent);
+          const lines = errorBox({ message: '', hint }).querySelectorAll('code');
+          return [...lines].map((one) => one.textContent);
         }""",
         "peersync init writes one; take it: peersync pull a --tables 'x'; or that: peersync check.",
     )

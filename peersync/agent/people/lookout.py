@@ -26,17 +26,8 @@ from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.messages import PositionReply
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.proof.view import ProofSummary
-from peersync.agent.status import (
-    RANK,
-    Look,
-    StatusReport,
-    is_fine,
-    links_of,
-    look_at,
-    probed,
-    sentence,
-    worst_first,
-)
+from peersync.agent.status import Look, StatusReport, links_of, look_at, probed
+from peersync.agent.status_sentence import RANK, is_fine, sentence, worst_first
 from peersync.agent.status_view import DatabaseStatus, LinkStatus
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError, PeerUnreachable

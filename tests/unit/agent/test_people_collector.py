@@ -14,7 +14,7 @@ from peersync.agent.people.board import Board
 from peersync.agent.people.collector import Collector
 from peersync.agent.people.lookout import Lookout
 from peersync.agent.people.overview import Facts, Waiting
-from peersync.agent.status import RANK
+from peersync.agent.status_sentence import RANK
 from peersync.agent.status_view import LinkStatus
 from peersync.core.progress import Progress
 from peersync.transport.sse import Event

@@ -17,7 +17,8 @@ from peersync.agent.people.overview import (
     sameness,
 )
 from peersync.agent.periodic.answers import LinkView
-from peersync.agent.status import RANK, Look, worst_first
+from peersync.agent.status import Look
+from peersync.agent.status_sentence import RANK, worst_first
 from peersync.agent.status_view import LinkStatus
 from peersync.config.model import Config
 from peersync.core.progress import Progress

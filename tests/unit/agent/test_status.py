@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from peersync.agent.jobview import JobView
+from peersync.agent.link_status import link_status
 from peersync.agent.proof.view import ProofSummary
-from peersync.agent.status import _FINE, _ORDER, _link, _sentence, is_fine, sentence
+from peersync.agent.status_sentence import FINE, ORDER, _sentence, is_fine, sentence
 from peersync.agent.status_view import DatabaseStatus, LinkStatus
 from peersync.core.errors import PeerUnreachable
 from peersync.core.results import ErrorRecord
@@ -103,14 +104,14 @@ def seen(
     """The link of shop with server-b; the entries are given newest first, as in history."""
     peer = Peer(name="server-b", node_id="b" * 64, cert_pem="", address=address, added_at="")
     unreachable = PeerUnreachable("server-b does not answer", hint="look") if away else None
-    return _link("server-a", "shop", peer, unreachable, list(entries), now)
+    return link_status("server-a", "shop", peer, unreachable, list(entries), now)
 
 
 def test_a_node_that_only_gives_is_fine_and_is_not_told_to_take_the_copy_back() -> None:
     link = seen(past("source", "done", hour=2), past("source", "failed"))
     assert (link.state, link.hint, link.problem) == ("given", None, None)
     assert (link.last_given, link.last_sync) == ("2026-11-22T02:30:00+00:00", None)
-    assert link.state in _FINE
+    assert link.state in FINE
 
 
 def test_where_nothing_was_ever_synced_both_ways_are_offered() -> None:
@@ -147,7 +148,7 @@ def test_a_link_is_as_well_as_the_worse_of_its_two_ways(
     entries: list[JobView], now: str | None, state: str
 ) -> None:
     assert seen(*entries, now=now).state == state
-    assert state in _ORDER
+    assert state in ORDER
 
 
 def test_what_failed_is_looked_at_where_it_failed() -> None:
