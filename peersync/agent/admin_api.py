@@ -14,7 +14,8 @@ from aiohttp import web
 from peersync.agent.backups import Backups
 from peersync.agent.checks import Checks
 from peersync.agent.jobs import Jobs
-from peersync.agent.requests import FullSyncRequest, UndoRequest, start
+from peersync.agent.people.guard import require_admin
+from peersync.agent.requests import FullSyncRequest, UndoRequest, beyond_operators, start
 from peersync.agent.script_api import LimitQuery, ScriptApi
 from peersync.agent.status import StatusReport, make_status
 from peersync.agent.undo import Undo
@@ -67,6 +68,7 @@ class AdminApi:
 
     async def _full_sync(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, FullSyncRequest, limit=SMALL_BYTES)
+        require_admin(request, beyond_operators(wanted))
         await self._checks.require_spool()
         started = await start(self._jobs, wanted)
         if started.job is None:

@@ -55,6 +55,7 @@ RUNS: Final = 100
 LAG_POINTS: Final = 240  # as many spans as a chart can show
 
 _DEFAULT: Final = PeerSettings()
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 T = TypeVar("T")
 Days = Annotated[int, msgspec.Meta(ge=1, le=MAX_DAYS)]
 
@@ -388,13 +389,20 @@ def export_rows(found: Analytics) -> list[dict[str, Any]]:
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """With a line of names, also where there is nothing else. Nothing is known: empty."""
+    """With a line of names, also where there is nothing else. Nothing is known: empty.
+
+    Text that a spreadsheet would take for a formula gets a ' before it.
+    """
     out = io.StringIO()
     names = ["database", "peer", *_flat(Day(day=""))]
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _defused(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
+
+
+def _defused(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _flat(day: Day) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
+
+from aiohttp.http_exceptions import BadHttpMessage
 
 from peersync.agent.journal import SOCKET, JournalHandler, leads_to_journal, priority
 
@@ -47,6 +49,27 @@ def _escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Malformed(logging.Filter):
+    """Whoever sends what is not HTTP gets a 400 from aiohttp, and not a traceback in the log.
+
+    What he sent is not quoted: it may be a secret, and he must not fill the log.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, BadHttpMessage):
+            return True
+        if not logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
+            return False
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        record.msg = f"{record.getMessage()}: not HTTP ({type(error).__name__})"
+        record.args, record.exc_info, record.exc_text = (), None, None
+        return True
+
+
+_MALFORMED: Final = _Malformed()  # one: a filter that is added twice is there once
 
 
 class _Fields(logging.Formatter):
@@ -88,6 +111,7 @@ def set_up(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
+    logging.getLogger("aiohttp.server").addFilter(_MALFORMED)
     for noisy in ("aiohttp.access", "asyncio", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -231,7 +231,7 @@ async def plan_pull(
         taken={n: RELATIONS.get(k, "something else") for n, k in kinds.items()},
     )
     plan = with_refused(_with_surroundings(plan, catalog), source, peer.name)
-    if options.method in ("auto", "delta"):
+    if options.method == "delta":
         plan = choose_tables(plan, source, catalog, options, replica_role=bool(replica))
     expected_s = await _expected_seconds(database, peer, plan)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):

@@ -45,6 +45,15 @@ class FullSyncRequest(
         return msgspec.convert(self, Options, from_attributes=True)
 
 
+def beyond_operators(wanted: FullSyncRequest) -> str | None:
+    """What of it decides who is a member, or can't be had back; None for nothing."""
+    if wanted.join or wanted.merge or wanted.anew:
+        return "making a database a member"
+    if not wanted.undo and (wanted.mirror or wanted.source_wins):
+        return "overwriting or deleting rows without a way back"
+    return None
+
+
 class UndoRequest(
     msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
 ):

@@ -13,6 +13,8 @@ from aiohttp import web
 
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
+from peersync.agent.people.guard import require_admin
+from peersync.agent.requests import beyond_operators
 from peersync.agent.safe import SafeRequest, SafeSyncs
 from peersync.agent.statistics import make_statistics
 from peersync.core.errors import PeersyncError
@@ -85,6 +87,7 @@ class ScriptApi:
 
     async def safe_sync(self, request: web.Request) -> web.Response:
         wanted = await read_message(request, SafeRequest, limit=SMALL_BYTES)
+        require_admin(request, beyond_operators(wanted))
         answer = await self._safe.start(wanted, request.headers.get("Idempotency-Key"))
         if answer.job is None:
             return json_response(answer, status=409)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from peersync.agent.proof.view import TableProof, VerifyView
     from peersync.transport.local import AgentClient
 
+EXIT_PARTLY: Final = 3
 _AT_ONCE: Final = 100  # tables of one repair; more are a full sync of the database
 
 
@@ -63,7 +64,8 @@ def command(ctx: Context, /, peer: str, **options: Any) -> int:
     Compares first, changes only tables that differ, and compares those again. Rows that are only
     on the wrong side stay without --mirror. `peersync undo` puts back what was changed.
 
-    Exit code 0: identical now, or before; 4: rows still differ; otherwise as `peersync pull`.
+    Exit code 0: identical now, or before; 4: rows still differ; 3: a table could not be compared;
+    otherwise as `peersync pull`.
     """
     return asyncio.run(_repair(ctx, peer, **options))
 
@@ -84,6 +86,11 @@ async def _repair(ctx: Context, peer: str, **options: Any) -> int:
             if ctx.json:
                 _emit(before, None, None, None)
             return exit_code_of(before)
+        if not before.matched and not ctx.json:
+            print_err(
+                "no membership tells what is newer: what is changed there from now on until the "
+                "rows are locked is overwritten, too"
+            )
         request = _request(peer, database, wrong, options)
         job = await _sync(ctx, agent, request, before, options)
         if job is None:
@@ -178,7 +185,13 @@ def _ended(
         if left and not request["mirror"]:
             kept = counted(left, "row")
             print_err(f"{kept} only on the side that was changed: to delete them, --mirror")
-    return exit_code(job) or exit_code_of(after)
+    return exit_code(job) or exit_code_of(after) or _left(before)
+
+
+def _left(before: VerifyView) -> int:
+    """3 where more than the tables that were repaired is not known to be the same."""
+    open_ = [t for t in before.tables if t.result not in ("equal", "differs") and not t.intended]
+    return EXIT_PARTLY if open_ else 0
 
 
 def _emit(before: VerifyView, plan: Plan | None, sync: object, after: VerifyView | None) -> None:

@@ -6,6 +6,10 @@ when nobody can write any more, that the table is what that snapshot saw. Every 
 the transaction that made it: one that is not older than the snapshot's horizon, and that the
 snapshot did not see, is a change; and a row that was deleted is missing in the count. Asking
 `pg_visible_in_snapshot` would be wrong here: it does not know subtransactions.
+
+A table can change without its rows: a new column has its default in no row, two columns change
+names, another table takes the name, labels of an enum are exchanged. So the catalog's rows of the
+table, its columns and their types have to be the same ones too.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from peersync.core.errors import RowsChanged
-from peersync.core.names import TableName
+from peersync.core.names import TableName, quote_literal
 from peersync.postgres.catalog import Fetches
 
 if TYPE_CHECKING:
@@ -33,15 +37,20 @@ class Seen:
 
     horizon: the oldest transaction that was running, so that all older ones are seen or gone.
     recent: of the rows that were made since then: how many, and a digest of which.
+    form: a digest of the table itself, its columns and their types (`form_sql`).
     """
 
     horizon: int
     recent: tuple[int, str]
+    form: str
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison has found. `only_here` holds the keys of rows that only this side has."""
+    """What a comparison has found. `only_here` holds the keys of rows that only this side has.
+
+    wanted: how many rows the other side was asked for, each of which it must have once.
+    """
 
     seen: Seen
     rows_there: int
@@ -49,6 +58,7 @@ class Comparison:
     only_here: TableName
     blocks: int
     differing: int
+    wanted: int
 
 
 async def look(connection: Fetches, table: TableName) -> Seen:
@@ -62,14 +72,18 @@ async def look(connection: Fetches, table: TableName) -> Seen:
         " FROM pg_catalog.pg_current_snapshot() AS s"
     )
     horizon = int(row["low"])
+    form = (await connection.fetchrow(form_sql(table)))["form"]
     if row["low"] == row["high"]:
-        return Seen(horizon, (0, "0"))
+        return Seen(horizon, (0, "0"), form)
     found = await connection.fetchrow(_recent(table, horizon))
-    return Seen(horizon, (found["recent"], found["digest"]))
+    return Seen(horizon, (found["recent"], found["digest"]), form)
 
 
 def as_compared(connection: psycopg.Connection, table: TableName, found: Comparison) -> bool:
     """Whether the table is still what was compared. Reads all of it; it must be locked."""
+    form = connection.execute(form_sql(table).encode()).fetchone()
+    if form != (found.seen.form,):
+        return False
     row = connection.execute(_recent(table, found.seen.horizon).encode()).fetchone()
     assert row is not None
     rows, recent, digest = row
@@ -90,24 +104,83 @@ def _recent(table: TableName, horizon: int) -> str:
     )
 
 
-def refuse_changed(connection: psycopg.Connection, loads: Sequence[TableLoad]) -> None:
-    """Raises RowsChanged, naming them, if tables were written to since they were compared.
+def form_sql(table: TableName) -> str:
+    """A digest of the catalog's rows: the table, its columns, and all types that they are made of.
 
-    Call it when they are locked, before anything is written.
+    Each row names the transaction that wrote it. A rewrite of the table (VACUUM FULL) alone is no
+    change, and one that changes rows makes new versions of them.
+    """
+    oid = f"pg_catalog.to_regclass({quote_literal(table.sql)})::oid"
+    return _FORM.replace("<table>", oid)
+
+
+_FORM: Final = """
+WITH RECURSIVE used (oid) AS (
+    SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+     WHERE a.attrelid = <table> AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT n.oid
+      FROM used AS u
+      JOIN pg_catalog.pg_type AS t ON t.oid = u.oid
+      LEFT JOIN pg_catalog.pg_range AS r
+        ON r.rngtypid = t.oid
+        OR (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::oid = t.oid  -- not before PostgreSQL 14
+     CROSS JOIN LATERAL (
+            VALUES (t.typbasetype), (t.typelem), (r.rngtypid), (r.rngsubtype)
+             UNION ALL
+            SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+             WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+           ) AS n (oid)
+     WHERE n.oid <> 0
+), line (text) AS (
+    SELECT pg_catalog.concat_ws(' ', 'table', c.oid, c.relkind, c.relpersistence)
+      FROM pg_catalog.pg_class AS c WHERE c.oid = <table>
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'column', a.attrelid, a.attnum, a.atttypid, a.atttypmod,
+                                a.attcollation, a.xmin, a.attname)
+      FROM pg_catalog.pg_attribute AS a
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+       AND (a.attrelid = <table>
+            OR a.attrelid IN (SELECT t.typrelid FROM used
+                                JOIN pg_catalog.pg_type AS t USING (oid) WHERE t.typrelid <> 0))
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'type', t.oid, t.xmin)
+      FROM pg_catalog.pg_type AS t JOIN used USING (oid)
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'label', e.oid, e.enumsortorder, e.xmin, e.enumlabel)
+      FROM pg_catalog.pg_enum AS e JOIN used ON used.oid = e.enumtypid
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'range', r.rngtypid, r.xmin)
+      FROM pg_catalog.pg_range AS r JOIN used ON used.oid = r.rngtypid
+     UNION ALL
+    SELECT pg_catalog.concat_ws(' ', 'check', k.oid, k.xmin)
+      FROM pg_catalog.pg_constraint AS k JOIN used ON used.oid = k.contypid
+)
+SELECT pg_catalog.md5(pg_catalog.string_agg(l.text, E'\\n' ORDER BY l.text COLLATE pg_catalog."C"))
+       AS form
+  FROM line AS l
+"""
+
+
+def refuse_changed(connection: psycopg.Connection, loads: Sequence[TableLoad]) -> None:
+    """Raises RowsChanged, naming them, if tables were changed since they were compared.
+
+    Or if not just the rows came that were asked for. Call it when they are locked, before
+    anything is written.
     """
     changed = []
     for load in loads:
         found = load.compared
         if found is None or load.error is not None:
             continue
-        if not as_compared(connection, load.table.name, found):
+        if load.rows != found.wanted or not as_compared(connection, load.table.name, found):
             changed.append(load.table.name)
         elif load.rows and load.merge.key is not None:
             connection.execute(_forget_matched(load).encode())
     if changed:
         names = ", ".join(map(str, changed))
         raise RowsChanged(
-            f"rows of {names} were changed here after they had been compared",
+            f"{names}: what was compared was changed here since, or other rows came than asked for",
             hint="They are sent whole in the next attempt.",
             tables=[[name.schema, name.name] for name in changed],
         )

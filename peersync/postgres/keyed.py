@@ -7,7 +7,6 @@ needs no right but SELECT and no table of ours, and holds a few of them in memor
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,14 @@ from peersync.core.names import quote_ident, quote_literal
 from peersync.postgres.copyout import TableCopy
 
 AT_ONCE: Final = 500
+_BYTES_AT_ONCE: Final = 4 << 20
 
 
 @dataclass(frozen=True)
 class KeyedCopy(TableCopy):
     """The rows of a table whose keys are in `keys`, each of which it must have once.
+
+    Nobody checks that here: the one who asked counts the rows (`compared.refuse_changed`).
 
     key: (column, type, operator of equality) of each column of the key.
     """
@@ -43,8 +45,16 @@ class KeyedCopy(TableCopy):
     def _batches(self) -> Iterator[list[list[str]]]:
         assert self.keys is not None
         with self.keys.open("rb") as file:
-            while some := list(itertools.islice(file, AT_ONCE)):
-                yield [msgspec.json.decode(line, type=list[str]) for line in some]
+            some: list[list[str]] = []
+            size = 0
+            for line in file:
+                size += len(line)
+                if some and (len(some) == AT_ONCE or size > _BYTES_AT_ONCE):
+                    yield some
+                    some, size = [], len(line)
+                some.append(msgspec.json.decode(line, type=list[str]))
+            if some:
+                yield some
 
     def _rows_of(self, keys: Sequence[Sequence[str]]) -> str:
         """Each key finds its row by the index: the planner knows how few there are."""

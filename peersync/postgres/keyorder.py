@@ -140,6 +140,12 @@ def _part(shape: Shape, n: int, column: str, *, bytewise: bool) -> _Part:
     return _Part(f"{name}::text", f"{key} {_C}", "text", key, own=False)
 
 
+def written_by_type(shape: Shape) -> bool:
+    """Whether the texts of a key can be cast to its types: no part is in hexadecimal."""
+    own = (base_type(shape.type_of(c)) in _BY_TYPE and c not in shape.as_text for c in shape.key)
+    return not shape.portable or all(own)
+
+
 def shown_key(shape: Shape, key: Sequence[str]) -> tuple[str, ...]:
     """A key as people read it."""
     if not shape.portable or not shape.key:

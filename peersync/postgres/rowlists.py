@@ -1,8 +1,10 @@
 """The ranges and rows of one comparison, in temporary tables: however many they are.
 
 Two lists of (key, hash), one of each side, become the keys of rows that the other side should
-send, and the keys that only this side has. Keys are texts here, the same on both sides. All of
-it belongs to the transaction of the comparison, and goes with it but for the keys only here.
+send, and the keys that only this side has. Keys are texts here, the same on both sides: a table
+whose equal keys may have other texts is refused by `not_by_text`. Lists are cut by their bytes
+too, for keys may be long. All of it belongs to the transaction of the comparison, and goes with
+it but for the keys only here.
 """
 
 from __future__ import annotations
@@ -33,6 +35,28 @@ _WANTED: Final = (
     "FROM pg_temp.peersync_there AS t LEFT JOIN pg_temp.peersync_here AS h ON h.k = t.k"
     " WHERE h.h IS DISTINCT FROM t.h"
 )
+_NOT_BY_TEXT: Final = """
+WITH RECURSIVE part AS (
+    SELECT a.attname, a.atttypid AS typ, a.attcollation AS coll, false AS is_domain
+      FROM pg_catalog.pg_attribute AS a
+     WHERE a.attrelid = $1::regclass AND a.attname = ANY ($2::name[])
+    UNION ALL
+    SELECT p.attname, t.typbasetype, p.coll, true
+      FROM part AS p JOIN pg_catalog.pg_type AS t ON t.oid = p.typ AND t.typtype = 'd'
+)
+SELECT p.attname AS name,
+       coalesce((pg_catalog.to_jsonb(c) ->> 'collisdeterministic') = 'false', false) AS by_collation
+  FROM part AS p
+  JOIN pg_catalog.pg_type AS t ON t.oid = p.typ AND t.typtype <> 'd'
+  LEFT JOIN pg_catalog.pg_collation AS c ON c.oid = p.coll
+ WHERE (pg_catalog.to_jsonb(c) ->> 'collisdeterministic') = 'false'  -- not before PostgreSQL 12
+    OR NOT (t.typtype = 'e'
+            OR t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace
+               AND t.typcategory <> 'A' AND t.typname <> 'jsonb')
+    OR p.is_domain AND t.typname IN ('numeric', 'float4', 'float8', 'interval')
+ LIMIT 1
+"""
+BYTES_AT_ONCE: Final = 4 << 20  # of keys in one list
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,18 @@ class Joined:
     missing: int
     differing: int
     only_here: int
+
+
+async def not_by_text(
+    connection: asyncpg.Connection, table: TableName, key: Sequence[str]
+) -> str | None:
+    """Why equal keys of this table may have other texts than each other, None if they have not."""
+    row = await connection.fetchrow(_NOT_BY_TEXT, table.sql, list(key))
+    if row is None:
+        return None
+    if row["by_collation"]:
+        return f"the collation of its key column {row['name']} is not deterministic"
+    return f"equal values of its key column {row['name']} may have other texts"
 
 
 async def add_ranges(connection: asyncpg.Connection, some: Sequence[Range]) -> None:
@@ -61,17 +97,24 @@ async def ranges(
         "SELECT low, high, there, here FROM pg_temp.peersync_ranges ORDER BY n"
     )
     waiting: list[Range] = []
-    rows = 0
+    rows = size = 0
     while found := await cursor.fetch(at_once):
         for row in found:
             one = Range(_key(row["low"]), _key(row["high"]), row["there"], row["here"])
-            rows += max(one.rows_there, one.rows_here)
-            if waiting and (rows > rows_at_once or len(waiting) == at_once):
+            more, longer = max(one.rows_there, one.rows_here), _size(one.low) + _size(one.high)
+            rows, size = rows + more, size + longer
+            full = rows > rows_at_once or size > BYTES_AT_ONCE or len(waiting) == at_once
+            if waiting and full:
                 yield waiting
-                waiting, rows = [], max(one.rows_there, one.rows_here)
+                waiting, rows, size = [], more, longer
             waiting.append(one)
     if waiting:
         yield waiting
+
+
+def _size(key: Key | None) -> int:
+    """About the bytes of a key in a message."""
+    return sum(len(part.encode()) + 8 for part in key or ())
 
 
 def _key(values: list[str] | None) -> Key | None:
@@ -128,5 +171,15 @@ async def join(
 async def wanted(connection: asyncpg.Connection, at_once: int) -> AsyncIterator[list[Key]]:
     """The keys of rows that are missing here or have other values."""
     cursor = await connection.cursor(f"SELECT t.k {_WANTED}")
+    keys: list[Key] = []
+    size = 0
     while found := await cursor.fetch(at_once):
-        yield [tuple(row["k"]) for row in found]
+        for row in found:
+            key = tuple(row["k"])
+            size += _size(key)
+            if keys and (size > BYTES_AT_ONCE or len(keys) == at_once):
+                yield keys
+                keys, size = [], _size(key)
+            keys.append(key)
+    if keys:
+        yield keys

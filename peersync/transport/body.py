@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
+import msgspec
 from aiohttp import web
 
 from peersync.core.errors import BadRequest
@@ -17,6 +18,8 @@ from peersync.wire.codec import decode_request
 from peersync.wire.messages import MAX_MESSAGE_BYTES
 
 T = TypeVar("T")
+# Who asks, where that was proved: it stands in place of what a body says of it.
+ASKER = web.RequestKey("ASKER", str)
 
 BODY_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 30.0
@@ -31,7 +34,13 @@ async def read_message(
 ) -> T:
     """The body as a message of `kind`; BadRequest when it is anything else."""
     body = await read_body(request, limit=limit, timeout_s=timeout_s)
-    return decode_request(body, kind, limit=limit)
+    message = decode_request(body, kind, limit=limit)
+    asker = request.get(ASKER)
+    if asker is None or not isinstance(message, msgspec.Struct):
+        return message
+    if not hasattr(message, "requested_by"):
+        return message
+    return msgspec.structs.replace(message, requested_by=asker)
 
 
 async def read_body(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 from peersync.core.errors import Denied
 
 MODE = 0o600
 DIRECTORY_MODE = 0o700
+LEFT_S = 60.0  # nobody writes a small file for so long
 
 
 def make_private_directory(path: Path) -> None:
@@ -37,6 +39,20 @@ def write_private(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def sweep_private(path: Path) -> None:
+    """Removes what a killed process left beside `path` when it was about to replace it. Blocks.
+
+    A temporary file of the last minute stays: another process may be at work. What can't be
+    removed does no harm.
+    """
+    for left in path.parent.glob(f".{path.name}.*"):
+        try:
+            if time.time() - left.lstat().st_mtime > LEFT_S:
+                left.unlink()
+        except OSError:
+            continue
 
 
 def hand_over(path: Path, like: Path) -> None:

@@ -26,7 +26,7 @@ from peersync.core.errors import ConfigError
 from peersync.transport.identity import fingerprint
 from peersync.transport.relay import Relay
 from peersync.transport.unixsocket import BoundSocket
-from peersync.wire.address import Address
+from peersync.wire.address import Address, network_of
 
 BACKLOG = 128
 LINGER_S = 2.0
@@ -55,14 +55,19 @@ class Connections:
         self._nodes: dict[asyncio.Transport, str | None] = {}
 
     def admit(self, transport: asyncio.Transport, limit: int) -> bool:
-        """Counts a new connection, unless its address has `limit` of them already."""
+        """Counts a new connection, unless its address has `limit` of them already.
+
+        Of strangers a whole IPv6 /64 is one address, as it is for failed logins.
+        """
         address = _address(transport)
+        certificate = peer_certificate(transport)
         if address is not None:
+            # Peers are known, and several may be in one network: each has its own bound.
+            address = address if certificate else network_of(address)
             if self._by_address[address] >= limit:
                 return False
             self._by_address[address] += 1
             self._counted[transport] = address
-        certificate = peer_certificate(transport)
         self._nodes[transport] = fingerprint(certificate) if certificate else None
         return True
 

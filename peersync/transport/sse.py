@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp_sse import sse_response
+from aiohttp_sse import EventSourceResponse, sse_response
 
 from peersync.core.errors import ProtocolError
 
@@ -121,6 +122,14 @@ async def _wait(woken: asyncio.Event, tick_s: float, alive: Callable[[], bool]) 
             return True
 
 
+class NotStored(EventSourceResponse):
+    """What streams says as much as other answers: no cache may keep it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.headers["Cache-Control"] = "no-store"  # the library's own is no-cache
+
+
 async def serve_events(
     request: web.Request,
     ring: EventRing,
@@ -130,7 +139,9 @@ async def serve_events(
 ) -> web.StreamResponse:
     """Answers a GET with the ring's events until it closes or the reader goes away."""
     after = request.headers.get("Last-Event-ID") or request.query.get("after")
-    stream = sse_response(request, ping_interval=ping_s, send_timeout=SEND_TIMEOUT_S)
+    stream = sse_response(
+        request, ping_interval=ping_s, send_timeout=SEND_TIMEOUT_S, response_cls=NotStored
+    )
     async with stream as response:
         async for event in ring.read(after, alive=response.is_connected, tick_s=ping_s):
             if event.event == LOST or wanted(event):

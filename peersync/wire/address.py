@@ -57,6 +57,22 @@ def parse_peer_address(text: str) -> Address:
     return address
 
 
+def network_of(address: str) -> str:
+    """What one customer has for himself: an IPv4 address, or the /64 of an IPv6 one.
+
+    So bounds are counted by it. What is no address stays as it is.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.ip_network((int(ip), 64), strict=False).network_address)
+
+
 def _is_ipv6(host: str) -> bool:
     try:
         ipaddress.IPv6Address(host)

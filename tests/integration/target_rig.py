@@ -22,7 +22,7 @@ from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
 from peersync.postgres import bulk
 from peersync.postgres.catalog import DatabaseCatalog, read_catalog
-from peersync.postgres.compared import Comparison, Seen
+from peersync.postgres.compared import Comparison, Seen, form_sql
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
 from peersync.postgres.migrate import migrate
@@ -183,9 +183,12 @@ def _compare(connection: psycopg.Connection, load: TableLoad) -> None:
             "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,"
             f" (SELECT count(*) FROM {table})".encode()
         ).fetchone()
+        form = connection.execute(form_sql(load.table.name).encode()).fetchone()
     assert row is not None
+    assert form is not None
     there, load.rows = load.rows, load.rows - equal
-    load.compared = Comparison(Seen(row[0], (0, "0")), there, row[1], only_here, 1, 1)
+    seen = Seen(row[0], (0, "0"), form[0])
+    load.compared = Comparison(seen, there, row[1], only_here, 1, 1, load.rows)
 
 
 async def _catalog_of(database: Database) -> DatabaseCatalog:

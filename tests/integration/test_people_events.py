@@ -38,6 +38,7 @@ def test_a_full_sync_that_the_page_starts_is_seen_as_it_goes(pair_18: TwoNodes) 
         page.open_stream("/api/admin/events") as stream,
         looker.open_stream("/api/admin/events") as second,
     ):
+        assert stream.headers["Cache-Control"] == "no-store"
         assert until(stream, "never synced")["counts"]["running"] == 0
         started = page.post("/api/admin/sync/full-sync", {**asked, "dryRun": False})
         assert started.status == 202

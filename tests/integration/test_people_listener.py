@@ -22,6 +22,7 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 CANARY = "canary-5f2c"
+NAMING = ("/metrics", "/readyz?max_lag=1s&peer=nobody")  # they say which names there are
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,13 @@ def test_beyond_loopback_it_speaks_tls_only(
     page.log_in()
     assert str(page.cookie).startswith("__Host-peersync-")
     assert page.get("/api/me").json["role"] == "admin"
+    assert [page.get(path).status for path in NAMING] == [200, 503]
+    script = Page(node, tls=True, token=make_token(node))
+    assert [script.get(path).status for path in NAMING] == [200, 503]
+    for stranger in (Page(node, tls=True), Page(node, tls=True, token="psync_none")):
+        assert [stranger.get(path).status for path in NAMING] == [401, 401]
+        assert stranger.ask("HEAD", "/metrics").status == 401
+        assert [stranger.get(path).status for path in ("/healthz", "/readyz")] == [200, 200]
     assert "; Secure" in page.log_in().headers["Set-Cookie"]
     plain_name = str(page.cookie).replace("__Host-", "")
     assert Page(node, tls=True, cookie=plain_name).get("/api/me").status == 401

@@ -8,7 +8,7 @@ the chunks, so that no table makes it large, and decides nothing: the target say
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -25,10 +25,19 @@ from peersync.postgres.catalog import Table
 from peersync.postgres.digest import Range, Shape, blocks, row_hashes
 from peersync.postgres.keyed import KeyedCopy
 from peersync.postgres.pool import Database
-from peersync.wire.delta import BlocksRequest, Compared, RowsRequest, Wanted, pack
+from peersync.wire.delta import (
+    MAX_FRAME_BYTES,
+    BlocksRequest,
+    Compared,
+    Digest,
+    RowsRequest,
+    Wanted,
+    pack,
+)
 from peersync.wire.spool import Spool, disk_trouble_named
 
 _GONE: Final = "this view of the source's rows is gone, or has no such part"
+_FRAME_BYTES: Final = MAX_FRAME_BYTES // 4
 _READERS: Final = 8  # connections to the database for one backup
 
 
@@ -92,7 +101,8 @@ class Giver:
         shape = self._shape(asked.what)
         async with self._reading() as connection:
             async for some in blocks(connection, shape, asked.after):
-                yield pack([(one.low, one.rows, one.digest) for one in some])
+                for few in within_frames([(one.low, one.rows, one.digest) for one in some]):
+                    yield pack(few)
 
     async def rows(self, asked: RowsRequest) -> AsyncIterator[bytes]:
         """The hashes of the rows in some ranges, as frames."""
@@ -100,7 +110,8 @@ class Giver:
         ranges = [Range(one.low, one.high, 0, 0) for one in asked.ranges]
         async with self._reading() as connection:
             async for some in row_hashes(connection, shape, ranges):
-                yield pack([(one.key, one.copies, one.digest) for one in some])
+                for few in within_frames([(one.key, one.copies, one.digest) for one in some]):
+                    yield pack(few)
 
     async def want(self, wanted: Wanted) -> None:
         """Notes keys that are wanted. Harmless to repeat."""
@@ -167,6 +178,19 @@ class Giver:
                 raise NotFound(_GONE) from exc
             await connection.execute("SET LOCAL row_security = off")
             yield connection
+
+
+def within_frames(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    """Keys may be long: no more of them at once than the other side takes in one frame."""
+    start = size = 0
+    for n, (key, _, _) in enumerate(digests):
+        longer = sum(len(part.encode()) + 16 for part in key or ())
+        if n > start and size + longer > _FRAME_BYTES:
+            yield digests[start:n]
+            start, size = n, 0
+        size += longer
+    if start < len(digests):
+        yield digests[start:]
 
 
 def _of_keys(job: PartJob, table: Table, file: Path) -> PartJob:

@@ -19,7 +19,14 @@ import asyncpg
 from peersync.agent.delta.choice import MOST_DIFFERING
 from peersync.agent.loader import stage_prefix
 from peersync.agent.plan import TablePlan
-from peersync.core.errors import DatabaseError, NotFound, PeerFailed, PeerUnreachable
+from peersync.core.errors import (
+    BadRequest,
+    DatabaseError,
+    NotFound,
+    PeerFailed,
+    PeerUnreachable,
+    ProtocolError,
+)
 from peersync.core.names import TableName
 from peersync.postgres import rowlists
 from peersync.postgres.catalog import Table, read_catalog
@@ -34,6 +41,7 @@ from peersync.postgres.digest import (
     probe,
     row_hashes,
 )
+from peersync.postgres.keyorder import written_by_type
 from peersync.postgres.pool import Database
 from peersync.transport.client import PeerClient, PeerStream
 from peersync.wire.delta import (
@@ -159,7 +167,7 @@ class Taker:
                 if exc.retryable:
                     raise
                 reason = f"it could not be compared: {exc.message}"
-            except PeerFailed as exc:
+            except (PeerFailed, ProtocolError, BadRequest) as exc:  # also: too large to be read
                 reason = f"it could not be compared: {exc.message}"
             else:
                 return
@@ -185,6 +193,8 @@ class Taker:
             portable=portable,
         )
         shape = Shape(table.name, columns, here, plan.key, portable=portable)
+        if not written_by_type(shape):
+            raise _Whole("the two servers do not hash alike, and not all of its key is numbers")
         return _Task(plan, part, table, what, shape)
 
     # --- one table ----------------------------------------------------------------------
@@ -203,6 +213,9 @@ class Taker:
                 f" LOCK TABLE ONLY {task.name.sql} IN ACCESS SHARE MODE"
             )
             seen = await look(connection, task.name)
+            reason = await rowlists.not_by_text(connection, task.name, task.plan.key)
+            if reason is not None:
+                raise _Whole(reason)
             await connection.execute(rowlists.CREATE)
             tally = Tally()
             await self._compare_blocks(connection, task, tally)
@@ -220,6 +233,7 @@ class Taker:
                     only_here=only_here,
                     blocks=tally.blocks,
                     differing=tally.differing,
+                    wanted=found.missing + found.differing,
                 ),
             )
             await self._want_keys(connection, task)

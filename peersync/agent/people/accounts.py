@@ -161,13 +161,18 @@ class Accounts:
                 self._refuse_last(user)
             return await self._replace(msgspec.structs.replace(user, role=role))
 
-    async def set_password(self, name: str, phc: str, *, link: str | None = None) -> User:
+    async def set_password(
+        self, name: str, phc: str, *, link: str | None = None, before: User | None = None
+    ) -> User:
         """Sets the hash; an open link is void then.
 
-        `link`: the secret by which it is set, which must still work: NotFound otherwise.
+        `link`: the secret by which it is set, which must still work; `before`: the user whose
+        password it replaces, which must still be that one: NotFound otherwise.
         """
         async with self._lock:
             user = self.get(name)
+            if before is not None and user.password != before.password:
+                raise NotFound("the password was changed meanwhile")
             if link is not None and self.linked(link) != user:
                 raise NotFound("this link was used already, or is too old")
             return await self._replace(msgspec.structs.replace(user, password=phc, link=None))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from peersync.agent.people.accounts import Accounts, Token, User
+from peersync.agent.people.accounts import Accounts, Token, User, digest_of
 from peersync.agent.people.passwords import Passwords, check_new
 from peersync.agent.people.rights import Role
 from peersync.agent.people.sessions import Session, Sessions
@@ -63,7 +63,7 @@ class Desk:
         """LoginNeeded without a session that lives, of a user that exists."""
         session = await self.sessions.use(secret) if secret else None
         user = self.accounts.find(session.user) if session else None
-        if session is None or user is None:
+        if session is None or user is None or session.stamp != _stamp(user):
             raise LoginNeeded("you are not logged in, or not any more", hint=_LOGIN)
         return Principal(user.name, user.role, "session", session.id, session)
 
@@ -108,15 +108,16 @@ class Desk:
         self, secret: str, password: str | None, browser: Browser
     ) -> tuple[Session, str]:
         """The same by a one-time link, which is used up; `password` becomes the user's."""
-        self.tries.begin(browser.address, "")
         user = self.accounts.linked(secret)
+        if user is not None and password is not None:
+            check_new(password, user.name)  # a bad one is no failed try
+        self.tries.begin(browser.address, "")
         if user is None:
             log.warning("login failed: a link that does not work, from %s", browser.address)
             raise LoginFailed(_OLD_LINK, hint=_NEW_LINK)
         if password is None:
             user = await self.accounts.use_link(secret)
         else:
-            check_new(password, user.name)
             user = await self._set_by_link(user, password, secret)
         if user is None:  # somebody else was quicker
             raise LoginFailed(_OLD_LINK, hint=_NEW_LINK)
@@ -141,7 +142,10 @@ class Desk:
             if not await self.passwords.fits(old or "", user.password):
                 raise LoginFailed("the old password is wrong", hint=_WRONG_HINT)
             self.tries.forgive(browser.address, user.name)
-        user = await self.set_password(user.name, new)
+        check_new(new, user.name)
+        phc = await self.passwords.make(new)
+        user = await self.accounts.set_password(user.name, phc, before=user)
+        await self.end_all(user.name)
         return await self._begin(user, browser)
 
     async def set_password(self, name: str, password: str) -> User:
@@ -174,5 +178,14 @@ class Desk:
                 await self.logout(earlier)
         log.info("%s logged in from %s", user.name, browser.address)
         return await self.sessions.begin(
-            user.name, address=browser.address, browser=browser.name, first=first
+            user.name,
+            address=browser.address,
+            browser=browser.name,
+            first=first,
+            stamp=_stamp(user),
         )
+
+
+def _stamp(user: User) -> str:
+    """What a session is bound to: this user with this password, and none of the same name later."""
+    return digest_of(f"{user.created_at} {user.password}")[:32]

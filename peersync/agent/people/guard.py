@@ -6,6 +6,7 @@ table of rights. It reads no body. A stream that is open when its session or tok
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import Final
@@ -16,6 +17,7 @@ from peersync.agent.people import rights
 from peersync.agent.people.desk import Desk, Principal
 from peersync.core.errors import BadRequest, Denied, LoginNeeded
 from peersync.transport.app import Handler, Middleware
+from peersync.transport.body import ASKER
 
 log = logging.getLogger("peersync.people")
 
@@ -71,12 +73,27 @@ async def _served(
     if request.method not in SAFE:
         words = (request.method, request.path, principal.kind, principal.user, request.remote)
         log.info("%s %s by %s %s from %s", *words)
-        return await handler(request)
-    transport = request.transport
+    transport, own = request.transport, asyncio.current_task()
     if transport is None:
         raise ConnectionResetError("the client went away")
-    with desk.sessions.stream(principal.key, transport.abort, lambda: desk.left_s(principal)):
+
+    def cut() -> None:
+        # Not by what this request does itself: a logout is answered. Of another, what is still
+        # to be read of the body never comes, and the handler does nothing.
+        if asyncio.current_task() is not own:
+            transport.abort()
+
+    by_token = " (token)" if principal.kind == "token" else ""
+    request[ASKER] = f"{principal.user}{by_token}"
+    with desk.sessions.stream(principal.key, cut, lambda: desk.left_s(principal)):
         return await handler(request)
+
+
+def require_admin(request: web.Request, what: str | None) -> None:
+    """Denied for others than admins, where `what` they ask for is theirs alone; None is nothing."""
+    principal = request.get(PRINCIPAL)
+    if what is not None and principal is not None and principal.role != "admin":
+        raise Denied(f"{what} needs the role admin", hint=f"{principal.user} is {principal.role}")
 
 
 def pattern_of(request: web.Request) -> str | None:

@@ -15,12 +15,13 @@ from aiohttp import web
 
 from peersync.agent.backups import Backups
 from peersync.agent.jobs import Jobs
+from peersync.agent.people import accounts, sessions
 from peersync.agent.people.accounts import Accounts
 from peersync.agent.people.address import host_names, tls_context
 from peersync.agent.people.board import Board
 from peersync.agent.people.collector import Collector
 from peersync.agent.people.desk import Desk
-from peersync.agent.people.guard import guard
+from peersync.agent.people.guard import bearer, cookie, guard, pattern_of
 from peersync.agent.people.login_api import LoginApi
 from peersync.agent.people.lookout import Lookout
 from peersync.agent.people.openapi import openapi_route
@@ -30,8 +31,11 @@ from peersync.agent.people.people_api import PeopleApi
 from peersync.agent.people.sessions import Sessions
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
-from peersync.transport.app import people_app
+from peersync.config.people import is_loopback
+from peersync.transport.app import Handler, Middleware, people_app
+from peersync.transport.files import sweep_private
 from peersync.transport.identity import Identity
+from peersync.wire.address import parse_address
 
 HOUR_S = 3600.0
 
@@ -45,6 +49,8 @@ class PeopleSide:
         self._config = config
         self._workers = workers
         state_dir, people = Path(config.node.state_dir), config.people
+        for name in (accounts.FILE, sessions.FILE):
+            sweep_private(state_dir / name)
         self.desk = Desk(
             Accounts(state_dir),
             Sessions(
@@ -69,8 +75,10 @@ class PeopleSide:
         self, shared: Sequence[web.RouteDef], health: Sequence[web.RouteDef]
     ) -> web.Application:
         """`shared`: the routes of the Unix socket, but for its health, which says more."""
+        loopback = is_loopback(parse_address(self._config.node.admin).host)
+        closed = [] if loopback else [_hide_names(self.desk)]
         if not self._config.people.enabled:
-            return people_app(health, allowed_hosts=host_names(self._config))
+            return people_app(health, allowed_hosts=host_names(self._config), checks=closed)
         routes = [
             *health,
             *shared,
@@ -78,10 +86,31 @@ class PeopleSide:
             *PageFiles(self._workers).routes(),
         ]
         routes.append(openapi_route(routes))
-        app = people_app(routes, allowed_hosts=host_names(self._config), checks=[guard(self.desk)])
+        checks = [*closed, guard(self.desk)]
+        app = people_app(routes, allowed_hosts=host_names(self._config), checks=checks)
         app.on_shutdown.append(self._end_streams)
         return app
 
     async def _end_streams(self, _app: web.Application) -> None:
         self._board.close()
         self.desk.sessions.cut_all()
+
+
+def _hide_names(desk: Desk) -> Middleware:
+    """Beyond loopback, what names peers and databases is for who has logged in or has a token.
+
+    That is /metrics, and /readyz with a question: its answer says which names there are.
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        pattern = pattern_of(request)
+        if pattern == "/metrics" or (pattern == "/readyz" and request.query_string):
+            token = bearer(request)
+            if token is not None:
+                desk.of_token(token)
+            else:
+                await desk.of_cookie(cookie(request))
+        return await handler(request)
+
+    return check

@@ -13,7 +13,7 @@ from peersync.agent.people.lookout import Lookout
 from peersync.agent.people.overview import MOST_PEERS, PEERS, make_overview
 from peersync.transport.app import json_response
 from peersync.transport.query import read_query
-from peersync.transport.sse import SEND_TIMEOUT_S
+from peersync.transport.sse import SEND_TIMEOUT_S, NotStored
 
 PING_S: Final = 10.0
 LOOK_S: Final = 1.0  # how often it is looked whether the page is still there
@@ -55,7 +55,9 @@ class OverviewApi:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         after = request.headers.get("Last-Event-ID") or request.query.get("after")
         board = self._collector.board
-        stream = sse_response(request, ping_interval=PING_S, send_timeout=SEND_TIMEOUT_S)
+        stream = sse_response(
+            request, ping_interval=PING_S, send_timeout=SEND_TIMEOUT_S, response_cls=NotStored
+        )
         async with stream as response:
             self._collector.listen()
             async for event in board.read(after, alive=lambda: _is_there(request), tick_s=LOOK_S):

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from peersync.agent.workers import Workers
-from peersync.core.errors import BadRequest
+from peersync.core.errors import BadRequest, TooManyTries
 
 MEMORY_KIB: Final = 64 * 1024
 ITERATIONS: Final = 2
 LANES: Final = 1
 AT_ONCE: Final = 2  # each takes MEMORY_KIB for a moment
+MOST_WAITING: Final = 20  # a second or two; who comes later is told to come again
+RETRY_S: Final = 3
 LEAST_CHARS: Final = 10
 MOST_CHARS: Final = 1024
 
@@ -36,16 +40,38 @@ class Passwords:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._turn = asyncio.Semaphore(AT_ONCE)
+        self._waiting = 0
 
     async def fits(self, password: str, known: str | None) -> bool:
-        """Whether it is the password of this hash; None, of nobody, takes as long."""
-        async with self._turn:
+        """Whether it is the password of this hash; None, of nobody, takes as long.
+
+        TooManyTries where many wait already: strangers must not make a queue that never ends.
+        """
+        async with self._soon():
             return await self._workers.run(_fits, password, known or NOBODY)
 
     async def make(self, password: str) -> str:
-        """The PHC string to keep."""
+        """The PHC string to keep. Who sets a password is known, and waits for the turn."""
         async with self._turn:
             return await self._workers.run(make_hash, password)
+
+    @asynccontextmanager
+    async def _soon(self) -> AsyncIterator[None]:
+        if self._waiting >= MOST_WAITING:
+            raise TooManyTries(
+                "too many people log in at this moment",
+                hint=f"try again in {RETRY_S} s",
+                retry_after_s=RETRY_S,
+            )
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()
 
 
 def make_hash(password: str) -> str:

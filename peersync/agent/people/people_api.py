@@ -149,6 +149,9 @@ class PeopleApi:
         user = self._desk.accounts.get(request.match_info["name"])
         if asked.role is not None:
             user = await self._desk.accounts.change_role(user.name, asked.role)
+            for session in self._desk.sessions.all():
+                if session.user == user.name:
+                    self._desk.sessions.cut(session.id)  # what is under way began with other rights
         if asked.password is not None:
             user = await self._desk.set_password(user.name, asked.password)
         return json_response(self._user_view(user))

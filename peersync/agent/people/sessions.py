@@ -26,6 +26,7 @@ log = logging.getLogger("peersync.people")
 FILE: Final = "sessions.json"
 MAX_BYTES: Final = 8 * 1024 * 1024
 MOST: Final = 1000
+MOST_OF_USER: Final = 50
 NOTED_S: Final = 600.0  # so old may be what the file says of when one was last used
 LONGEST_WAIT_S: Final = 3600.0
 
@@ -41,6 +42,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     browser: str
     first: bool = False
+    stamp: str = ""
 
 
 class _File(msgspec.Struct):
@@ -97,7 +99,7 @@ class Sessions:
 
     # --- changing -----------------------------------------------------------------------------
     async def begin(
-        self, user: str, *, address: str, browser: str, first: bool = False
+        self, user: str, *, address: str, browser: str, first: bool = False, stamp: str = ""
     ) -> tuple[Session, str]:
         """A new session, and its secret for the cookie. The oldest goes where there are many."""
         secret, now = secrets.token_urlsafe(32), self._clock()
@@ -110,12 +112,18 @@ class Sessions:
             address=address,
             browser=browser[:200],
             first=first,
+            stamp=stamp,
         )
         async with self._lock:
-            kept = self.all()[: MOST - 1]
+            live = self.all()
+            own = [s for s in live if s.user == user][MOST_OF_USER - 1 :]
+            gone = {s.id for s in (*own, *live[MOST - 1 :])}
+            kept = [s for s in live if s.id not in gone]
             self._by_digest = {s.digest: s for s in [*kept, session]}
-            self._noted[session.id] = now
+            self._noted = {s.id: self._noted.get(s.id, now) for s in self._by_digest.values()}
             await self._try_write()
+        for one in gone:
+            self.cut(one)
         return session, secret
 
     async def end(self, which: Callable[[Session], bool]) -> list[Session]:
@@ -127,9 +135,11 @@ class Sessions:
             for session in gone:
                 del self._by_digest[session.digest]
                 self._noted.pop(session.id, None)
-            await self._write()
-        for session in gone:
-            self.cut(session.id)
+            try:
+                await self._write()
+            finally:
+                for session in gone:
+                    self.cut(session.id)
         return gone
 
     # --- open streams -------------------------------------------------------------------------

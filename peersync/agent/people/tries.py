@@ -6,13 +6,13 @@ the lower one: nobody locks out another by guessing from one place alone.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from peersync.core.errors import TooManyTries
+from peersync.wire.address import network_of
 
 WINDOW_S: Final = 300.0
 PER_ADDRESS: Final = 10
@@ -51,7 +51,8 @@ class Tries:
             times.pop()
 
     def _keys(self, address: str, user: str) -> tuple[tuple[Key, int], tuple[Key, int]]:
-        return (("address", _network(address)), PER_ADDRESS), (("user", user[:64]), PER_USER)
+        name = user[:64] or f"a link, from {network_of(address)}"  # nobody guesses a secret
+        return (("address", network_of(address)), PER_ADDRESS), (("user", name), PER_USER)
 
     def _wait_s(self, key: Key, limit: int, now: float) -> float:
         times = self._failed.get(key)
@@ -65,14 +66,3 @@ class Tries:
         if key not in self._failed and len(self._failed) >= KEPT:
             self._failed.pop(next(iter(self._failed)))
         self._failed.setdefault(key, deque()).append(now)
-
-
-def _network(address: str) -> str:
-    """An IPv6 customer has a whole /64 of addresses."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if ip.version == 6:
-        return str(ipaddress.ip_network((int(ip), 64), strict=False).network_address)
-    return str(ip)

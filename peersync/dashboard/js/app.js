@@ -2,8 +2,8 @@
 import { h, fill } from './dom.js';
 import { get, post, session, onLogin } from './api.js';
 import * as live from './live.js';
-import { count, duration } from './format.js';
-import { badge, button, fail } from './ui.js';
+import { count, duration, noSuchPage } from './format.js';
+import { badge, button, fail, page } from './ui.js';
 
 const PAGES = [
   [['overview', 'Overview'], ['sync', 'Full sync'], ['links', 'Periodic sync'], ['complete', 'Complete sync']],
@@ -18,9 +18,17 @@ const links = () => [...$('nav').querySelectorAll('a')];
 let showing = new AbortController();
 let overview = null;
 
+function parts(path) {
+  try {
+    return path.split('/').map(decodeURIComponent);
+  } catch {
+    return ['%']; // no such page
+  }
+}
+
 function route() {
   const [path, search] = location.hash.replace(/^#\/?/, '').split('?');
-  const [name, ...rest] = path.split('/').map(decodeURIComponent);
+  const [name, ...rest] = parts(path);
   return { name: name || 'overview', params: { id: rest.join('/'), ...Object.fromEntries(new URLSearchParams(search)) } };
 }
 
@@ -31,15 +39,18 @@ async function open() {
   showing.abort();
   showing = new AbortController();
   const { signal } = showing;
-  const known = INSIDE[name] || links().some((a) => a.dataset.page === name) ? name : 'overview';
+  const known = Object.hasOwn(INSIDE, name) || links().some((a) => a.dataset.page === name) ? name : 'none';
   for (const a of links()) a.ariaCurrent = a.dataset.page === (INSIDE[known] ?? known) ? 'page' : null;
   document.body.dataset.page = known;
   scrollTo(0, 0);
   try {
-    const page = await import(`./pages/${known === 'password' ? 'login' : known}.js`);
-    if (!signal.aborted) await (known === 'password' ? page.password : page.show)(main, params, { signal });
+    if (known === 'none') throw noSuchPage();
+    const its = await import(`./pages/${known === 'password' ? 'login' : known}.js`);
+    if (!signal.aborted) await (known === 'password' ? its.password : its.show)(main, params, { signal });
   } catch (error) {
-    if (!signal.aborted) fail(error);
+    if (signal.aborted) return null;
+    if (error.code === 'no-such-page') page(main, { title: 'There is no such page', lead: h('a', { href: '#/overview' }, 'Overview') });
+    else fail(error);
   }
   return null;
 }

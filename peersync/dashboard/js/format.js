@@ -25,8 +25,17 @@ export const count = unless((n) => grouped.format(n));
 export const many = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
 
 /** A word as a shell takes it, and as an option: nothing where there is none. */
-export const word = (text) => (/^[\w@%+=:,./*-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
+export const word = (text) => (/^[A-Za-z0-9_./:=@%+-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
 export const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
+
+/** What the address of this page names, but there is no such thing. */
+export const noSuchPage = () => Object.assign(new Error('There is no such page.'), { code: 'no-such-page' });
+
+/** A part of a path: one name, which leads nowhere else. */
+export function segment(name) {
+  if (/^\.{0,2}$/.test(name)) throw noSuchPage(); // for a browser, the way up
+  return encodeURIComponent(name);
+}
 
 /** The patterns that somebody has typed: with blanks or commas between, which those in quotes keep. */
 export const patterns = (text) => text.match(/("[^"]*"|[^\s,"])+/g) ?? [];

@@ -134,7 +134,10 @@ const copy = (text) => navigator.clipboard.writeText(text).then(() => toast('Cop
 export const command = (text, label = 'same as') => h('p', { class: 'command' }, label, h('code', null, text), button('Copy', () => copy(text), { kind: 'plain' }));
 
 /** The lines of a hint: "do this: peersync x; or that: peersync y" has two; "peersync init writes one" has none. */
-const PASTEABLE = /(?:^|: )((?:sudo )?(?:peersync (?!\w+ (?:makes|prints|writes)\b)|(?:psql|systemctl|journalctl|apt-get|GRANT|ALTER|CREATE|DROP|ANALYZE)\b).*?)(?=; [a-z]|,? or\b|\.?$)/gm;
+const PASTEABLE = /(?:^|: )((?:peersync (?!\w+ (?:makes|prints|writes)\b)|(?:psql|systemctl) ).*?)(?=; [a-z]|,? or\b|\.?$)/gm;
+
+/** It may be a peer's hint: a line with anything by which a shell does more gets no button. */
+const pasteable = (line) => !/[;|&$`<>()\\\p{C}\p{Zl}\p{Zp}]/u.test(line);
 
 function where({ holder = {}, ...data }) {
   const named = ['peer', 'database', 'table', 'key', 'column'].filter((k) => data[k] != null).map((k) => `${k} ${data[k]}`);
@@ -144,7 +147,7 @@ function where({ holder = {}, ...data }) {
 
 /** An ApiError, or an ErrorRecord of the API, in five parts. `did`: what peersync did about it. */
 export function errorBox(error, did) {
-  const paste = [...(error.hint ?? '').matchAll(PASTEABLE)];
+  const paste = [...(error.hint ?? '').matchAll(PASTEABLE)].filter(([, line]) => pasteable(line));
   const words = error.words ?? (error.status === undefined ? error.detail : null);
   return h('div', { class: 'error' },
     h('p', null, badge('failed', error.code ?? 'error'), ' ', h('b', null, error.message)),

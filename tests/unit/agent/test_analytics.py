@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
@@ -20,6 +22,7 @@ from peersync.agent.analytics import (
     success_rate,
     unusual,
 )
+from peersync.agent.analytics_api import csv_text
 
 TODAY = date(2026, 5, 16)
 PRICES = {"server-a": 0.09, "server-b": 0.001}
@@ -115,3 +118,11 @@ def test_a_day_on_which_nothing_came_is_named_and_today_is_not() -> None:
     found = unusual("shop", None, days_of(rows, price), TODAY - timedelta(days=30), TODAY)
     assert [(one.day, one.measure) for one in found] == [("2026-05-14", "changes")]
     assert "where 100,000 are usual" in found[0].reason
+
+
+def test_a_name_in_an_export_is_no_formula() -> None:
+    hostile = ("=1+1", "+1", "-1", "@a", "\ta", "good")
+    text = csv_text([{"database": name, "peer": "server-b", "changes": -1} for name in hostile])
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["database"] for row in rows] == [*(f"'{name}" for name in hostile[:-1]), "good"]
+    assert rows[0]["changes"] == "-1"

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
+from aiohttp.http_exceptions import BadStatusLine
 
 from peersync.agent import logs
 
@@ -117,3 +118,24 @@ def test_libraries_that_talk_too_much_are_quiet_even_in_debug(log_to: Writer) ->
     stream = log_to("debug")
     logging.getLogger("asyncio").debug("using selector")
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_is_not_http_is_a_line_for_debugging_and_is_not_quoted(
+    log_to: Writer, level: str
+) -> None:
+    stream = log_to(level)
+    server = logging.getLogger("aiohttp.server")
+    try:
+        raise BadStatusLine("GET /canary")
+    except BadStatusLine:
+        server.exception("Error handling request from %s", "192.0.2.1")
+    said = stream.getvalue()
+    assert "canary" not in said
+    assert "Traceback" not in said
+    assert said.count("\n") == (1 if level == "debug" else 0)
+    try:
+        raise RuntimeError("a real one")
+    except RuntimeError:
+        server.exception("Unhandled exception")
+    assert "a real one" in stream.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peersync.core.errors import BadRequest
-from peersync.wire.address import Address, parse_address, parse_peer_address
+from peersync.wire.address import Address, network_of, parse_address, parse_peer_address
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,10 @@ def test_a_listener_may_take_every_address_and_any_port(text: str, address: Addr
     if not address.port:
         with pytest.raises(BadRequest):
             parse_peer_address(text)
+
+
+def test_a_customer_is_one_ipv4_address_or_one_ipv6_network() -> None:
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1%eth0") == "2001:db8::"
+    assert network_of("2001:db8:0:1::1") != network_of("2001:db8::1")
+    assert network_of("192.0.2.1") == network_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert network_of("somewhere") == "somewhere"

@@ -1,5 +1,5 @@
 /** Complete and bulk syncs: one database with all its peers, or all databases; live, and what ran. */
-import { act, ago, b, badge, bytes, col, count, databases, db, duration, errorBox, field, fill, form, get, h, input, link, list, many, num, open, option, post, prop, right, said, section, select, session } from './shared.js';
+import { act, ago, b, badge, bytes, col, count, databases, db, duration, errorBox, field, fill, form, get, h, input, link, list, many, noSuchPage, num, open, option, post, prop, right, said, section, segment, select, session } from './shared.js';
 
 const why = (one) => (one.error ? errorBox(one.error) : one.reason);
 const took = (one) => duration(one.seconds ?? one.duration_s);
@@ -28,10 +28,12 @@ async function start(kind, body) {
 }
 
 function opened(body, kind, id, ended) {
+  if (!Object.hasOwn(KINDS, kind)) throw noSuchPage();
   const { path, columns, parts, line } = KINDS[kind];
+  const own = `${path}/${segment(id)}`;
   const short = id.slice(0, 8);
   const [result] = list(`Result by ${parts}`, [], columns);
-  return section(`Run ${short}`, body.load(() => get(`${path}/${id}`), (run, again) => {
+  return section(`Run ${short}`, body.load(() => get(own), (run, again) => {
     const running = run.status === 'running';
     if (running) setTimeout(again, 1000);
     else ended();
@@ -41,7 +43,7 @@ function opened(body, kind, id, ended) {
     return [
       h('p', null, badge(run.status), ' ', run.message ?? `${run.peers_successful} of ${many(run.peers_total, 'peer')} done, ${run.peers_failed} failed, ${run.peers_skipped} passed over`, `, ${took(run)}, began `, ago(run.started_at), ` by ${run.requested_by}.`),
       result,
-      running && act('Cancel', `${line} cancel ${short}`, () => post(`${path}/${id}/cancel`).then(() => 'It stops: what was done stays.'), { kind: 'danger', again }),
+      running && act('Cancel', `${line} cancel ${short}`, () => post(`${own}/cancel`).then(() => 'It stops: what was done stays.'), { kind: 'danger', again }),
       !running && failed.length > 0 && act('Retry what was not done', `${line}${how}`, () => start(kind, rest), { kind: 'primary' }),
     ];
   }));

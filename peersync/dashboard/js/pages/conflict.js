@@ -1,5 +1,5 @@
 /** One conflict: both rows side by side, who and when, which rule decided and why, and the way back. */
-import { act, ago, ask, b, badge, command, db, details, dialog, errorBox, facts, fill, h, link, open, query, quiet, rowForm, rowOf, said, section, sides, tableOf, tell, word, written } from './shared.js';
+import { act, ago, ask, b, badge, command, db, details, dialog, errorBox, facts, fill, h, link, open, query, quiet, rowForm, rowOf, said, section, segment, sides, tableOf, tell, word, written } from './shared.js';
 import { stateOf } from './conflicts.js';
 
 const node = (side) => side.node ?? `origin ${side.origin}`;
@@ -45,7 +45,8 @@ function actions(one, say) {
 export function show(main, { id, database }, { signal }) {
   const body = open(main, signal, `Conflict ${id}`, link(query('#/conflicts', { database }), 'All conflicts'));
   const told = said();
-  const place = body.load(() => ask(`conflicts/${id}`, { database }), (found, again) => {
+  const path = `conflicts/${segment(id)}`;
+  const place = body.load(() => ask(path, { database }), (found, again) => {
     const one = { ...found, database };
     return [
       h('p', null, stateOf(one), ' ', b(rowOf(one)), ` in ${database}`),

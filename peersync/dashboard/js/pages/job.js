@@ -2,19 +2,19 @@
 import { on } from '../live.js';
 import { get, post, query, session } from '../api.js';
 import { fill, h } from '../dom.js';
-import { ago, at, bytes, count, duration, many, percent, rate, rows } from '../format.js';
+import { ago, at, bytes, count, duration, many, percent, rate, rows, segment } from '../format.js';
 import { badge, bar, below, button, col, command, details, dialog, errorBox, facts, flow, num, page, row, section, table, toast } from '../ui.js';
 
 const DOING = { backup: 'reading on the source', transfer: 'transferring the backup', convert: 'converting', restore: 'restoring', verify: 'verifying' };
 const ended = ({ state }) => ['done', 'partly', 'failed', 'cancelled'].includes(state);
-const url = (view, action = '') => `/api/admin/jobs/${view.id}${action}`;
+const url = (view, action = '') => `/api/admin/jobs/${segment(view.id)}${action}`;
 
 /** A column of tables, with what `notes` has to say about each. */
 export const tableColumn = (notes) => col('Table', (t) => [`${t.schema}.${t.name}`, notes(t).map((note) => below(note))], (t) => `${t.schema}.${t.name}`);
 
 /** @param {{id: string}} params the id, or its beginning */
 export async function show(main, { id }, { signal }) {
-  const job = new Job(main, await get(url({ id: encodeURIComponent(id) }), { signal }), signal);
+  const job = new Job(main, await get(url({ id }), { signal }), signal);
   on('jobs', ({ running, giving }) => job.heard([...running, ...giving]), signal);
   on('ended', (view) => view.id === job.view.id && job.refresh(), signal);
   on('open', () => job.refresh(), signal);

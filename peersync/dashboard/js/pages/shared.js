@@ -9,7 +9,6 @@ export * from '../dom.js';
 export * from '../format.js';
 export * from '../ui.js';
 
-export const segment = encodeURIComponent;
 export const b = (text) => h('b', null, text);
 export const code = (text) => h('code', null, text);
 export const link = (href, text) => h('a', { href }, text);

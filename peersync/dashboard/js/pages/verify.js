@@ -1,5 +1,5 @@
 /** Verify: whether databases are the same here and on a peer, row by row; and what makes them so again. */
-import { act, ago, ask, b, badge, bar, below, button, code, col, command, count, counted, databases, db, duration, errorBox, field, fill, filtered, form, h, input, link, list, many, num, open, option, patterns, press, prop, query, quiet, right, row, section, select, tell, toast, word } from './shared.js';
+import { act, ago, ask, b, badge, bar, below, button, code, col, command, count, counted, databases, db, duration, errorBox, field, fill, filtered, form, h, input, link, list, many, num, open, option, patterns, press, prop, query, quiet, right, row, section, segment, select, tell, toast, word } from './shared.js';
 
 const WORST = ['failed', 'differs', 'in flight', 'partly', 'not compared', 'equal'];
 const AT_ONCE = 100; // tables of one repair
@@ -96,7 +96,7 @@ export async function show(main, { id, ...params }, { signal }) {
   const [names, peers] = await Promise.all([databases(), ask('peers').then((told) => told.peers.map((one) => one.name))]);
   const runs = body.load(() => ask('verify'), (rows) => list('Verifications, newest first', rows, RUNS, { empty: 'None has run yet.', line: 'verify list', file: 'verify' }));
   let proofs = null;
-  if (id) body.append(...opened(body, encodeURIComponent(id), () => { runs.again(); proofs?.again(); }));
+  if (id) body.append(...opened(body, segment(id), () => { runs.again(); proofs?.again(); }));
   body.append(compare(peers, names, params, () => runs.again()));
   proofs = await filtered(body, 'verify', params, { peer: ['Peer', [['', 'All'], ...peers]] }, (wanted) => ask('proofs', wanted), (rows) => section('Last proved identical',
     list('Tables with each peer', worst(rows), PROOFS, { empty: 'No table was compared yet.', line: 'verify tables', file: 'proofs' })));
