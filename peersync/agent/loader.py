@@ -97,6 +97,7 @@ class Loader:
 
     def note_whole(self, table: TableName, reason: str) -> None:
         """All rows come of this table, although only some were asked for."""
+        self._compared.pop(table, None)
         self._whole[table] = reason
 
     def _note_ways(self, loading: Loading) -> None:

@@ -168,22 +168,29 @@ def refuse_changed(connection: psycopg.Connection, loads: Sequence[TableLoad]) -
     Or if not just the rows came that were asked for. Call it when they are locked, before
     anything is written.
     """
-    changed = []
+    changed, others = [], []
     for load in loads:
         found = load.compared
         if found is None or load.error is not None:
             continue
-        if load.rows != found.wanted or not as_compared(connection, load.table.name, found):
+        if load.rows != found.wanted:
+            others.append(load.table.name)
+        elif not as_compared(connection, load.table.name, found):
             changed.append(load.table.name)
         elif load.rows and load.merge.key is not None:
             connection.execute(_forget_matched(load).encode())
     if changed:
-        names = ", ".join(map(str, changed))
-        raise RowsChanged(
-            f"{names}: what was compared was changed here since, or other rows came than asked for",
-            hint="They are sent whole in the next attempt.",
-            tables=[[name.schema, name.name] for name in changed],
-        )
+        raise _refused(changed, "rows of {} were changed here after they had been compared")
+    if others:
+        raise _refused(others, "of {} came other rows than those that were asked for")
+
+
+def _refused(tables: Sequence[TableName], why: str) -> RowsChanged:
+    return RowsChanged(
+        why.format(", ".join(map(str, tables))),
+        hint="They are sent whole in the next attempt.",
+        tables=[[name.schema, name.name] for name in tables],
+    )
 
 
 def _forget_matched(load: TableLoad) -> str:

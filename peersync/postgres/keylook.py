@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import asyncpg
 
@@ -20,6 +21,11 @@ from peersync.postgres.rowform import Shape, portable_hash
 SHOWN_CHARACTERS = 2_000
 
 
+_BYTEWISE: Final = ' COLLATE pg_catalog."C"'
+_TEXTS: Final = ("text", "varchar", "bpchar")  # casts of bounds that are ordered by their bytes
+_MASK: Final = (1 << 128) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Looked:
     """A row at one moment; `version` is "" where the row is not one row."""
@@ -27,6 +33,10 @@ class Looked:
     digest: int
     copies: int
     version: str
+
+    def __add__(self, other: Looked) -> Looked:
+        """Two rows of one key: never one row, nor what the last of them is."""
+        return Looked((self.digest + other.digest) & _MASK, self.copies + other.copies, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,19 @@ async def look_at_keys(
     texts = ", ".join(f"{text} AS t{n}" for n, text in enumerate(order.texts))
     rows = await conn.fetch(
         f"SELECT {texts}, {plain_sql(shape, 's.h')} AS h, s.n, s.v {_found(order, shape)}",
-        *_lists(order, keys),
+        *_lists(order, list(dict.fromkeys(keys))),
     )
-    return {
-        key_of(row, order): Looked(number_of(shape, row["h"]), row["n"], row["v"]) for row in rows
-    }
+    found: dict[Key, Looked] = {}
+    for row in rows:
+        looked = Looked(number_of(shape, row["h"]), row["n"], row["v"])
+        add_looked(found, key_of(row, order), looked)
+    return found
+
+
+def add_looked(found: dict[Key, Looked], key: Key, looked: Looked) -> None:
+    """Rows of one key are summed."""
+    before = found.get(key)
+    found[key] = looked if before is None else before + looked
 
 
 async def read_fields(
@@ -73,6 +91,26 @@ async def read_fields(
         f"SELECT {named}, s.d, s.x {_found(order, shape)}", *_lists(order, keys)
     )
     return {key_of(row, order): Fields(tuple(row["d"]), tuple(row["x"])) for row in rows}
+
+
+async def in_order(conn: asyncpg.Connection, shape: Shape, keys: Sequence[Key]) -> bool:
+    """Whether the keys are in the order of the table's; equal ones may follow each other."""
+    if not keys:
+        return True
+    order = await read_order(conn, shape)
+    names = [f"k{n}" for n in range(1, order.width + 1)]
+    pairs = list(zip(names, order.casts, strict=True))
+    casts = ", ".join(f"b.{name}::{cast} AS {name}" for name, cast in pairs)
+    by = ", ".join(f"s.{name}{_BYTEWISE * (cast in _TEXTS)}" for name, cast in pairs)
+    lists = ", ".join(f"${n}::text[]" for n in range(1, order.width + 1))
+    given = f"unnest({lists}) WITH ORDINALITY AS b ({', '.join(names)}, place)"
+    found = await conn.fetchval(
+        "SELECT bool_and(r.sorted = r.place) FROM (SELECT s.place, row_number() OVER "
+        f"(ORDER BY {by}, s.place) AS sorted "
+        f"FROM (SELECT b.place, {casts} FROM {given}) AS s) AS r",
+        *_lists(order, keys),
+    )
+    return bool(found)
 
 
 def _whole_text(column: str) -> str:

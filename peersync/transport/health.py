@@ -2,7 +2,8 @@
 
 Owns the three routes and their form. What "ready" means is told by the agent. On a network
 listener the answer is yes or no and nothing else: the names and texts of the checks say
-too much about a server to whoever can reach the port.
+too much about a server to whoever can reach the port. Metrics do name peers and databases:
+who may ask for them there is checked before, by the agent.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ own, and an empty line now and then while nothing is known yet. A stream that do
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -18,6 +19,7 @@ MEDIA_TYPE = "application/x-ndjson"
 PATH = "/api/sync/digests"
 MAX_LINE_BYTES = 32 * 1024 * 1024  # 4096 keys of some kilobytes
 MAX_QUESTION_BYTES = 32 * 1024 * 1024
+CUT_CHARACTERS = 2 * 1024 * 1024  # of keys and values in one message: up to 12 MB with escapes
 MAX_RANGES = 20_000
 MAX_KEYS = 2_000
 SHOWN_CHARACTERS = 2_000  # of a value
@@ -103,6 +105,24 @@ class End(_Line, frozen=True, kw_only=True):
 
 
 Line = Probe | Blocks | Rows | Values | Broken | End
+
+
+def cut(sizes: Iterable[int]) -> list[slice]:
+    """Things of these sizes, in characters, as runs that fit into one message."""
+    begins: list[int] = []
+    total = count = 0
+    for count, size in enumerate(sizes, 1):
+        if not begins or total + size > CUT_CHARACTERS:
+            begins.append(count - 1)
+            total = 0
+        total += size
+    ends = [*begins[1:], count]
+    return [slice(low, high) for low, high in zip(begins, ends, strict=False)]
+
+
+def key_size(key: Iterable[str | None] | None) -> int:
+    return sum(len(part or "") + 4 for part in key or ()) + 40
+
 
 _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 _encoder = msgspec.json.Encoder()

@@ -23,6 +23,18 @@ SELECT pg_catalog.array_agg(pg_catalog.format_type(a.atttypid, a.atttypmod) ORDE
              JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace AND s.nspname = $1)
          ON a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped;
 
+-- name: leaves
+-- What holds the rows of a partitioned table: all below it that is not partitioned itself.
+-- No row where there is no such partitioned table, or nothing below it.
+-- $1 schema, $2 table
+SELECT ln.nspname AS schema, l.relname AS name
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) AS t
+  JOIN pg_catalog.pg_class l ON l.oid = t.relid
+  JOIN pg_catalog.pg_namespace ln ON ln.oid = l.relnamespace
+ WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind = 'p' AND l.relkind <> 'p';
+
 -- name: key_order
 -- Which columns of a key are ordered by their bytes here whatever collation is asked for, and
 -- whether a btree index begins with just these columns, so that a range of keys is a range of it.

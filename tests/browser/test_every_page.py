@@ -20,6 +20,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SIZES = {"desk": DESKTOP, "phone": PHONE}
 DASHBOARD = Path(__file__).parents[2] / "peersync" / "dashboard"
+BAD = ("|sh", "&sh", "$x", "`x`", "<x", ">x", "(x", "x)", ";sh", "\\x", "\x1b[2J", "\u202e")
+NOWHERE = (
+    "#/%", "#/__proto__", "#/constructor", "#/shared", "#/job", "#/job/..", "#/conflict/%2e%2e",
+    "#/complete/constructor/x", "#/complete/__proto__/x", "#/complete/bulk/..", "#/verify/.",
+)  # fmt: skip
 NO_PAGES = {"shared", "login", "job", "conflict"}  # helpers, and what needs more than its name
 
 
@@ -121,6 +126,45 @@ async def test_each_command_of_a_hint_can_be_copied_without_the_words_around_it(
         "peersync init writes one; take it: peersync pull a --tables 'x'; or that: peersync check.",
     )
     assert lines == ["peersync pull a --tables 'x'", "peersync check"]
+
+
+async def test_no_words_of_a_peer_become_a_command_that_does_more(
+    show: Show, lived_in: House
+) -> None:
+    here = await show(lived_in.b)
+    page = await here.open()
+    bad = [f"do this: peersync check {more}" for more in BAD] + ["curl x", "sudo rm -r x"]
+    lines = await page.evaluate(
+        """async (hints) => {
+          const { errorBox } = await import('/js/ui.js');
+          return hints.filter((hint) => errorBox({ message: '', hint }).querySelector('code'));
+        }""",
+        bad,
+    )
+    assert lines == []
+    words = await page.evaluate(
+        "async (words) => words.map((await import('/js/format.js')).word)",
+        ["public.items", "a*", "a,b", "it's", "~", "é", "a\n"],
+    )
+    assert words == ["public.items", "'a*'", "'a,b'", "'it'\\''s'", "'~'", "'é'", "'a\n'"]
+
+
+async def test_an_address_that_names_no_page_says_so_and_leads_nowhere_else(
+    show: Show, lived_in: House
+) -> None:
+    here = await show(lived_in.b)
+    here.allowed = [r"status of 40[04]"]
+    page = await here.open()
+    for place in NOWHERE:
+        await here.go(place)
+        await expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+        await here.go("#/tables")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await here.go(r"#/complete/bulk/..%5C..%5Cusers")
+    await expect(page.locator("main .error").first).to_be_visible()
+    assert any(url.endswith("/bulk-sync/..%5C..%5Cusers") for url in asked)
+    assert not any(url.endswith("/users") for url in asked if "%5C" not in url)
 
 
 async def test_the_keyboard_reaches_a_page_and_its_first_action(

@@ -99,3 +99,16 @@ def test_what_was_compared_must_not_have_changed(change: str, make_database: Mak
     assert rig.target.psql("SELECT * FROM items ORDER BY 1") == rig.source.psql(
         "SELECT * FROM items ORDER BY 1"
     )
+
+
+def test_rows_that_were_asked_for_and_did_not_come_are_noticed(make_database: MakeDatabase) -> None:
+    rig = Rig(make_database(18), make_database(18, nth=1))
+    rig.source.psql(ITEMS + "generate_series(1, 100) i")
+    rig.target.psql(ITEMS + "generate_series(1, 90) i")
+    with rig.staged(delta=True) as session:
+        (load,) = session.loading.tables.values()
+        session.connection.execute(f"DELETE FROM {load.stage.sql} WHERE id = 95".encode())
+        load.rows -= 1
+        with pytest.raises(RowsChanged, match="other rows than those that were asked for"):
+            session.commit()
+    assert rig.target.psql("SELECT count(*) FROM items") == "90"

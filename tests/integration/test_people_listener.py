@@ -119,6 +119,21 @@ def test_every_answer_carries_the_policy(page: Page) -> None:
         assert answer.headers["Server"] == "peersync"
 
 
+def test_what_is_not_http_gets_a_400_and_no_traceback(node: Node) -> None:
+    host, _, port = node.admin.rpartition(":")
+    for sent in (
+        b"\x16\x03\x01",
+        b"GET /quoted-7d1 HTTP/9.x",
+        b"GET / HTTP/1.1\r\nHost: a\r\nb d: e",
+    ):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(sent + b"\r\n\r\n")
+            with connection.makefile("rb") as answer:
+                assert answer.readline().startswith(b"HTTP/1.0 400 "), sent
+    assert "Traceback" not in node.log
+    assert "quoted-7d1" not in node.log
+
+
 def test_files_come_packed_and_are_not_sent_twice(page: Page) -> None:
     nobody = Page(page.node)
     plain, packed = nobody.get("/js/app.js"), nobody.get("/js/app.js", Accept_Encoding="gzip, br")

@@ -1,7 +1,9 @@
 """Looks again at the rows that differed, once both sides have what the other had.
 
 A row that differs after that, and that nobody has written since the look before, is drift. A
-row that changes from look to look is in flight: its own change is still on its way. The wait is
+row that changes from look to look is in flight: its own change is still on its way. A row that is
+not there has no version that would tell whether it came and went: where one side has none, one
+look more is taken, in which that side is read before and after the other. The wait is
 a proof by positions where both databases are members of one group; without one, some seconds.
 """
 
@@ -43,6 +45,7 @@ class Unsettled:
     drift: dict[Key, tuple[Seen | None, Seen | None]] = field(default_factory=dict)
     in_flight: int = 0
     changing: int = 0  # of them, those that never stood still
+    halves: set[Key] = field(default_factory=set)  # pending, twice seen on the same side only
 
     def __post_init__(self) -> None:
         self.pending = dict.fromkeys(self.look.kept)
@@ -78,6 +81,8 @@ async def settle(
         passed = await wait()
         if not passed.decides:
             break
+        if passed.matched and any(table.halves for table in open_tables):
+            await asyncio.sleep(APART_S)
         for table in open_tables:
             await _look_again(conn, table)
     for table in tables:
@@ -85,25 +90,40 @@ async def settle(
             _take_back(table, key)
             table.changing += 1
         table.pending = {}
+        table.halves = set()
     return passed
 
 
 async def _look_again(conn: asyncpg.Connection, table: Unsettled) -> None:
     waiting = iter(list(table.pending))
     while keys := list(islice(waiting, KEYS_AT_ONCE)):
-        theirs = await table.remote.look(keys)
-        async with conn.transaction(isolation="repeatable_read", readonly=True):
-            ours = await look_at_keys(conn, table.shape, keys)
-        for key in keys:
-            now = (theirs.get(key), ours.get(key))
+        found = await _look(conn, table, keys)
+        halves = [key for key in keys if key in table.halves and found[key] == table.pending[key]]
+        after = await _look(conn, table, halves) if halves else {}
+        for key, now in found.items():
             if _seen(now[0]) == _seen(now[1]):
                 del table.pending[key]
+                table.halves.discard(key)
                 _take_back(table, key)
-            elif now == table.pending[key]:
-                del table.pending[key]
-                table.drift[key] = _recount(table, key, now)
+            elif now != table.pending[key] or after.get(key, now) != now:
+                table.pending[key] = after.get(key, now)
+                table.halves.discard(key)
+            elif None in now and key not in after:
+                table.halves.add(key)
             else:
-                table.pending[key] = now
+                del table.pending[key]
+                table.halves.discard(key)
+                table.drift[key] = _recount(table, key, now)
+
+
+async def _look(
+    conn: asyncpg.Connection, table: Unsettled, keys: Sequence[Key]
+) -> dict[Key, tuple[Looked | None, Looked | None]]:
+    """Theirs, then ours."""
+    theirs = await table.remote.look(keys)
+    async with conn.transaction(isolation="repeatable_read", readonly=True):
+        ours = await look_at_keys(conn, table.shape, keys)
+    return {key: (theirs.get(key), ours.get(key)) for key in keys}
 
 
 def _seen(row: Looked | None) -> Seen | None:

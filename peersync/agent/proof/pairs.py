@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from peersync.agent.fit import compare_types
+from peersync.agent.proof.partitions import parted_by
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import Column, DatabaseCatalog, Table, UserType
@@ -158,7 +159,7 @@ def _add(
     if not columns.names:
         found.left.append(NotCompared(str(name), "; ".join(columns.notes) or "it has no columns"))
         return
-    key = _key(theirs, ours, columns.names)
+    key = _key(name, theirs, ours, columns.names)
     notes = list(columns.notes)
     if not key and any(t.key for t in theirs):
         notes.append("compared as whole rows: the two sides have no key in common")
@@ -193,13 +194,20 @@ def _add(
 
 
 def _key(
-    theirs: Sequence[TableInfo], ours: Sequence[Table], columns: Sequence[str]
+    name: TableName, theirs: Sequence[TableInfo], ours: Sequence[Table], columns: Sequence[str]
 ) -> tuple[str, ...]:
-    """The peer's key, where the same columns are a key here."""
+    """The peer's key, where the same columns are a key here.
+
+    What is a key of each partition is one of them all only with the columns that part them.
+    """
     key = theirs[0].key or ()
     same = all(set(t.key or ()) == set(key) for t in theirs) and all(
         any(set(own.columns) == set(key) for own in t.keys) for t in ours
     )
+    bounds = [t.bound for t in theirs if TableName(t.schema, t.name) != name]
+    bounds += [t.bound for t in ours if t.name != name]
+    parted = [parted_by(bound, name) for bound in bounds]
+    same = same and all(own is not None and own <= set(key) for own in parted)
     return tuple(key) if same and set(columns) >= set(key) else ()
 
 
@@ -277,6 +285,7 @@ def compared_as(
 
 def _same_length(there: str, here: str, base: str) -> bool:
     """Whether values of two lengths of one type are written alike."""
+    there, here, base = (name.removesuffix("[]") for name in (there, here, base))
     if base == "numeric":
         left, right = _SCALE.match(there), _SCALE.match(here)
         return left is not None and right is not None and left[1] == right[1]

@@ -14,7 +14,7 @@ import msgspec
 
 from peersync.core.errors import PeerFailed, PeerUnreachable, ProtocolError, error_class
 from peersync.postgres.digest import Block, Key, Range, RowHash, Shape
-from peersync.postgres.keylook import Fields, Looked
+from peersync.postgres.keylook import Fields, Looked, add_looked
 from peersync.transport.client import PeerClient
 from peersync.wire.digests import (
     MAX_LINE_BYTES,
@@ -27,8 +27,10 @@ from peersync.wire.digests import (
     Probe,
     Rows,
     Values,
+    cut,
     decode_line,
     from_hexadecimal,
+    key_size,
 )
 from peersync.wire.messages import TableRef
 
@@ -88,28 +90,33 @@ class Remote:
 
     async def rows(self, ranges: Sequence[Range]) -> AsyncGenerator[list[RowHash], None]:
         wanted = tuple((one.low, one.high) for one in ranges)
-        async with aclosing(self.lines(what="rows", ranges=wanted)) as lines:
-            async for line in lines:
-                if isinstance(line, Rows) and len(line.places) == len(line.keys):
-                    told = zip(line.keys, line.digests, line.copies, line.places, strict=True)
-                    yield [RowHash(k, from_hexadecimal(d), n, place) for k, d, n, place in told]
+        for part in cut(key_size(low) + key_size(high) for low, high in wanted):
+            at = part.start
+            async with aclosing(self.lines(what="rows", ranges=wanted[part])) as lines:
+                async for line in lines:
+                    if isinstance(line, Rows) and len(line.places) == len(line.keys):
+                        told = zip(line.keys, line.digests, line.copies, line.places, strict=True)
+                        yield [RowHash(k, from_hexadecimal(d), n, at + p) for k, d, n, p in told]
 
     async def look(self, keys: Sequence[Key]) -> dict[Key, Looked]:
         found: dict[Key, Looked] = {}
-        async with aclosing(self.lines(what="keys", keys=tuple(keys))) as lines:
-            async for line in lines:
-                if isinstance(line, Rows) and len(line.versions) == len(line.keys):
-                    told = zip(line.keys, line.digests, line.copies, line.versions, strict=True)
-                    found |= {k: Looked(from_hexadecimal(d), n, v) for k, d, n, v in told}
+        for part in cut(map(key_size, keys)):
+            async with aclosing(self.lines(what="keys", keys=tuple(keys[part]))) as lines:
+                async for line in lines:
+                    if isinstance(line, Rows) and len(line.versions) == len(line.keys):
+                        told = zip(line.keys, line.digests, line.copies, line.versions, strict=True)
+                        for k, d, n, v in told:
+                            add_looked(found, k, Looked(from_hexadecimal(d), n, v))
         return found
 
     async def fields(self, keys: Sequence[Key]) -> dict[Key, Fields]:
         found: dict[Key, Fields] = {}
-        async with aclosing(self.lines(what="values", keys=tuple(keys))) as lines:
-            async for line in lines:
-                if isinstance(line, Values):
-                    told = zip(line.keys, line.digests, line.texts, strict=True)
-                    found |= {key: Fields(digests, texts) for key, digests, texts in told}
+        for part in cut(map(key_size, keys)):
+            async with aclosing(self.lines(what="values", keys=tuple(keys[part]))) as lines:
+                async for line in lines:
+                    if isinstance(line, Values):
+                        told = zip(line.keys, line.digests, line.texts, strict=True)
+                        found |= {key: Fields(digests, texts) for key, digests, texts in told}
         return found
 
     async def lines(self, **given: Any) -> AsyncGenerator[Line, None]:
@@ -122,10 +129,11 @@ class Remote:
             waiting = bytearray()
             async for piece in stream:
                 waiting += piece
-                *whole, rest = bytes(waiting).split(b"\n") if b"\n" in piece else (waiting,)
-                waiting = bytearray(rest)
+                whole: list[bytearray] = []
+                if b"\n" in piece:
+                    *whole, waiting = waiting.split(b"\n")
                 if len(waiting) > MAX_LINE_BYTES:
-                    raise ProtocolError(f"{name} sent a line that is too long")
+                    raise PeerFailed(f"{name} sent a line that is too long")  # of this table
                 for data in filter(None, whole):
                     line = decode_line(bytes(data))
                     if isinstance(line, Broken):

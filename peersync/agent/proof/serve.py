@@ -24,13 +24,14 @@ from peersync.agent.filtered import shapes_for_peer
 from peersync.config.model import Config
 from peersync.core.errors import BadRequest, PeersyncError, SchemaMismatch, root_error
 from peersync.core.names import TableName
-from peersync.postgres.catalog import DatabaseCatalog, Table, read_catalog
+from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.digest import Block, Key, Range, Shape, blocks, probe, row_hashes
 from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.filters import Shapes, whole
-from peersync.postgres.keylook import look_at_keys, read_fields
+from peersync.postgres.keylook import in_order, look_at_keys, read_fields
 from peersync.postgres.keyorder import read_order
 from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
 from peersync.transport.app import PEER
 from peersync.transport.body import read_message
 from peersync.wire.digests import (
@@ -45,8 +46,10 @@ from peersync.wire.digests import (
     Probe,
     Rows,
     Values,
+    cut,
     encode_line,
     hexadecimal,
+    key_size,
 )
 
 log = logging.getLogger("peersync.verify")
@@ -97,27 +100,38 @@ class DigestsApi:
             return None
         if asked.table is None:
             raise BadRequest("which table?")
+        name = TableName(asked.table.schema, asked.table.name)
+        names = [name] if asked.only else await _leaves(conn, name)
         known = await self._look(conn, database)
         try:
-            return self._visible(database, known, asked)
+            return self._visible(database, known, asked, names)
         except (BadRequest, SchemaMismatch):  # it may be new, or have been altered
-            del self._known[database.name]
-            return self._visible(database, await self._look(conn, database), asked)
+            self._known.pop(database.name, None)
+            known = await self._look(conn, database)
+            return self._visible(database, known, asked, names)
 
-    def _visible(self, database: Database, known: _Known, asked: DigestRequest) -> Shape:
-        """The table as this peer may see it. BadRequest, SchemaMismatch where it is another."""
+    def _visible(
+        self, database: Database, known: _Known, asked: DigestRequest, names: Sequence[TableName]
+    ) -> Shape:
+        """The table as this peer may see it; `names` hold its rows.
+
+        BadRequest, SchemaMismatch where it is another, or one of `names` is not for peers.
+        """
         assert asked.table is not None
         name = TableName(asked.table.schema, asked.table.name)
         patterns = self._databases.patterns(database.name)
-        tables = _tables(known.catalog, name, only=asked.only)
-        if not tables or not all(patterns.match(table.name) for table in tables):
+        tables = [known.catalog.tables[n] for n in names if n in known.catalog.tables]
+        hidden = len(tables) < len(names) or not all(patterns.match(n) for n in names)
+        if not tables or hidden:
             raise BadRequest(f"there is no table {name} here")
         visible = [known.shapes.get(table.name) or whole(table) for table in tables]
         if len({shape.where for shape in visible}) > 1:
             raise BadRequest(f"the partitions of {name} have different filters")
         types = {c.name: c.type for c in visible[0].columns if not c.generated}
-        if not asked.columns or not types.keys() >= {*asked.columns, *asked.key}:
+        shown = set.intersection(*({c.name for c in shape.columns} for shape in visible))
+        if not asked.columns or not types.keys() & shown >= {*asked.columns, *asked.key}:
             raise BadRequest(f"{name} has no such columns")
+        _refuse_unfit(asked)
         own = tuple(types[column] for column in asked.columns)
         if own != asked.types:
             raise SchemaMismatch(f"{name} was altered after it had been described")
@@ -145,11 +159,23 @@ class DigestsApi:
         return known
 
 
-def _tables(catalog: DatabaseCatalog, name: TableName, *, only: bool) -> Sequence[Table]:
-    """The table, or with `only` off the partitions that hold its rows."""
-    if only:
-        return [catalog.tables[name]] if name in catalog.tables else []
-    return [table for table in catalog.tables.values() if table.parent == name]
+async def _leaves(conn: asyncpg.Connection, root: TableName) -> list[TableName]:
+    """All that a query of a partitioned table reads, whether it is known or not."""
+    rows = await conn.fetch(queries("digest")["leaves"], root.schema, root.name)
+    return [TableName(row["schema"], row["name"]) for row in rows]
+
+
+def _refuse_unfit(asked: DigestRequest) -> None:
+    """BadRequest for keys that are none of this table."""
+    if asked.what == "values" and not asked.key:
+        raise BadRequest(f"rows of {asked.table and asked.table.name} have no key to be read by")
+    bounds = [asked.lower, *asked.keys, *(bound for one in asked.ranges for bound in one)]
+    if any(bound is not None and len(bound) != (len(asked.key) or 1) for bound in bounds):
+        raise BadRequest("a bound has not as many parts as the key")
+    if any(low is None for low, _ in asked.ranges[1:]) or any(
+        high is None for _, high in asked.ranges[:-1]
+    ):
+        raise BadRequest("the ranges overlap")
 
 
 # --- the lines ------------------------------------------------------------------------------
@@ -224,8 +250,8 @@ async def _blocks(
         async for some in lists:
             made = [kept, *some] if kept is not None else some
             told, kept = made[:-1], made[-1]
-            if told:
-                yield _line(told)
+            for part in cut(key_size(block.low) for block in told):
+                yield _line(told[part])
             if told and goes_on and time.monotonic() > until:
                 yield End(next=kept.low)
                 return
@@ -246,26 +272,33 @@ async def _rows(
     conn: asyncpg.Connection, shape: Shape, asked: DigestRequest
 ) -> AsyncGenerator[Line, None]:
     if asked.what == "rows":
+        ends = [bound for one in asked.ranges for bound in one if bound is not None]
+        if not await in_order(conn, shape, ends):  # their rows would be read twice
+            raise BadRequest("the ranges overlap")
         ranges = [Range(low, high, 0, 0) for low, high in asked.ranges]
         async for some in row_hashes(conn, shape, ranges):
-            yield Rows(
-                keys=tuple(row.key for row in some),
-                digests=tuple(hexadecimal(row.digest) for row in some),
-                copies=tuple(row.copies for row in some),
-                places=tuple(row.place for row in some),
-            )
+            for part in cut(key_size(row.key) for row in some):
+                rows = some[part]
+                yield Rows(
+                    keys=tuple(row.key for row in rows),
+                    digests=tuple(hexadecimal(row.digest) for row in rows),
+                    copies=tuple(row.copies for row in rows),
+                    places=tuple(row.place for row in rows),
+                )
     elif asked.what == "keys":
-        looked = await look_at_keys(conn, shape, asked.keys)
-        yield Rows(
-            keys=tuple(looked),
-            digests=tuple(hexadecimal(row.digest) for row in looked.values()),
-            copies=tuple(row.copies for row in looked.values()),
-            versions=tuple(row.version for row in looked.values()),
-        )
+        looked = [*(await look_at_keys(conn, shape, asked.keys)).items()]
+        for part in cut(key_size(key) for key, _ in looked):
+            yield Rows(
+                keys=tuple(key for key, _ in looked[part]),
+                digests=tuple(hexadecimal(row.digest) for _, row in looked[part]),
+                copies=tuple(row.copies for _, row in looked[part]),
+                versions=tuple(row.version for _, row in looked[part]),
+            )
     else:
-        fields = await read_fields(conn, shape, asked.keys)
-        yield Values(
-            keys=tuple(fields),
-            digests=tuple(row.digests for row in fields.values()),
-            texts=tuple(row.texts for row in fields.values()),
-        )
+        fields = [*(await read_fields(conn, shape, asked.keys)).items()]
+        for part in cut(key_size(key) + key_size(row.texts) for key, row in fields):
+            yield Values(
+                keys=tuple(key for key, _ in fields[part]),
+                digests=tuple(row.digests for _, row in fields[part]),
+                texts=tuple(row.texts for _, row in fields[part]),
+            )

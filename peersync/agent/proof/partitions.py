@@ -1,0 +1,48 @@
+"""What the bound of a partition tells: the tables above it, and what their rows are parted by.
+
+Pure. A bound is text of PostgreSQL's own, `FOR VALUES … OF parent BY …, ` and so on up to the
+root. What can't be read of it is None and never guessed: whoever asks must do without.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from peersync.core.names import TableName
+
+_NAME: Final = r'(?:"(?:[^"]|"")+"|[a-z_\u0080-\uffff][\w$]*)'
+_OF: Final = re.compile(rf" OF ({_NAME})\.({_NAME}) BY (?:RANGE|LIST|HASH) \(")
+_LITERAL: Final = re.compile(r"'(?:[^']|'')*'")
+_PART: Final = re.compile(rf"\s*({_NAME})(?: [^,()]*)?\s*(,|\))")
+
+
+def parted_by(bound: str | None, root: TableName) -> frozenset[str] | None:
+    """The columns by which rows come into this partition, from `root` down.
+
+    None where an expression is among them, or the root is not above it.
+    """
+    masked = _LITERAL.sub(lambda found: "'" + "x" * (len(found[0]) - 2) + "'", bound or "")
+    columns: set[str] = set()
+    for found in _OF.finditer(masked):
+        own = _columns(masked, found.end())
+        if own is None:
+            return None
+        columns |= own
+        if TableName(_plain(found[1]), _plain(found[2])) == root:
+            return frozenset(columns)
+    return None
+
+
+def _columns(text: str, at: int) -> set[str] | None:
+    columns: set[str] = set()
+    while found := _PART.match(text, at):
+        columns.add(_plain(found[1]))
+        if found[2] == ")":
+            return columns
+        at = found.end()
+    return None
+
+
+def _plain(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
