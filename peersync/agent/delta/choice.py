@@ -24,11 +24,7 @@ MOST_DIFFERING: Final = 0.3  # of the blocks of 64 rows: beyond, sending all row
 def choose_tables(
     plan: Plan, source: Catalogue, here: DatabaseCatalog, options: Options, *, replica_role: bool
 ) -> Plan:
-    """The plan of a delta: each table with its way, and with the reason where it is sent whole.
-
-    Nobody has asked for a delta with the method auto: the plan stays what it is if no table is
-    worth it.
-    """
+    """The plan of a delta: each table with its way, and with the reason where it is sent whole."""
     why = _why_none(plan, here, options, replica_role=replica_role)
     if source.encoding != here.server.encoding:
         why = why or "the two databases have other encodings, and may order keys otherwise"
@@ -47,14 +43,10 @@ def choose_tables(
             compared=() if reason else _columns(there[table.table]),
         )
     tables = tuple(chosen.get(t.table, t) for t in plan.tables)
-    compared = sum(table.way == "delta" for table in chosen.values())
-    if options.method == "auto" and not compared:
-        return plan
-    why = "as asked" if options.method == "delta" else "both sides have rows to compare"
     return msgspec.structs.replace(
         plan,
         method="delta",
-        method_reason=f"{why}; what is sent whole: {plan.method}, {plan.method_reason}",
+        method_reason=f"as asked; what is sent whole: {plan.method}, {plan.method_reason}",
         rest_method=plan.method,
         tables=tables,
     )

@@ -132,12 +132,6 @@ def test_what_can_t_be_compared_or_not_cheaply_is_sent_whole(
     assert reason in (found.way_reason or "")
 
 
-def test_auto_compares_where_it_is_worth_it_and_else_leaves_the_plan_as_it_was() -> None:
-    assert chosen(options=Options()).way == "delta"
-    small = chosen(there(size_bytes=1000), options=Options())
-    assert (small.way, small.way_reason) == ("full", None)
-
-
 @pytest.mark.parametrize(
     ("options", "more", "reason"),
     [
