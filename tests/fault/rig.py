@@ -199,9 +199,12 @@ class Rig:
 
     @contextmanager
     def dump_held(self) -> Iterator[str]:
-        """A session whose pg_dump waits in the source, for a catalog that only pg_dump reads."""
+        """A session whose pg_dump waits in the source, for a catalog that only pg_dump reads.
+
+        Not one of the server's own caches: a new session may have to read those.
+        """
         with self.sql(self.source) as other:
-            other.execute("LOCK TABLE pg_catalog.pg_transform IN ACCESS EXCLUSIVE MODE")
+            other.execute("LOCK TABLE pg_catalog.pg_init_privs IN ACCESS EXCLUSIVE MODE")
             job = self.begin()
             self.dump_waits()
             yield job
