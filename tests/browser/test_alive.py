@@ -44,6 +44,8 @@ async def test_the_badge_tells_that_the_agent_is_gone_and_that_it_is_back(
 
 
 async def test_what_happens_is_seen_in_two_browsers_at_once(show: Show, house: House) -> None:
+    for command in (("resume",), ("now", "--wait", "--timeout", "20")):
+        await asyncio.to_thread(house.b.run, "sync", *command, "--database", "stock")
     one, two = await show(house.b), await show(house.b)
     for browser in (one, two):
         await browser.open()
