@@ -55,7 +55,7 @@ from peersync.wire.spool import Spool
 log = logging.getLogger("peersync.target")
 
 ATTEMPTS = 5
-_CHANGED = "rows were changed here after they had been compared"
+_CHANGED = "what was compared was changed here meanwhile, or other rows came than asked for"
 _PAUSE_S = 0.5
 _FRESH_S = 60.0  # an attempt that went well for so long begins a new count of failures
 # What the same plan and the same bytes would only fail on again.

@@ -69,7 +69,7 @@ class EventRing:
         Without an id, or with one of another epoch, reading begins at the oldest event.
         `alive` is asked every `tick_s` seconds in which nothing came.
         """
-        position = self._position(after)
+        position = position_of(after, self._epoch, self._last)
         woken = asyncio.Event()
         self._waiters.add(woken)
         try:
@@ -82,7 +82,7 @@ class EventRing:
                         yield self._lost_event(number - position - 1, number - 1)
                     position = number
                     yield event
-                elif self._closed or not await _wait(woken, tick_s, alive):
+                elif self._closed or not await wait_for_news(woken, tick_s, alive):
                     return
         finally:
             self._waiters.discard(woken)
@@ -98,18 +98,20 @@ class EventRing:
         data = msgspec.json.encode({"lost": count}).decode()
         return Event(f"{self._epoch}-{number}", LOST, data)
 
-    def _position(self, after: str | None) -> int:
-        epoch, _, number = (after or "").rpartition("-")
-        if epoch != self._epoch or not (number.isascii() and number.isdigit()):
-            return -1  # nothing was promised to this reader, so nothing is lost to it
-        return min(int(number[:18]), self._last)
-
     def _wake(self) -> None:
         for waiter in self._waiters:
             waiter.set()
 
 
-async def _wait(woken: asyncio.Event, tick_s: float, alive: Callable[[], bool]) -> bool:
+def position_of(after: str | None, epoch: str, last: int) -> int:
+    """Where a reader with this Last-Event-ID is; -1: nothing was promised to it, nothing is lost."""
+    its, _, number = (after or "").rpartition("-")
+    if its != epoch or not (number.isascii() and number.isdigit()):
+        return -1
+    return min(int(number[:18]), last)
+
+
+async def wait_for_news(woken: asyncio.Event, tick_s: float, alive: Callable[[], bool]) -> bool:
     """True when woken; False when the reader is gone."""
     while True:
         try:

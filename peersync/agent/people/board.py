@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from peersync.transport.sse import Event
+from peersync.transport.sse import Event, position_of, wait_for_news
 
 ENDED: Final = "ended"
 KEPT_ENDED: Final = 100
@@ -62,7 +62,7 @@ class Board:
         What ended is told to one that was here before, from the event `after` on; to a new one
         only from now on.
         """
-        position, woken = self._position(after), asyncio.Event()
+        position, woken = position_of(after, self._epoch, self._last), asyncio.Event()
         ended = self._last if position < 0 else position
         self._waiters.add(woken)
         try:
@@ -71,7 +71,7 @@ class Board:
                 for number, event in self._after(position, ended):
                     position, ended = max(position, number), max(ended, number)
                     yield event
-                if not woken.is_set() and not await _wait(woken, tick_s, alive):
+                if not woken.is_set() and not await wait_for_news(woken, tick_s, alive):
                     return
         finally:
             self._waiters.discard(woken)
@@ -86,25 +86,6 @@ class Board:
         text = msgspec.json.encode(data).decode()
         return self._last, Event(f"{self._epoch}-{self._last}", event, text)
 
-    def _position(self, after: str | None) -> int:
-        epoch, _, number = (after or "").rpartition("-")
-        if epoch != self._epoch or not (number.isascii() and number.isdigit()):
-            return -1
-        return min(int(number[:18]), self._last)
-
     def _wake(self) -> None:
         for waiter in self._waiters:
             waiter.set()
-
-
-async def _wait(woken: asyncio.Event, tick_s: float, alive: Callable[[], bool]) -> bool:
-    """True when woken; False when the reader is gone."""
-    while True:
-        try:
-            async with asyncio.timeout(tick_s):
-                await woken.wait()
-        except TimeoutError:
-            if not alive():
-                return False
-        else:
-            return True
