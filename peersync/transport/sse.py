@@ -104,7 +104,7 @@ class EventRing:
 
 
 def position_of(after: str | None, epoch: str, last: int) -> int:
-    """Where a reader with this Last-Event-ID is; -1: nothing was promised to it, nothing is lost."""
+    """Where a reader with this Last-Event-ID is; -1: it was promised nothing and loses nothing."""
     its, _, number = (after or "").rpartition("-")
     if its != epoch or not (number.isascii() and number.isdigit()):
         return -1
