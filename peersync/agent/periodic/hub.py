@@ -122,6 +122,7 @@ class Hub:
     links: dict[str, Link] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)  # by node, as links are
     proved: dict[int, Vector] = field(default_factory=dict)  # by origin: what it has applied
+    proved_at: dict[int, float] = field(default_factory=dict)  # by origin: when it last said so
     heard: Vector = field(default_factory=dict)  # by other origin: its last change applied here
     late: dict[int, float] = field(default_factory=dict)  # by origin: kept for it too long, seconds
     troubles: list[Failures] = field(default_factory=list)  # of publisher and keeper
@@ -146,6 +147,7 @@ class Hub:
     def prove(self, origin: int, vector: Mapping[int, int]) -> None:
         """A member has told, of its own, what it has applied."""
         self.proved[origin] = dict(vector)
+        self.proved_at[origin] = time.time()
 
     def note_heard(self, head: FeedHead, vector: Mapping[int, int]) -> None:
         """What was applied of a frame; heartbeats need no answer (R5)."""

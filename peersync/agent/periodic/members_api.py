@@ -34,7 +34,7 @@ ALIVE_S: Final = 60.0  # who was heard since then is there
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """One member. `applied`: its highest position here; `has`: the highest of ours it told of.
 
-    `heard_s`: how long ago it last answered or a change of it was made; None for never.
+    `heard_s`: how long ago it last asked or answered, or made a change; None for never.
     """
 
     name: str
@@ -129,10 +129,11 @@ class MembersApi:
 
 
 def _heard_s(hub: Hub, member: Member) -> float | None:
-    """How long ago a member answered, or made the last change of it that is here."""
+    """How long ago a member asked or answered, or made the last change of it that is here."""
     link = hub.links.get(member.node_id)
     direct = link.contact_at if link is not None and link.origin == member.origin else None
-    times = [t for t in (direct, member.applied_hlc / 1_000_000) if t]
+    told = hub.proved_at.get(member.origin)
+    times = [t for t in (direct, told, member.applied_hlc / 1_000_000) if t]
     return round(max(time.time() - max(times), 0.0), 1) if times else None
 
 
