@@ -16,7 +16,7 @@
 -- statement sees it and looks its rows up.
 --
 -- A user's statement must never fail because of us, also when somebody has just altered the
--- table. So each generated function begins with a guard: `table_stamp('<oid>')` is labelled
+-- table. So each generated function begins with a guard: `table_stamp('<oid>', ...)` is labelled
 -- IMMUTABLE although it reads the catalog. It is folded into a constant when the expression is
 -- planned, and an oid constant makes the plan depend on that relation: after any ALTER the
 -- expression is planned, and the function evaluated, again. Where the stamp is not the one that
@@ -54,15 +54,15 @@ AS $$
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
        AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
-                         'image_sql', 'key_sql', 'key_field')
+                         'image_sql', 'key_sql', 'key_field', 'quick_stamp')
 $$;
 
 -- What is written at the head of a generated function; another one means: make it again.
 CREATE OR REPLACE FUNCTION peersync.capture_marker(
-    version text, stamp bigint, tbl integer, keep_old boolean)
+    version text, stamp bigint, quick text, tbl integer, keep_old boolean)
 RETURNS text LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT format('%s %s %s %s', version, stamp, tbl, keep_old) $$;
+AS $$ SELECT format('%s %s %s %s %s', version, stamp, quick, tbl, keep_old) $$;
 
 -- CREATE FUNCTION for the capture of one relation.
 CREATE OR REPLACE FUNCTION peersync.capture_source(relation oid, tbl integer, keep_old boolean)
@@ -73,6 +73,7 @@ DECLARE
     facts  jsonb := peersync.capture_facts(relation);
     root   bigint := facts ->> 'root';
     stamp  bigint := peersync.facts_stamp(facts, relation);
+    quick  text := peersync.quick_stamp(relation, root::oid);
     source text := CASE facts ->> 'mode' WHEN 'row' THEN 'row' ELSE 'x' END;
     body   text;
 BEGIN
@@ -84,7 +85,8 @@ DECLARE
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
-       AND peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
+       AND peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid, %13$L,
+                                '%4$s'::pg_catalog.int8) = '%4$s'::pg_catalog.int8 THEN
         IF TG_OP = 'UPDATE' THEN
             %5$s;
         ELSIF TG_OP = 'INSERT' THEN
@@ -125,7 +127,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $body$,
-        peersync.capture_marker(peersync.capture_version(), stamp, tbl, keep_old), relation, root, stamp,
+        peersync.capture_marker(peersync.capture_version(), stamp, quick, tbl, keep_old), relation, root, stamp,
         peersync.capture_choice(facts, tbl, keep_old, 'UPDATE', source),
         peersync.capture_choice(facts, tbl, keep_old, 'INSERT', source),
         peersync.capture_choice(facts, tbl, keep_old, 'DELETE', source),
@@ -134,7 +136,7 @@ END $body$,
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
              ELSE format('INSERT INTO peersync.change (tbl, shape, op) VALUES (%s, %L::pg_catalog.int8, ''T'')',
                          tbl, peersync.facts_shape(facts)) END,
-        tbl, keep_old, x'70737963'::int, hashtext('awake'));
+        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick);
     RETURN format(
         'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
         'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,

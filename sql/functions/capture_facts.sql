@@ -262,8 +262,55 @@ AS $$
      WHERE facts IS NOT NULL
 $$;
 
--- The same for a relation as it is now; `root` is there only to be a constant in the calling plan.
-CREATE OR REPLACE FUNCTION peersync.table_stamp(relation oid, root oid)
-RETURNS bigint LANGUAGE sql IMMUTABLE
+-- A cheap look at the same catalog rows. Where it gives the same twice, facts_stamp does, too; null
+-- where that can't be said so cheaply: composite types, key types of extensions.
+CREATE OR REPLACE FUNCTION peersync.quick_stamp(relation oid, root oid)
+RETURNS text LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
-AS $$ SELECT peersync.facts_stamp(peersync.capture_facts(relation), relation) $$;
+SET quote_all_identifiers = off
+AS $$
+SELECT md5(ROW(columns.list, keys.list,
+    has_table_privilege(root, 'SELECT'), row_security_active(root), pg_partition_root(relation)::oid,
+    EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = root),
+    EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = root),
+    -- foreign keys of both directions have triggers here, each action a function of its own
+    (SELECT array_agg(ROW(g.tgfoid, g.tgenabled, g.tgconstraint)::text
+                      ORDER BY g.tgfoid, g.tgenabled, g.tgconstraint)
+       FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+      WHERE g.tgrelid = root AND p.pronamespace <> 'peersync'::regnamespace),
+    (SELECT array_agg(ROW(c.oid, n.nspname, c.relname, c.relkind, c.relhasrules, c.relispartition,
+                          has_schema_privilege(n.oid, 'USAGE'),
+                          ARRAY(SELECT pg_describe_object('pg_class'::regclass, c.oid, s)
+                                  FROM generate_series(0, c.relnatts + 1) AS s))::text ORDER BY c.oid)
+       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      WHERE c.oid IN (relation, root)))::text)
+  FROM (SELECT array_agg(ROW(a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attisdropped,
+                             a.attgenerated, format_type(a.atttypid, a.atttypmod))::text
+                         ORDER BY a.attnum) AS list,
+               coalesce(bool_and(a.attisdropped OR t.typtype IN ('b', 'e') AND NOT EXISTS (
+                   SELECT FROM pg_type AS e
+                    WHERE e.oid = t.typelem AND e.typtype NOT IN ('b', 'e'))), true) AS simple
+          FROM pg_attribute AS a LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+         WHERE a.attrelid = root AND a.attnum > 0) AS columns,
+       (SELECT array_agg(ROW(i.indexrelid, c.relname, i.indkey, i.indclass, i.indcollation, i.indnkeyatts,
+                             i.indisprimary, i.indisvalid, i.indimmediate, i.indpred IS NULL,
+                             i.indexprs IS NULL)::text ORDER BY i.indexrelid) AS list,
+               coalesce(bool_and(NOT EXISTS (
+                   SELECT FROM unnest(i.indclass::oid[]) AS o WHERE o >= 16384)), true) AS simple
+          FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+         WHERE i.indrelid = root AND i.indisunique) AS keys
+ WHERE columns.simple AND keys.simple
+$$;
+
+-- The stamp of a relation as it is now: `stamp`, which it had when it looked like `quick`, or anew.
+-- `root` has to be a constant in the calling plan, too.
+CREATE OR REPLACE FUNCTION peersync.table_stamp(relation oid, root oid, quick text, stamp bigint)
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF peersync.quick_stamp(relation, root) = quick THEN
+        RETURN stamp;
+    END IF;
+    RETURN peersync.facts_stamp(peersync.capture_facts(relation), relation);
+END $$;

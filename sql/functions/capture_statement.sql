@@ -41,7 +41,8 @@ $$;
 
 -- The statement that logs what one of the user's did.
 --   op: INSERT, UPDATE, DELETE; EXISTING logs all rows of the relation itself as inserts,
---       GONE as deletes (a partition that is truncated on its own)
+--       GONE as deletes (a partition that is truncated on its own), SAME an update of one row
+--       that has kept its key
 --   source: what the old and the new rows are in: transition tables y and x, "row": the records
 --       OLD and NEW, "text": the same as texts in $1 and $2
 CREATE OR REPLACE FUNCTION peersync.capture_statement(
@@ -79,7 +80,7 @@ BEGIN
       INTO key_of, ks, found_
       FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n);
 
-    IF key_of IS NULL OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE')
+    IF key_of IS NULL OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE', 'SAME')
        OR facts -> 'direct' @> to_jsonb(op) AND NOT (op = 'UPDATE' AND keep_old) THEN
         RETURN into_ || peersync.plain_rows_sql(facts, tbl, keep_old, op, shape, olds, news, y, x);
     END IF;
@@ -118,7 +119,9 @@ BEGIN
 END $$;
 
 -- The same as a piece of a generated function, whose `statement` names the client's statement: it
--- takes the rows as the statement left them only while the client's statement has logged none.
+-- takes the rows as the statement left them only while the client's statement has logged none. An
+-- update of one row is told by joining old and new: of two rows, a pair differs at once. It then
+-- needs no look for keys that are gone, which would double what it costs.
 CREATE OR REPLACE FUNCTION peersync.capture_choice(
     facts jsonb, tbl integer, keep_old boolean, op text, source text)
 RETURNS text LANGUAGE plpgsql STABLE
@@ -127,13 +130,22 @@ AS $$
 DECLARE
     plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
     looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
+    same   text := '';
 BEGIN
     IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
         RETURN plain;
     END IF;
     IF plain <> looked THEN
+        IF op = 'UPDATE' AND source = 'x' THEN
+            same := format('ELSIF NOT EXISTS (SELECT FROM x, y WHERE pg_catalog.record_image_ne(%s, %s)) THEN %s; ',
+                (SELECT format('ROW(%s)', string_agg(format('x.%I', k ->> 0), ', '))
+                   FROM jsonb_array_elements(facts -> 'key') AS k),
+                (SELECT format('ROW(%s)', string_agg(format('y.%I', k ->> 0), ', '))
+                   FROM jsonb_array_elements(facts -> 'key') AS k),
+                peersync.capture_statement(facts, tbl, keep_old, 'SAME', source));
+        END IF;
         plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
-                        '%s; ELSE %s; END IF', looked, plain);
+                        '%s; %sELSE %s; END IF', looked, same, plain);
     END IF;
     RETURN plain || '; IF FOUND THEN '
                     'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
@@ -154,19 +166,22 @@ DECLARE
     new_key text := coalesce(peersync.key_sql(facts, new_alias), 'NULL::pg_catalog.text');
     old_row text := peersync.image_sql(facts, old_alias, false);
     new_row text := peersync.image_sql(facts, new_alias, false);
+    sure    boolean := new_row NOT LIKE '%try_image%';  -- its text can be built
+    letter  text := CASE WHEN keyed AND op IN ('UPDATE', 'SAME') THEN 'U' ELSE 'I' END;
     gone    text;
     there   text;
 BEGIN
     gone := format('SELECT %s, %s, %L::pg_catalog."char", %s, %s, %s FROM %s', tbl, shape, 'D', old_key,
                    CASE WHEN keyed THEN 'NULL::pg_catalog.text' ELSE old_row END,
                    CASE WHEN keyed AND keep_old THEN old_row ELSE 'NULL::pg_catalog.text' END, olds);
-    there := format('SELECT %s, %s, CASE WHEN r.image IS NULL THEN ''X'' ELSE %L END::pg_catalog."char",'
-                    ' r.key, r.image, NULL::pg_catalog.text'
-                    ' FROM (SELECT %s AS key, %s AS image FROM %s OFFSET 0) AS r',
-                    tbl, shape, CASE WHEN keyed AND op = 'UPDATE' THEN 'U' ELSE 'I' END,
-                    new_key, new_row, news);
+    there := format(CASE WHEN sure THEN
+                        'SELECT %1$s, %2$s, %3$L::pg_catalog."char", %4$s, %5$s, NULL::pg_catalog.text FROM %6$s'
+                    ELSE 'SELECT %1$s, %2$s, CASE WHEN r.image IS NULL THEN ''X'' ELSE %3$L END'
+                         '::pg_catalog."char", r.key, r.image, NULL::pg_catalog.text'
+                         ' FROM (SELECT %4$s AS key, %5$s AS image FROM %6$s OFFSET 0) AS r' END,
+                    tbl, shape, letter, new_key, new_row, news);
     RETURN CASE
-        WHEN op IN ('INSERT', 'EXISTING') THEN there
+        WHEN op IN ('INSERT', 'EXISTING', 'SAME') THEN there
         WHEN op IN ('DELETE', 'GONE') THEN gone
         WHEN keyed AND keep_old
         THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)

@@ -54,6 +54,11 @@ BEGIN
     IF NOT FOUND OR ours.state <> 'active' THEN
         RETURN;
     END IF;
+    IF ours.direction = 'receive' THEN
+        PERFORM peersync.withhold(lows, highs);
+        UPDATE peersync.replica SET published = now_seen;
+        RETURN;
+    END IF;
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);  -- peers rely on what they are shown
     END IF;
@@ -87,6 +92,22 @@ BEGIN
        SET applied = publish."position", applied_hlc = publish.hlc, seen = vector
      WHERE origin = ours.origin;
 END $$;
+
+-- Keeps the changes of these ranges of xids to this database. They get no position: what nobody
+-- is given must not be waited for, and must not look like something that others have seen.
+CREATE OR REPLACE FUNCTION peersync.withhold(lows xid8[], highs xid8[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+AS $$
+    WITH taken AS (
+        DELETE FROM peersync.change AS c
+         USING unnest(lows, highs) AS r (low, high)
+         WHERE c.xid >= r.low AND c.xid <= r.high
+        RETURNING c.id, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old)
+    INSERT INTO peersync.withheld (id, at, tbl, shape, op, key, image, old)
+    SELECT t.id, t.at, t.tbl, t.shape, t.op, t.key, t.image, t.old FROM taken AS t
+$$;
 
 -- A transaction without changes: heartbeat, join, leave, expire. What is pending goes first.
 -- Null where this database takes no part now.

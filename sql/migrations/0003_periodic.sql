@@ -10,12 +10,15 @@ CREATE TABLE peersync.replica (
     state       text NOT NULL DEFAULT 'active'
                 CHECK (state IN ('joining', 'active', 'held', 'expired')),
     reason      text,
+    direction   text NOT NULL DEFAULT 'both' CHECK (direction IN ('both', 'receive', 'give')),
     position    bigint NOT NULL DEFAULT 0,
     hlc         bigint NOT NULL DEFAULT 0,
     published   pg_snapshot NOT NULL,
     since       timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE peersync.replica IS 'This database as a member of its group; no row: no periodic sync';
+COMMENT ON COLUMN peersync.replica.direction IS
+    'receive: its own changes are given to nobody; give: the changes of others are not applied';
 COMMENT ON COLUMN peersync.replica.hlc IS
     'Hybrid logical clock in microseconds since 1970: nothing published or applied here is newer';
 COMMENT ON COLUMN peersync.replica.published IS
@@ -120,12 +123,27 @@ CREATE TABLE peersync.transaction (
 COMMENT ON TABLE peersync.transaction IS
     'The log in order: own transactions, and those of others that are kept to be relayed';
 COMMENT ON COLUMN peersync.transaction.kind IS
-    'd data, b heartbeat, j join, l leave, e expire, c conflict decided; only d has changes';
+    'd data, b heartbeat, j join, l leave, e expire, w word for an expiry, c conflict decided; only d has changes';
 COMMENT ON COLUMN peersync.transaction.xid IS 'Of an own transaction: its changes are those of this xid';
 COMMENT ON COLUMN peersync.transaction.seen IS
     'What its origin had applied of the other origins when it published it';
 CREATE INDEX transaction_xid ON peersync.transaction (xid) WHERE xid IS NOT NULL;
 CREATE INDEX transaction_hlc ON peersync.transaction (hlc);
+
+-- What was written in a database that only receives: never given a position, so in nobody's way.
+CREATE TABLE peersync.withheld (
+    id      bigint PRIMARY KEY,
+    at      timestamptz NOT NULL,
+    tbl     integer NOT NULL,
+    shape   bigint NOT NULL,
+    op      "char" NOT NULL,
+    key     text,
+    image   text,
+    old     text
+);
+COMMENT ON TABLE peersync.withheld IS
+    'Changes of a database that only receives, until one that comes in takes their place';
+CREATE INDEX withheld_row ON peersync.withheld (tbl, hashtextextended(key, 0));
 
 CREATE TABLE peersync.relayed (
     origin   bigint NOT NULL,

@@ -45,6 +45,8 @@ WITH unsent AS (
     SELECT c.tbl, c.shape, c.op, c.key
       FROM peersync.change AS c
      WHERE NOT pg_catalog.pg_visible_in_snapshot(c.xid, (SELECT published FROM peersync.replica))
+     UNION ALL
+    SELECT w.tbl, w.shape, w.op, w.key FROM peersync.withheld AS w
 )
 SELECT s.schema_name, s.table_name, u.op::text, coalesce(h.key, '{}'), pg_catalog.array_agg(DISTINCT u.key)
   FROM unsent AS u
@@ -52,15 +54,24 @@ SELECT s.schema_name, s.table_name, u.op::text, coalesce(h.key, '{}'), pg_catalo
   LEFT JOIN LATERAL (SELECT key FROM peersync.shape WHERE shape.shape = u.shape LIMIT 1) AS h ON true
  GROUP BY s.schema_name, s.table_name, u.op, h.key;
 
+-- name: forget_withheld
+-- A full sync overwrites what a database that only receives has changed in these tables.
+-- $1 oids of relations, $2 whether rows that only this database has are deleted, too
+DELETE FROM peersync.withheld AS w
+ USING peersync.synced_table AS s
+ WHERE s.tbl = w.tbl AND ($2 OR w.op <> 'I')
+   AND s.relation IN (SELECT coalesce(pg_catalog.pg_partition_root(o.oid::regclass)::oid, o.oid)
+                        FROM pg_catalog.unnest($1::oid[]) AS o (oid));
+
 -- name: take_member
 -- An origin of the group, as the source knows it; our own row stays.
 -- $1 origin, $2 node id, $3 node name, $4 state, $5 applied, $6 applied hlc, $7 floor, $8 seen,
--- $9 sponsor, $10 joined at, $11 who expired it, $12 at which of its positions
+-- $9 sponsor, $10 joined at, $11 who expired it, $12 at which of its positions, $13 direction
 INSERT INTO peersync.member AS m (origin, node_id, node_name, state, applied, applied_hlc, floor,
                                   seen, sponsor, joined_at, info)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9, $10,
-        CASE WHEN $11::bigint IS NULL THEN '{}'
-             ELSE pg_catalog.jsonb_build_object('by', $11::bigint, 'at', $12::bigint) END)
+        pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+            'by', $11::bigint, 'at', $12::bigint, 'direction', nullif($13::text, 'both'))))
     ON CONFLICT (origin) DO UPDATE
    SET seen = excluded.seen, sponsor = excluded.sponsor, joined_at = excluded.joined_at,
        state = excluded.state;

@@ -33,7 +33,8 @@ SELECT c.oid::bigint AS oid, rn.nspname AS schema, r.relname AS name, c.root::bi
        coalesce(s.relation = c.root AND s.home = $1, false) AS known,
        p.oid IS NOT NULL AS has_function, t.off,
        p.oid IS NOT NULL AND coalesce(pg_catalog.strpos(p.prosrc, pg_catalog.format('/* peersync %s */',
-           peersync.capture_marker(version.v, peersync.facts_stamp(f.facts, c.oid), s.tbl,
+           peersync.capture_marker(version.v, peersync.facts_stamp(f.facts, c.oid),
+                                   peersync.quick_stamp(c.oid, (f.facts ->> 'root')::oid), s.tbl,
                                    s.strategy ~ '^(merge_columns|delta)'))), 0) > 0
        AND t.types IS NOT DISTINCT FROM ARRAY(
            SELECT e::int FROM pg_catalog.jsonb_array_elements_text(f.facts -> 'triggers') AS e

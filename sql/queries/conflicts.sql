@@ -1,13 +1,37 @@
 -- name: list
--- The newest conflicts, without their rows.
--- $1 tables (null: all), $2 only those that wait for a person, $3 how many
+-- The newest conflicts, without their rows. null is any.
+-- $1 tables, $2 state, $3 origins of one side, $4 kind, $5 strategy, $6 since, $7 until, $8 only
+-- those with a smaller id, $9 how many
 SELECT id, at, tbl, schema_name, table_name, key, kind, strategy, winner, reason, state,
        kept_origin, kept_position, kept_hlc, kept_op::text AS kept_op, kept_shape, NULL AS kept_image,
        in_origin, in_position, in_ordinal, in_hlc, in_op::text AS in_op, in_shape, NULL AS in_image,
        settled_at, settled_by, settled_how
   FROM peersync.conflict
- WHERE ($1::int[] IS NULL OR tbl = ANY ($1)) AND (NOT $2::boolean OR state = 'open')
- ORDER BY id DESC LIMIT $3;
+ WHERE ($1::int[] IS NULL OR tbl = ANY ($1)) AND ($2::text IS NULL OR state = $2)
+   AND ($3::bigint[] IS NULL OR in_origin = ANY ($3) OR kept_origin = ANY ($3))
+   AND ($4::text IS NULL OR kind = $4)
+   AND ($5::text IS NULL OR strategy = $5 OR pg_catalog.split_part(strategy, '(', 1) = $5)
+   AND ($6::timestamptz IS NULL OR at >= $6) AND ($7::timestamptz IS NULL OR at < $7)
+   AND ($8::bigint IS NULL OR id < $8)
+ ORDER BY id DESC LIMIT $9;
+
+-- name: count
+-- How many that `list` would give there are, by table.
+-- $1 to $8 as there
+SELECT schema_name, table_name, count(*) AS conflicts
+  FROM peersync.conflict
+ WHERE ($1::int[] IS NULL OR tbl = ANY ($1)) AND ($2::text IS NULL OR state = $2)
+   AND ($3::bigint[] IS NULL OR in_origin = ANY ($3) OR kept_origin = ANY ($3))
+   AND ($4::text IS NULL OR kind = $4)
+   AND ($5::text IS NULL OR strategy = $5 OR pg_catalog.split_part(strategy, '(', 1) = $5)
+   AND ($6::timestamptz IS NULL OR at >= $6) AND ($7::timestamptz IS NULL OR at < $7)
+   AND ($8::bigint IS NULL OR id < $8)
+ GROUP BY schema_name, table_name ORDER BY conflicts DESC, schema_name, table_name;
+
+-- name: state
+-- Whether a conflict is still as it was.
+-- $1 id
+SELECT state FROM peersync.conflict WHERE id = $1;
 
 -- name: get
 -- One conflict, with both rows.

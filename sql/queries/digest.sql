@@ -3,15 +3,24 @@
 -- name: probe
 -- A fixed row, hashed as row_hash() does it where PostgreSQL's own functions are used. Two servers
 -- that do not agree on it (another processor, another encoding) use the portable form.
-SELECT pg_catalog.getdatabaseencoding() || ' ' || pg_catalog.hashtextextended(
-           pg_catalog.hash_record_extended(ROW(
-               7::smallint, -2147483648, 4000000000::oid, true, NULL::integer,
-               'deadbeef-0000-4000-8000-00000000cafe'::uuid, '0044-03-15 BC'::date,
-               '\x00ff10'::bytea, 'peersync ~'::text COLLATE pg_catalog."C",
-               pg_catalog.int8send(-9007199254740993), pg_catalog.numeric_send(-1234.500),
-               pg_catalog.timestamptz_send('2024-02-29 12:34:56.789012+00'),
-               ROW(1.0::float8, '[0:1]={1,2}'::int[], '{"b": 1, "a": null}'::jsonb)::text
-                   COLLATE pg_catalog."C"), 0)::text COLLATE pg_catalog."C", 0)::text AS probe;
+SELECT pg_catalog.getdatabaseencoding() || ' ' || pg_catalog.hashint4extended(0,
+           pg_catalog.hashint2extended((-7)::smallint, 1)
+           # pg_catalog.hashint4extended(-2147483648, 2)
+           # pg_catalog.hashint8extended(-9007199254740993, -2097153::bigint # 8031924123371070792)
+           # pg_catalog.hashoidextended(4000000000::oid, 4)
+           # pg_catalog.uuid_hash_extended('deadbeef-0000-4000-8000-00000000cafe'::uuid, 5)
+           # pg_catalog.hashtextextended('peersync ~'::text COLLATE pg_catalog."C", 6)
+           # pg_catalog.hashbpcharextended('odd'::char(7) COLLATE pg_catalog."C", 7)
+           # pg_catalog.hashfloat4extended(1.5::float4, 8)
+           # pg_catalog.hashfloat8extended(-1e300::float8, 9)
+           # pg_catalog.hashfloat8extended('NaN'::float8, 10)
+           # pg_catalog.hash_record_extended(ROW(
+               NULL::bytea, '0044-03-15 BC'::date, '\x00ff10'::bytea,
+               pg_catalog.numeric_send(-1234.500),
+               pg_catalog.timestamptz_send('2024-02-29 12:34:56.789012+00')), 11)
+           # pg_catalog.hashtextextended(pg_catalog.concat(
+               ROW(1.0::float8, '[0:1]={1,2}'::int[], '{"b": 1, "a": null}'::jsonb))
+               COLLATE pg_catalog."C", 12))::text AS probe;
 
 -- name: column_types
 -- The types of some columns of a table, null for those that are not there.
@@ -79,3 +88,19 @@ SELECT pg_catalog.array_agg(
                     b.datcollate::text AS datcollate
                FROM pg_catalog.pg_database b
               WHERE b.datname = pg_catalog.current_database()) AS d;
+
+-- name: size
+-- Bytes of a table's rows, without TOAST; of a partitioned table those of all its partitions.
+-- $1 schema, $2 table
+SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0)
+       + (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)), 0)::bigint
+            FROM pg_catalog.pg_partition_tree(c.oid) AS p WHERE c.relkind = 'p') AS size
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2;
+
+-- name: share_out
+-- With how many further processes a scan of this transaction may be shared out; never more than
+-- the server's own setting. $1 number of processes
+SELECT pg_catalog.set_config('max_parallel_workers_per_gather', least($1::integer,
+           pg_catalog.current_setting('max_parallel_workers_per_gather')::integer)::text, true);

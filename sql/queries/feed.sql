@@ -10,13 +10,13 @@ SELECT pg_catalog.set_config(name, value, true)
 
 -- name: gaps
 -- Origins of which the asker lacks something that has left this log, and up to where it has.
--- $1 the asker's origin, $2 its vector as jsonb
+-- $1 the asker's origin, $2 its vector as jsonb, $3 the only origin that is given, or null
 SELECT m.origin, greatest(m.floor, (
            SELECT coalesce(min(t.position) - 1, m.applied) FROM peersync.transaction AS t
             WHERE t.origin = m.origin AND t.position > v.position)) AS floor
   FROM peersync.member AS m
  CROSS JOIN LATERAL (SELECT coalesce(($2::jsonb ->> m.origin::text)::bigint, 0)) AS v (position)
- WHERE m.origin <> $1 AND m.applied > v.position
+ WHERE m.origin <> $1 AND m.applied > v.position AND m.origin = coalesce($3::bigint, m.origin)
    AND (m.floor > v.position OR NOT EXISTS (
             SELECT FROM peersync.transaction AS t
              WHERE t.origin = m.origin AND t.position = v.position + 1));
@@ -24,7 +24,8 @@ SELECT m.origin, greatest(m.floor, (
 -- name: transactions
 -- The transactions of the next frame, in an order in which each comes after all that it saw:
 -- by hlc and origin. At least one; then as many as fit. The last row says whether there are more.
--- $1 the asker's origin, $2 its vector as jsonb, $3 changes, $4 bytes, $5 transactions at most
+-- $1 the asker's origin, $2 its vector as jsonb, $3 changes, $4 bytes, $5 transactions at most,
+-- $6 the only origin that is given, or null
 WITH next AS (
     SELECT t.*, row_number() OVER w AS nth,
            sum(t.changes) OVER w AS changes_so_far, sum(t.bytes::float8) OVER w AS bytes_so_far
@@ -33,7 +34,7 @@ WITH next AS (
                           WHERE t.origin = m.origin AND t.position <= m.applied
                             AND t.position > coalesce(($2::jsonb ->> m.origin::text)::bigint, 0)
                           ORDER BY t.position LIMIT $5::integer + 1) AS t
-     WHERE m.origin <> $1
+     WHERE m.origin <> $1 AND m.origin = coalesce($6::bigint, m.origin)
     WINDOW w AS (ORDER BY t.hlc, t.origin ROWS UNBOUNDED PRECEDING))
 SELECT n.origin, n.position, n.hlc, n.kind::text, n.changes, n.at::text, n.seen::text, n.info::text,
        n.nth > 1 AND (n.changes_so_far > $3::bigint OR n.bytes_so_far > $4::bigint

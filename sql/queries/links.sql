@@ -3,6 +3,7 @@
 -- $1 origins, $2 their positions in the same order
 SELECT count(*) AS transactions,
        coalesce(sum(t.changes), 0)::bigint AS changes,
+       coalesce(sum(t.bytes), 0)::bigint AS size_bytes,
        extract(epoch FROM min(t.at) FILTER (WHERE t.kind <> 'b'))::float8 AS oldest
   FROM unnest($1::bigint[], $2::bigint[]) AS v (origin, position)
   JOIN peersync.transaction AS t ON t.origin = v.origin AND t.position > v.position;

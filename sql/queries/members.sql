@@ -1,6 +1,6 @@
 -- name: replica
 -- This database as a member of its group; no row where it takes part in none.
-SELECT group_id::text, origin, node_id, state, reason, position, hlc FROM peersync.replica;
+SELECT group_id::text, origin, node_id, state, reason, direction, position, hlc FROM peersync.replica;
 
 -- name: home
 -- The oids of two tables. Copies of the server's files, CREATE DATABASE … TEMPLATE and pg_upgrade
@@ -11,7 +11,8 @@ SELECT pg_catalog.concat_ws('/', 'peersync.replica'::regclass::oid,
 -- name: members
 -- Every origin of the group, in the order in which they became known.
 SELECT origin, node_id, node_name, state, applied, applied_hlc, floor, seen::text, sponsor,
-       joined_at, (info ->> 'by')::bigint AS expired_by, (info ->> 'at')::bigint AS expired_at
+       joined_at, (info ->> 'by')::bigint AS expired_by, (info ->> 'at')::bigint AS expired_at,
+       coalesce(info ->> 'direction', 'both') AS direction, coalesce(info -> 'words', '{}')::text AS words
   FROM peersync.member
  ORDER BY since, origin;
 
@@ -43,6 +44,17 @@ UPDATE peersync.replica
                              > pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
                         THEN pg_catalog.pg_current_snapshot() ELSE published END;
 
+-- name: set_direction
+-- What this database does with changes: receive, give, or both.
+-- $1 direction
+UPDATE peersync.replica SET direction = $1;
+
+-- name: note_direction
+-- What an origin does with changes, by its own word.
+-- $1 origin, $2 direction
+UPDATE peersync.member SET info = info || pg_catalog.jsonb_build_object('direction', $2::text)
+ WHERE origin = $1;
+
 -- name: leave
 -- Says that an origin takes part no more, by its own word.
 -- $1 origin
@@ -56,6 +68,15 @@ WITH own AS (
      WHERE origin = $1)
 UPDATE peersync.member
    SET state = 'expired', info = info || pg_catalog.jsonb_build_object('by', $2::bigint, 'at', $3::bigint)
+ WHERE origin = $1 AND state IN ('member', 'joining');
+
+-- name: note_word
+-- What a member has said: that an origin be waited for no more, if more than half say so.
+-- $1 origin, $2 who said it, $3 when it came here, in seconds since 1970, $4 whether it asks the others
+UPDATE peersync.member
+   SET info = pg_catalog.jsonb_set(info, '{words}', coalesce(info -> 'words', '{}')
+              || pg_catalog.jsonb_build_object($2::bigint::text,
+                     pg_catalog.jsonb_build_object('at', $3::float8, 'asks', $4::boolean)))
  WHERE origin = $1 AND state IN ('member', 'joining');
 
 -- name: dissolve
@@ -72,6 +93,7 @@ WITH q AS (UPDATE peersync.quarantine
      d AS (DELETE FROM peersync.transaction),
      e AS (DELETE FROM peersync.relayed),
      f AS (DELETE FROM peersync.row_base),
+     w AS (DELETE FROM peersync.withheld),
      g AS (DELETE FROM peersync.link)
 SELECT;
 

@@ -171,6 +171,17 @@ WITH gone AS (
 )
 DELETE FROM peersync.relayed AS r WHERE r.origin = $1 AND r.position >= $2 AND r.position <= $3;
 
+-- name: thin_withheld
+-- Of a row that only this database has changed, what lies between its first and its last change.
+DELETE FROM peersync.withheld AS w
+ WHERE w.key IS NOT NULL
+   AND EXISTS (SELECT FROM peersync.withheld AS o
+                WHERE o.tbl = w.tbl AND o.key = w.key AND o.id < w.id
+                  AND pg_catalog.hashtextextended(o.key, 0) = pg_catalog.hashtextextended(w.key, 0))
+   AND EXISTS (SELECT FROM peersync.withheld AS o
+                WHERE o.tbl = w.tbl AND o.key = w.key AND o.id > w.id
+                  AND pg_catalog.hashtextextended(o.key, 0) = pg_catalog.hashtextextended(w.key, 0));
+
 -- name: size
 -- How large the log is, what is not published yet left aside.
 SELECT count(*) AS transactions, coalesce(sum(changes), 0)::bigint AS changes,

@@ -93,7 +93,8 @@ SELECT r.state,
                   AND t.position <= (SELECT coalesce(max((m.seen ->> r.origin::text)::bigint), 0)
                                        FROM peersync.member AS m
                                       WHERE m.origin <> r.origin
-                                        AND m.state IN ('member', 'joining')))) AS unsent
+                                        AND m.state IN ('member', 'joining'))))
+       + (SELECT count(*) FROM peersync.withheld) AS unsent
   FROM peersync.replica AS r;
 
 -- name: foreign_dependents

@@ -106,6 +106,20 @@ async def test_every_way_to_write_a_row_is_logged(
     assert await same(agent) == Counter({"(1,,)": 1})
 
 
+async def test_one_row_that_takes_another_key_leaves_its_old_one(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    await app.execute("CREATE TABLE t (a numeric, b text, v int, PRIMARY KEY (a, b))")
+    await take(agent)
+    await app.execute("INSERT INTO t VALUES (1.0, 'x', 1), (2, 'y', 2), (3, 'z', 3)")
+    for change in ("a = 1.00", "b = 'X'", "v = 7", "a = 10, v = 8", "a = a"):
+        await app.execute(f"UPDATE t SET {change} WHERE v IN (1, 7)")
+        assert len(await same(agent)) == 3
+    await app.execute("UPDATE t SET v = 9 WHERE a = 99")  # none
+    await app.execute("UPDATE t SET a = 5 - a WHERE a IN (2, 3) AND b = 'y'")
+    assert len(await same(agent)) == 3
+
+
 async def test_a_shift_of_keys_keeps_every_row(
     agent: asyncpg.Connection, app: asyncpg.Connection
 ) -> None:

@@ -50,13 +50,22 @@ CREATE FUNCTION peersync.capture_choice(facts jsonb, tbl integer, keep_old boole
 DECLARE
     plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
     looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
+    same   text := '';
 BEGIN
     IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
         RETURN plain;
     END IF;
     IF plain <> looked THEN
+        IF op = 'UPDATE' AND source = 'x' THEN
+            same := format('ELSIF NOT EXISTS (SELECT FROM x, y WHERE pg_catalog.record_image_ne(%s, %s)) THEN %s; ',
+                (SELECT format('ROW(%s)', string_agg(format('x.%I', k ->> 0), ', '))
+                   FROM jsonb_array_elements(facts -> 'key') AS k),
+                (SELECT format('ROW(%s)', string_agg(format('y.%I', k ->> 0), ', '))
+                   FROM jsonb_array_elements(facts -> 'key') AS k),
+                peersync.capture_statement(facts, tbl, keep_old, 'SAME', source));
+        END IF;
         plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
-                        '%s; ELSE %s; END IF', looked, plain);
+                        '%s; %sELSE %s; END IF', looked, same, plain);
     END IF;
     RETURN plain || '; IF FOUND THEN '
                     'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
@@ -236,10 +245,10 @@ BEGIN
     RETURN logged;
 END $$;
 
-CREATE FUNCTION peersync.capture_marker(version text, stamp bigint, tbl integer, keep_old boolean) RETURNS text
+CREATE FUNCTION peersync.capture_marker(version text, stamp bigint, quick text, tbl integer, keep_old boolean) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT format('%s %s %s %s', version, stamp, tbl, keep_old) $$;
+    AS $$ SELECT format('%s %s %s %s %s', version, stamp, quick, tbl, keep_old) $$;
 
 CREATE FUNCTION peersync.capture_source(relation oid, tbl integer, keep_old boolean) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -249,6 +258,7 @@ DECLARE
     facts  jsonb := peersync.capture_facts(relation);
     root   bigint := facts ->> 'root';
     stamp  bigint := peersync.facts_stamp(facts, relation);
+    quick  text := peersync.quick_stamp(relation, root::oid);
     source text := CASE facts ->> 'mode' WHEN 'row' THEN 'row' ELSE 'x' END;
     body   text;
 BEGIN
@@ -260,7 +270,8 @@ DECLARE
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
-       AND peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid) = '%4$s'::pg_catalog.int8 THEN
+       AND peersync.table_stamp('%2$s'::pg_catalog.oid, '%3$s'::pg_catalog.oid, %13$L,
+                                '%4$s'::pg_catalog.int8) = '%4$s'::pg_catalog.int8 THEN
         IF TG_OP = 'UPDATE' THEN
             %5$s;
         ELSIF TG_OP = 'INSERT' THEN
@@ -301,7 +312,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $body$,
-        peersync.capture_marker(peersync.capture_version(), stamp, tbl, keep_old), relation, root, stamp,
+        peersync.capture_marker(peersync.capture_version(), stamp, quick, tbl, keep_old), relation, root, stamp,
         peersync.capture_choice(facts, tbl, keep_old, 'UPDATE', source),
         peersync.capture_choice(facts, tbl, keep_old, 'INSERT', source),
         peersync.capture_choice(facts, tbl, keep_old, 'DELETE', source),
@@ -310,7 +321,7 @@ END $body$,
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
              ELSE format('INSERT INTO peersync.change (tbl, shape, op) VALUES (%s, %L::pg_catalog.int8, ''T'')',
                          tbl, peersync.facts_shape(facts)) END,
-        tbl, keep_old, x'70737963'::int, hashtext('awake'));
+        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick);
     RETURN format(
         'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
         'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,
@@ -352,7 +363,7 @@ BEGIN
       INTO key_of, ks, found_
       FROM jsonb_array_elements(facts -> 'key') WITH ORDINALITY AS u (k, n);
 
-    IF key_of IS NULL OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE')
+    IF key_of IS NULL OR NOT (facts ->> 'current')::boolean OR op IN ('EXISTING', 'GONE', 'SAME')
        OR facts -> 'direct' @> to_jsonb(op) AND NOT (op = 'UPDATE' AND keep_old) THEN
         RETURN into_ || peersync.plain_rows_sql(facts, tbl, keep_old, op, shape, olds, news, y, x);
     END IF;
@@ -431,7 +442,7 @@ CREATE FUNCTION peersync.capture_version() RETURNS text
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
        AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
-                         'image_sql', 'key_sql', 'key_field')
+                         'image_sql', 'key_sql', 'key_field', 'quick_stamp')
 $$;
 
 CREATE FUNCTION peersync.ddl_noticed() RETURNS event_trigger
@@ -608,26 +619,29 @@ $$;
 CREATE FUNCTION peersync.plain_rows_sql(facts jsonb, tbl integer, keep_old boolean, op text, shape text, olds text, news text, old_alias text, new_alias text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 DECLARE
     keyed   boolean := jsonb_array_length(facts -> 'key') > 0;
     old_key text := coalesce(peersync.key_sql(facts, old_alias), 'NULL::pg_catalog.text');
     new_key text := coalesce(peersync.key_sql(facts, new_alias), 'NULL::pg_catalog.text');
     old_row text := peersync.image_sql(facts, old_alias, false);
     new_row text := peersync.image_sql(facts, new_alias, false);
+    sure    boolean := new_row NOT LIKE '%try_image%';  -- its text can be built
+    letter  text := CASE WHEN keyed AND op IN ('UPDATE', 'SAME') THEN 'U' ELSE 'I' END;
     gone    text;
     there   text;
 BEGIN
     gone := format('SELECT %s, %s, %L::pg_catalog."char", %s, %s, %s FROM %s', tbl, shape, 'D', old_key,
                    CASE WHEN keyed THEN 'NULL::pg_catalog.text' ELSE old_row END,
                    CASE WHEN keyed AND keep_old THEN old_row ELSE 'NULL::pg_catalog.text' END, olds);
-    there := format('SELECT %s, %s, CASE WHEN r.image IS NULL THEN ''X'' ELSE %L END::pg_catalog."char",'
-                    ' r.key, r.image, NULL::pg_catalog.text'
-                    ' FROM (SELECT %s AS key, %s AS image FROM %s OFFSET 0) AS r',
-                    tbl, shape, CASE WHEN keyed AND op = 'UPDATE' THEN 'U' ELSE 'I' END,
-                    new_key, new_row, news);
+    there := format(CASE WHEN sure THEN
+                        'SELECT %1$s, %2$s, %3$L::pg_catalog."char", %4$s, %5$s, NULL::pg_catalog.text FROM %6$s'
+                    ELSE 'SELECT %1$s, %2$s, CASE WHEN r.image IS NULL THEN ''X'' ELSE %3$L END'
+                         '::pg_catalog."char", r.key, r.image, NULL::pg_catalog.text'
+                         ' FROM (SELECT %4$s AS key, %5$s AS image FROM %6$s OFFSET 0) AS r' END,
+                    tbl, shape, letter, new_key, new_row, news);
     RETURN CASE
-        WHEN op IN ('INSERT', 'EXISTING') THEN there
+        WHEN op IN ('INSERT', 'EXISTING', 'SAME') THEN there
         WHEN op IN ('DELETE', 'GONE') THEN gone
         WHEN keyed AND keep_old
         THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
@@ -637,7 +651,7 @@ BEGIN
              ' FROM (SELECT %s AS key FROM %s EXCEPT SELECT %s FROM %s) AS g UNION ALL %s',
              tbl, shape, 'D', old_key, olds, new_key, news, there)
         ELSE gone || ' UNION ALL ' || there END;
-END $$;
+END $_$;
 
 CREATE FUNCTION peersync.publish(OUT published integer, OUT "position" bigint, OUT hlc bigint) RETURNS record
     LANGUAGE plpgsql
@@ -679,6 +693,11 @@ BEGIN
 
     SELECT * INTO ours FROM peersync.replica FOR UPDATE;
     IF NOT FOUND OR ours.state <> 'active' THEN
+        RETURN;
+    END IF;
+    IF ours.direction = 'receive' THEN
+        PERFORM peersync.withhold(lows, highs);
+        UPDATE peersync.replica SET published = now_seen;
         RETURN;
     END IF;
     IF current_setting('synchronous_commit') = 'off' THEN
@@ -723,6 +742,44 @@ CREATE FUNCTION peersync.put_settings(settings jsonb) RETURNS jsonb
       FROM (SELECT e.key, current_setting(e.key) AS was, e.value FROM jsonb_each_text(settings) AS e
             OFFSET 0) AS s
      CROSS JOIN LATERAL (SELECT set_config(s.key, s.value, true) AS now WHERE s.was IS NOT NULL) AS n
+$$;
+
+CREATE FUNCTION peersync.quick_stamp(relation oid, root oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
+    AS $$
+SELECT md5(ROW(columns.list, keys.list,
+    has_table_privilege(root, 'SELECT'), row_security_active(root), pg_partition_root(relation)::oid,
+    EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = root),
+    EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhrelid = root),
+    -- foreign keys of both directions have triggers here, each action a function of its own
+    (SELECT array_agg(ROW(g.tgfoid, g.tgenabled, g.tgconstraint)::text
+                      ORDER BY g.tgfoid, g.tgenabled, g.tgconstraint)
+       FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+      WHERE g.tgrelid = root AND p.pronamespace <> 'peersync'::regnamespace),
+    (SELECT array_agg(ROW(c.oid, n.nspname, c.relname, c.relkind, c.relhasrules, c.relispartition,
+                          has_schema_privilege(n.oid, 'USAGE'),
+                          ARRAY(SELECT pg_describe_object('pg_class'::regclass, c.oid, s)
+                                  FROM generate_series(0, c.relnatts + 1) AS s))::text ORDER BY c.oid)
+       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      WHERE c.oid IN (relation, root)))::text)
+  FROM (SELECT array_agg(ROW(a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, a.attisdropped,
+                             a.attgenerated, format_type(a.atttypid, a.atttypmod))::text
+                         ORDER BY a.attnum) AS list,
+               coalesce(bool_and(a.attisdropped OR t.typtype IN ('b', 'e') AND NOT EXISTS (
+                   SELECT FROM pg_type AS e
+                    WHERE e.oid = t.typelem AND e.typtype NOT IN ('b', 'e'))), true) AS simple
+          FROM pg_attribute AS a LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+         WHERE a.attrelid = root AND a.attnum > 0) AS columns,
+       (SELECT array_agg(ROW(i.indexrelid, c.relname, i.indkey, i.indclass, i.indcollation, i.indnkeyatts,
+                             i.indisprimary, i.indisvalid, i.indimmediate, i.indpred IS NULL,
+                             i.indexprs IS NULL)::text ORDER BY i.indexrelid) AS list,
+               coalesce(bool_and(NOT EXISTS (
+                   SELECT FROM unnest(i.indclass::oid[]) AS o WHERE o >= 16384)), true) AS simple
+          FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+         WHERE i.indrelid = root AND i.indisunique) AS keys
+ WHERE columns.simple AND keys.simple
 $$;
 
 CREATE FUNCTION peersync.register_shape(facts jsonb) RETURNS bigint
@@ -774,10 +831,16 @@ CREATE FUNCTION peersync.table_shape(relation oid) RETURNS bigint
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ SELECT peersync.facts_shape(peersync.capture_facts(relation)) $$;
 
-CREATE FUNCTION peersync.table_stamp(relation oid, root oid) RETURNS bigint
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION peersync.table_stamp(relation oid, root oid, quick text, stamp bigint) RETURNS bigint
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ SELECT peersync.facts_stamp(peersync.capture_facts(relation), relation) $$;
+    AS $$
+BEGIN
+    IF peersync.quick_stamp(relation, root) = quick THEN
+        RETURN stamp;
+    END IF;
+    RETURN peersync.facts_stamp(peersync.capture_facts(relation), relation);
+END $$;
 
 CREATE FUNCTION peersync.try_image(r record) RETURNS text
     LANGUAGE plpgsql
@@ -809,6 +872,20 @@ BEGIN
         NOTIFY peersync;
     END IF;
 END $$;
+
+CREATE FUNCTION peersync.withhold(lows xid8[], highs xid8[]) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+    WITH taken AS (
+        DELETE FROM peersync.change AS c
+         USING unnest(lows, highs) AS r (low, high)
+         WHERE c.xid >= r.low AND c.xid <= r.high
+        RETURNING c.id, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old)
+    INSERT INTO peersync.withheld (id, at, tbl, shape, op, key, image, old)
+    SELECT t.id, t.at, t.tbl, t.shape, t.op, t.key, t.image, t.old FROM taken AS t
+$$;
 
 CREATE TABLE peersync.baselines (
     session_id uuid NOT NULL,
@@ -965,7 +1042,7 @@ WITH (autovacuum_vacuum_scale_factor='0.05');
 
 COMMENT ON TABLE peersync.transaction IS 'The log in order: own transactions, and those of others that are kept to be relayed';
 
-COMMENT ON COLUMN peersync.transaction.kind IS 'd data, b heartbeat, j join, l leave, e expire, c conflict decided; only d has changes';
+COMMENT ON COLUMN peersync.transaction.kind IS 'd data, b heartbeat, j join, l leave, e expire, w word for an expiry, c conflict decided; only d has changes';
 
 COMMENT ON COLUMN peersync.transaction.xid IS 'Of an own transaction: its changes are those of this xid';
 
@@ -1164,6 +1241,68 @@ COMMENT ON COLUMN peersync.peer_sync_references.session_id IS 'Its full sync in 
 
 COMMENT ON COLUMN peersync.peer_sync_references.positions IS 'Periodic: {"ours": vector, "theirs": vector}, what each side had when it was proved';
 
+CREATE TABLE peersync.proof_block (
+    list bigint NOT NULL,
+    place numeric NOT NULL,
+    low text[],
+    rows bigint,
+    digest bigint,
+    read_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE peersync.proof_block IS 'The blocks of a list in the order of their keys: each ends where the next begins';
+
+COMMENT ON COLUMN peersync.proof_block.low IS 'The key where it begins; null in front of all keys';
+
+COMMENT ON COLUMN peersync.proof_block.rows IS 'Null: these keys were never read';
+
+COMMENT ON COLUMN peersync.proof_block.digest IS 'Null: a row of it has changed since it was read';
+
+CREATE TABLE peersync.proof_list (
+    list bigint NOT NULL,
+    table_schema text NOT NULL,
+    table_name text NOT NULL,
+    form text NOT NULL,
+    shape jsonb NOT NULL,
+    asked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    armed boolean DEFAULT false NOT NULL,
+    stamp text,
+    origin bigint,
+    "position" bigint,
+    snapshot pg_snapshot,
+    advanced_at timestamp with time zone,
+    tbl integer
+);
+
+COMMENT ON TABLE peersync.proof_list IS 'Tables whose digests are kept, each in the form in which a verification hashes it';
+
+COMMENT ON COLUMN peersync.proof_list.armed IS 'Every session that applies changes has seen that this list is there';
+
+COMMENT ON COLUMN peersync.proof_list.stamp IS 'The relation, its columns, types, capture and so on when the list was begun; null: it was not';
+
+COMMENT ON COLUMN peersync.proof_list."position" IS 'How far this database had published then: the log is needed from there';
+
+COMMENT ON COLUMN peersync.proof_list.snapshot IS 'What is visible in it is in the digests, or its block is marked; the rest is in the log';
+
+ALTER TABLE peersync.proof_list ALTER COLUMN list ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME peersync.proof_list_list_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE peersync.proof_mark (
+    xid xid8 DEFAULT pg_current_xact_id() NOT NULL,
+    table_schema text,
+    table_name text,
+    shape bigint,
+    key text
+);
+
+COMMENT ON TABLE peersync.proof_mark IS 'Rows that peersync itself has written, which no trigger of ours sees; no key: any row; no table: of any table';
+
 CREATE TABLE peersync.quarantine (
     id bigint NOT NULL,
     at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -1210,16 +1349,20 @@ CREATE TABLE peersync.replica (
     node_id text NOT NULL,
     state text DEFAULT 'active'::text NOT NULL,
     reason text,
+    direction text DEFAULT 'both'::text NOT NULL,
     "position" bigint DEFAULT 0 NOT NULL,
     hlc bigint DEFAULT 0 NOT NULL,
     published pg_snapshot NOT NULL,
     since timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT replica_direction_check CHECK ((direction = ANY (ARRAY['both'::text, 'receive'::text, 'give'::text]))),
     CONSTRAINT replica_only_one_check CHECK (only_one),
     CONSTRAINT replica_origin_check CHECK ((origin > 0)),
     CONSTRAINT replica_state_check CHECK ((state = ANY (ARRAY['joining'::text, 'active'::text, 'held'::text, 'expired'::text])))
 );
 
 COMMENT ON TABLE peersync.replica IS 'This database as a member of its group; no row: no periodic sync';
+
+COMMENT ON COLUMN peersync.replica.direction IS 'receive: its own changes are given to nobody; give: the changes of others are not applied';
 
 COMMENT ON COLUMN peersync.replica.hlc IS 'Hybrid logical clock in microseconds since 1970: nothing published or applied here is newer';
 
@@ -1356,6 +1499,19 @@ COMMENT ON TABLE peersync.verifications IS 'The newest verifications with each p
 
 COMMENT ON COLUMN peersync.verifications.view IS 'All that was found, with keys and without values';
 
+CREATE TABLE peersync.withheld (
+    id bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    tbl integer NOT NULL,
+    shape bigint NOT NULL,
+    op "char" NOT NULL,
+    key text,
+    image text,
+    old text
+);
+
+COMMENT ON TABLE peersync.withheld IS 'Changes of a database that only receives, until one that comes in takes their place';
+
 ALTER TABLE ONLY peersync.baselines
     ADD CONSTRAINT baselines_pkey PRIMARY KEY (session_id);
 
@@ -1389,6 +1545,15 @@ ALTER TABLE ONLY peersync.migration
 ALTER TABLE ONLY peersync.peer_sync_references
     ADD CONSTRAINT peer_sync_references_pkey PRIMARY KEY (complete_id, place);
 
+ALTER TABLE ONLY peersync.proof_block
+    ADD CONSTRAINT proof_block_pkey PRIMARY KEY (list, place);
+
+ALTER TABLE ONLY peersync.proof_list
+    ADD CONSTRAINT proof_list_pkey PRIMARY KEY (list);
+
+ALTER TABLE ONLY peersync.proof_list
+    ADD CONSTRAINT proof_list_table_schema_table_name_form_key UNIQUE (table_schema, table_name, form);
+
 ALTER TABLE ONLY peersync.quarantine
     ADD CONSTRAINT quarantine_origin_position_ordinal_key UNIQUE (origin, "position", ordinal);
 
@@ -1419,6 +1584,9 @@ ALTER TABLE ONLY peersync.transaction
 ALTER TABLE ONLY peersync.verifications
     ADD CONSTRAINT verifications_pkey PRIMARY KEY (verify_id);
 
+ALTER TABLE ONLY peersync.withheld
+    ADD CONSTRAINT withheld_pkey PRIMARY KEY (id);
+
 CREATE INDEX change_xid_id ON peersync.change USING btree (xid, id);
 
 CREATE UNIQUE INDEX complete_syncs_running ON peersync.complete_syncs USING btree ((true)) WHERE (status = 'running'::text);
@@ -1435,6 +1603,10 @@ CREATE INDEX link_samples_at ON peersync.link_samples USING btree (at);
 
 CREATE INDEX peer_sync_references_peer ON peersync.peer_sync_references USING btree (peer_id, completed_at DESC);
 
+CREATE INDEX proof_block_unread ON peersync.proof_block USING btree (list, place) WHERE (digest IS NULL);
+
+CREATE INDEX proof_mark_xid ON peersync.proof_mark USING btree (xid);
+
 CREATE INDEX quarantine_waiting ON peersync.quarantine USING btree (tbl, hashtextextended(key, (0)::bigint)) WHERE (state = 'waiting'::text);
 
 CREATE UNIQUE INDEX row_base_row ON peersync.row_base USING btree (tbl, hashtextextended(key, (0)::bigint), hashtextextended(key, (1)::bigint));
@@ -1450,6 +1622,8 @@ CREATE INDEX transaction_hlc ON peersync.transaction USING btree (hlc);
 CREATE INDEX transaction_xid ON peersync.transaction USING btree (xid) WHERE (xid IS NOT NULL);
 
 CREATE INDEX verifications_started_at ON peersync.verifications USING btree (peer_id, started_at DESC);
+
+CREATE INDEX withheld_row ON peersync.withheld USING btree (tbl, hashtextextended(key, (0)::bigint));
 
 ALTER TABLE ONLY peersync.complete_syncs
     ADD CONSTRAINT complete_syncs_retry_of_fkey FOREIGN KEY (retry_of) REFERENCES peersync.complete_syncs(complete_id) ON DELETE SET NULL;
