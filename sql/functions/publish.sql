@@ -104,7 +104,12 @@ AS $$
         DELETE FROM peersync.change AS c
          USING unnest(lows, highs) AS r (low, high)
          WHERE c.xid >= r.low AND c.xid <= r.high
-        RETURNING c.id, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old)
+        RETURNING c.id, c.xid, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+    ), marked AS (  -- who keeps digests of these rows would look for them in the log
+        INSERT INTO peersync.proof_mark (xid, table_schema, table_name, shape, key)
+        SELECT t.xid, s.schema_name, s.table_name, t.shape, t.key
+          FROM taken AS t JOIN peersync.synced_table AS s USING (tbl)
+         WHERE EXISTS (SELECT FROM peersync.proof_list))
     INSERT INTO peersync.withheld (id, at, tbl, shape, op, key, image, old)
     SELECT t.id, t.at, t.tbl, t.shape, t.op, t.key, t.image, t.old FROM taken AS t
 $$;

@@ -100,7 +100,7 @@ SELECT coalesce(pg_catalog.pg_relation_size(c.oid), 0)
  WHERE n.nspname = $1 AND c.relname = $2;
 
 -- name: share_out
--- With how many further processes a scan of this transaction may be shared out; never more than
--- the server's own setting. $1 number of processes
+-- With how many further processes a scan of this session may be shared out; never more than the
+-- server's own setting. $1 number of processes
 SELECT pg_catalog.set_config('max_parallel_workers_per_gather', least($1::integer,
-           pg_catalog.current_setting('max_parallel_workers_per_gather')::integer)::text, true);
+           pg_catalog.current_setting('max_parallel_workers_per_gather')::integer)::text, false);

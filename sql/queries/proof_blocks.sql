@@ -263,14 +263,43 @@ SELECT b.place, b.low, b.rows, b.digest, b.read_at,
   FROM peersync.proof_block AS b WHERE b.list = $1 AND b.place >= $2::numeric
 WINDOW w AS (ORDER BY b.place) ORDER BY b.place;
 
+-- name: total
+-- All blocks of a list together, but for those that have to be read.
+-- $1 list, $2 places of the blocks that have changed
+SELECT coalesce(pg_catalog.sum(b.rows), 0)::bigint AS rows,
+       coalesce(bit_xor(b.digest), 0) AS digest,
+       pg_catalog.min(b.read_at) AS read_at, pg_catalog.count(*) AS blocks
+  FROM peersync.proof_block AS b
+ WHERE b.list = $1 AND b.digest IS NOT NULL AND b.place <> ALL ($2::numeric[]);
+
+-- name: stale
+-- The blocks that have to be read, with where they end.
+-- $1 list, $2 places of the blocks that have changed
+SELECT b.place, b.low, n.low AS high
+  FROM peersync.proof_block AS b
+  LEFT JOIN LATERAL (SELECT n.place, n.low FROM peersync.proof_block AS n
+                      WHERE n.list = b.list AND n.place > b.place ORDER BY n.place LIMIT 1) AS n ON true
+ WHERE b.list = $1 AND (b.digest IS NULL OR b.place = ANY ($2::numeric[]))
+ ORDER BY b.place;
+
 -- name: marked
 -- The next blocks that are to be read, with where they end.
--- $1 list, $2 how many
+-- $1 list, $2 how many, $3 whether they were ever read
 SELECT b.place, b.low, n.place AS next, n.low AS high
   FROM peersync.proof_block AS b
   LEFT JOIN LATERAL (SELECT n.place, n.low FROM peersync.proof_block AS n
                       WHERE n.list = b.list AND n.place > b.place ORDER BY n.place LIMIT 1) AS n ON true
- WHERE b.list = $1 AND b.digest IS NULL ORDER BY b.place LIMIT $2;
+ WHERE b.list = $1 AND b.digest IS NULL AND (b.rows IS NOT NULL) = $3
+ ORDER BY b.place LIMIT $2;
+
+-- name: blocks_read
+-- Blocks as they are now; those that have become too large are cut later.
+-- $1 list, $2 places, $3 rows, $4 digests, $5 rows that are too many
+UPDATE peersync.proof_block AS b
+   SET rows = CASE WHEN w.rows < $5 THEN w.rows END, digest = CASE WHEN w.rows < $5 THEN w.digest END,
+       read_at = clock_timestamp()
+  FROM unnest($2::numeric[], $3::bigint[], $4::bigint[]) AS w (place, rows, digest)
+ WHERE b.list = $1 AND b.place = w.place;
 
 -- name: oldest
 -- The next blocks that are read again, whatever is known of them.

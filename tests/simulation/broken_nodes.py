@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peersync.core.order.change import Image, Transaction
 from peersync.core.order.fold import fold
-from peersync.core.order.membership import Start, Told, expiry_complete
+from peersync.core.order.membership import Start, Told, expiry_complete, majority
 from peersync.core.order.plan import Plan, Run
 from peersync.core.order.stability import Known, Pruned
 from peersync.core.order.vector import merge
@@ -197,6 +197,27 @@ class SponsorsAtOnce(SimNode):
 
     def may_sponsor(self) -> bool:
         return True
+
+
+class ExpiresByItself(SimNode):
+    """R12: its own word is enough (H15): two nodes expire each other."""
+
+    def may_expire(self, subject: int) -> bool:
+        return True
+
+
+class CountsEverybody(SimNode):
+    """R12 with the words of joiners whom the other part of a split has never heard of."""
+
+    def may_expire(self, subject: int) -> bool:
+        return majority(self.words.get(subject, set()), self.members)
+
+
+class ReturnsAtOnce(SimNode):
+    """R11: comes back by a member that may lack what others have of it (R10's cut)."""
+
+    def takes_back(self, peer: SimNode) -> bool:
+        return self.origin in peer.expiring
 
 
 class ForgetsItsIds(SimNode):

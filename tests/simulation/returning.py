@@ -6,6 +6,8 @@ member, and what `reissue` allows of the list is written again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from peersync.core.order.change import Change, Op, Version
 from peersync.core.order.fold import Delta, fold
 from peersync.core.order.membership import Reissue, reissue
@@ -15,10 +17,13 @@ from tests.simulation.simnode import SimNode, Written
 Listed = tuple[int, tuple[Change, ...]]
 
 
-def unsent(node: SimNode, sponsor: SimNode, onlooker: Onlooker) -> list[Listed]:
+def unsent(
+    node: SimNode, sponsor: SimNode, onlooker: Onlooker, others: Collection[int]
+) -> list[Listed]:
     """(uid, changes) of the node's own transactions that the sponsor lacks.
 
-    Raises Violation where one of them is there already, or one that is not is missing here.
+    Raises Violation where one of them is there already or at one of the others, or one that is
+    not is missing here.
     """
     above = sponsor.vector.get(node.origin, 0)
     listed = [
@@ -35,6 +40,8 @@ def unsent(node: SimNode, sponsor: SimNode, onlooker: Onlooker) -> list[Listed]:
     for uid, _ in listed:
         if theirs >> uid & 1:
             raise Violation(f"write {uid} of node {node.origin} would be made twice")
+        if any(onlooker.has[other] >> uid & 1 for other in others):
+            raise Violation(f"write {uid} of node {node.origin} is made again, and another has it")
     mine = {uid for uid, writer in onlooker.writer.items() if writer == node.origin}
     lost = {uid for uid in mine if not theirs >> uid & 1} - {uid for uid, _ in listed}
     if lost - onlooker.forgotten:

@@ -23,6 +23,7 @@ from peersync.core.order.membership import (
     expiry_complete,
     join_is_void,
     known_of_joiner,
+    may_be_expired,
     when_held,
 )
 from peersync.core.order.plan import Plan, plan_runs
@@ -104,6 +105,8 @@ class SimNode:
     expiring: dict[int, tuple[int, int]] = field(default_factory=dict)  # who, and what said so
     record: dict[int, int] = field(default_factory=dict)  # what it told, kept outside the database
     join: tuple[int, int] | None = None  # the sponsor, and the position of its word
+    joins: dict[int, tuple[int, int]] = field(default_factory=dict)  # the same of every joiner
+    words: dict[int, set[int]] = field(default_factory=dict)  # of whom, by whom: it is missed
     pending: list[tuple[int, tuple[Written, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -213,8 +216,11 @@ class SimNode:
         if head.kind == "j" and subject not in self.members:
             self.members.add(subject)
             self.known[subject] = self.known_of_joiner(head)
+            self.joins[subject] = (head.origin, head.position)
         elif head.kind == "l" and subject != self.origin:
             self.members.discard(subject)
+        elif head.kind == "w":
+            self.words.setdefault(subject, set()).add(head.origin)
         elif head.kind == "e":
             self.expiring.setdefault(subject, (head.origin, head.position))
 
@@ -320,6 +326,11 @@ class SimNode:
             subject, expirer, position, self.vector, self.knowledge(), self.expiring
         )
 
+    def may_expire(self, subject: int) -> bool:
+        """Whether those who have given their word are enough."""
+        agreeing = self.words.get(subject, set())
+        return may_be_expired(subject, agreeing, self.joins, self.knowledge(), self.expiring)
+
     def may_sponsor(self) -> bool:
         """Not before everybody knows it."""
         return self.join is None or acknowledged(
@@ -331,6 +342,10 @@ class SimNode:
         expired = [subject for subject in peer.expiring if subject not in peer.members]
         sponsor = None if self.join is None else self.join[0]
         return sponsor is not None and join_is_void(self.origin, peer.members, expired, sponsor)
+
+    def takes_back(self, peer: SimNode) -> bool:
+        """Whether it may return by a peer: all that anybody had of it is there."""
+        return self.origin in peer.expiring and self.origin not in peer.members
 
     def refuses(self, peer: int) -> bool:
         """Whether it takes nothing from a peer and gives it nothing."""
@@ -345,6 +360,8 @@ class SimNode:
         self.floor, self.known = dict(sponsor.floor), dict(sponsor.known)
         self.members, self.expiring = set(sponsor.members), dict(sponsor.expiring)
         self.join = (sponsor.origin, sponsor.vector[sponsor.origin])
+        self.joins = dict(sponsor.joins)
+        self.words = {subject: set(by) for subject, by in sponsor.words.items()}
         self.hlc = self.observe(sponsor.hlc)
 
 

@@ -13,6 +13,7 @@ from tests.simulation.simnode import SimNode
 from tests.simulation.world import World
 
 WRONG = "for concurrent|wrong|resurrected"
+CUT_OFF = "lost|start anew|another has"
 
 # What is switched off, under which strategy, what the run fails with, and what else it needs.
 OFF: list[tuple[type[SimNode], str, str, dict[str, int]]] = [
@@ -34,9 +35,10 @@ OFF: list[tuple[type[SimNode], str, str, dict[str, int]]] = [
     (broken.TakesRowsOnly, "newer_wins", "for concurrent", {"joins": 2}),
     (broken.ForgetsTheExpiredAtOnce, "newer_wins", "for concurrent|lost", {"expiries": 1}),
     (broken.PrunesWithoutTheExpired, "newer_wins", "for concurrent", {"expiries": 1}),
-    (broken.HearsTheExpired, "newer_wins", "lost", {"expiries": 1}),
-    (broken.NeverJoinsAnew, "newer_wins", "lost|start anew", {"joins": 2, "expiries": 1}),
-    (broken.SponsorsAtOnce, "newer_wins", "lost|start anew", {"joins": 3, "expiries": 1}),
+    (broken.HearsTheExpired, "newer_wins", "lost|another has", {"expiries": 1}),
+    (broken.NeverJoinsAnew, "newer_wins", CUT_OFF, {"joins": 2, "expiries": 1}),
+    (broken.SponsorsAtOnce, "newer_wins", CUT_OFF, {"joins": 3, "expiries": 1}),
+    (broken.ReturnsAtOnce, "newer_wins", "another has", {"expiries": 1}),
     (broken.ForgetsItsIds, "newer_wins", "made twice", {"restores": 1}),
     (broken.GoesOnAfterARestore, "newer_wins", f"{WRONG}|start anew|lost", {"restores": 1}),
     (broken.AsksOneOnly, "newer_wins", f"{WRONG}|start anew|lost", {"restores": 1}),

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from peersync.agent.databases import Databases
+from peersync.agent.periodic.settle_api import SettleApi
 from peersync.agent.script_api import Limit
 from peersync.core.errors import BadRequest
 from peersync.postgres.log import conflicts, quarantine
@@ -48,13 +49,6 @@ class TablesQuery(InDatabaseQuery, frozen=True, kw_only=True):
     """`table`: a pattern; all without it."""
 
     table: str | None = None
-
-
-class ConflictsQuery(TablesQuery, frozen=True, kw_only=True):
-    """`open`: only those that nobody has settled."""
-
-    limit: Limit = 50
-    open: bool = False
 
 
 class QuarantineQuery(TablesQuery, frozen=True, kw_only=True):
@@ -128,7 +122,7 @@ class OperatorApi:
 
     def routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/api/admin/conflicts", self._conflicts),
+            *SettleApi(self.connection, self._changed).routes(),
             web.get("/api/admin/conflicts/{id}", self._conflict),
             web.post("/api/admin/conflicts/{id}/restore", self._restore),
             web.post("/api/admin/conflicts/{id}/resolve", self._resolve),
@@ -142,15 +136,6 @@ class OperatorApi:
         ]
 
     # --- conflicts ------------------------------------------------------------------------
-    async def _conflicts(self, request: web.Request) -> web.Response:
-        asked = read_query(request, ConflictsQuery)
-        async with self.connection(asked.database, "listing conflicts") as conn:
-            tables = await _numbers(conn, asked.table)
-            found = await conflicts.list_conflicts(
-                conn, tables=tables, only_open=asked.open, limit=asked.limit
-            )
-        return json_response(found)
-
     async def _conflict(self, request: web.Request) -> web.Response:
         number = number_of(request)
         name = read_query(request, InDatabaseQuery).database

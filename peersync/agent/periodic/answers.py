@@ -18,7 +18,10 @@ class LinkView(msgspec.Struct, frozen=True, kw_only=True):
     """One database with one peer. null is not known. Ages and offsets in seconds.
 
     to_take, to_give: changes that this side, the peer has yet to apply. lag_s, peer_lag_s: the
-    age of the oldest of them. clock_offset_s: how far the peer's clock is ahead.
+    age of the oldest of them. clock_offset_s: how far the peer's clock is ahead. bytes_to_take,
+    bytes_to_give: estimates of what those changes hold, as text and before compression. paused: by
+    a person here, whatever the state is. direction: which way rows go; receive: this side takes,
+    and gives nothing of its own; give: the other way round; none: neither. None is trouble.
     """
 
     database: str
@@ -39,10 +42,15 @@ class LinkView(msgspec.Struct, frozen=True, kw_only=True):
     parked_tables: int = 0
     conflicts: int = 0
     paused_by: str | None = None
+    paused: bool = False
+    bytes_to_take: int | None = None
+    bytes_to_give: int | None = None
+    direction: str = "both"
 
 
 class LinkProof(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one link. "asked": nothing was waited for."""
+    """What came of one link. "asked": nothing was waited for. `direction`: as of LinkView; of a
+    one-way link the one direction that there is was proved."""
 
     database: str
     peer: str
@@ -50,6 +58,7 @@ class LinkProof(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     problem: str | None = None
     hint: str | None = None
+    direction: str = "both"
 
 
 class NowAnswer(msgspec.Struct, frozen=True, kw_only=True):

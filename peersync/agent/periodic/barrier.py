@@ -15,12 +15,12 @@ from typing import Final
 from peersync.agent.periodic.answers import LinkProof, Result
 from peersync.agent.periodic.capturing import CAPTURE_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, in_group
-from peersync.agent.periodic.links import Local, linked, read_local
+from peersync.agent.periodic.links import Local, direction_of, linked, read_local
 from peersync.agent.periodic.messages import PositionReply
 from peersync.agent.periodic.positions import Positions
 from peersync.core.errors import PeersyncError
 from peersync.core.words import counted
-from peersync.postgres.log.members import Vector, read_vector
+from peersync.postgres.log.members import Member, Vector, read_vector
 from peersync.postgres.log.publish import publish
 from peersync.transport.peers import Peer
 
@@ -55,21 +55,23 @@ class Barrier:
         async with asyncio.TaskGroup() as group:
             proofs = [
                 group.create_task(
-                    self._link(local, peer, wait=wait, timeout_s=timeout_s),
+                    self._link(local, peer, member, wait=wait, timeout_s=timeout_s),
                     name=f"barrier-{hub.name}-{peer.name}",
                 )
-                for peer, _ in pairs
+                for peer, member in pairs
             ]
         return [proof.result() for proof in proofs]
 
-    async def _link(self, local: Local, peer: Peer, *, wait: bool, timeout_s: float) -> LinkProof:
+    async def _link(
+        self, local: Local, peer: Peer, member: Member, *, wait: bool, timeout_s: float
+    ) -> LinkProof:
         began = time.monotonic()
 
         def proof(result: Result, problem: str | None = None, hint: str | None = None) -> LinkProof:
             seconds = round(time.monotonic() - began, 3)
             return LinkProof(
                 database=self._hub.name, peer=peer.name, result=result, seconds=seconds,
-                problem=problem, hint=hint,
+                problem=problem, hint=hint, direction=direction_of(local, member),
             )  # fmt: skip
 
         if peer.node_id in local.paused:
@@ -79,7 +81,7 @@ class Barrier:
         progress = _Progress()
         try:
             async with asyncio.timeout(timeout_s):
-                reply = await self._prove(local, peer, progress)
+                reply = await self._prove(local, peer, member, progress)
         except TimeoutError:
             error = progress.error
             words = error.message if error else f"after {timeout_s:g} s {progress.words}"
@@ -87,11 +89,15 @@ class Barrier:
         except PeersyncError as error:
             paused = error.data.get("reason") == "paused"  # on the other side
             return proof("paused" if paused else "failed", error.message, error.hint)
-        problem = await self._unwritten(peer, reply)
+        problem = await self._unwritten(peer, member, reply)
         return proof("partly" if problem else "proved", problem)
 
-    async def _prove(self, local: Local, peer: Peer, progress: _Progress) -> PositionReply:
-        ours = in_group(local.vector, local.members)
+    async def _prove(
+        self, local: Local, peer: Peer, member: Member, progress: _Progress
+    ) -> PositionReply:
+        ours = _rows_of(local.vector, local, local.replica.origin, local.replica.direction)
+        if member.direction == "give":
+            ours = {}
         goal: Vector | None = None
         while True:
             try:
@@ -111,7 +117,9 @@ class Barrier:
                 await asyncio.sleep(RETRY_S)
                 continue
             progress.error = None
-            goal = in_group(reply.vector, local.members) if goal is None else goal
+            if goal is None:
+                goal = _rows_of(reply.vector, local, member.origin, member.direction)
+                goal = {} if local.replica.direction == "give" else goal
             progress.words = f"{peer.name} had not applied everything from here"
             if covers(reply.vector, ours):
                 break
@@ -129,7 +137,7 @@ class Barrier:
                     return
             await hub.news.wait(seen, LOOK_S)
 
-    async def _unwritten(self, peer: Peer, reply: PositionReply) -> str | None:
+    async def _unwritten(self, peer: Peer, member: Member, reply: PositionReply) -> str | None:
         """What has arrived on either side and is not in its tables."""
         async with self._hub.database.acquire("looking at the quarantine") as conn:
             local = await read_local(conn)
@@ -143,12 +151,24 @@ class Barrier:
             )
             if rows or tables
         ]
+        direction = direction_of(local, member)
         words += [
             f"{where} {counted(number, 'table')} whose changes are not captured"
-            for where, number in (("here", local.uncaptured), (f"on {peer.name}", reply.uncaptured))
-            if number
+            for where, number, silent in (
+                ("here", local.uncaptured, "receive"),
+                (f"on {peer.name}", reply.uncaptured, "give"),
+            )
+            if number and direction not in (silent, "none")
         ]
         return "; ".join(words) or None
+
+
+def _rows_of(vector: Vector, local: Local, origin: int, direction: str) -> Vector:
+    """Of a node's vector what it has rows of to give: see `oneway`."""
+    found = in_group(vector, local.members)
+    if direction == "both":
+        return found
+    return {o: p for o, p in found.items() if (o == origin) == (direction == "give")}
 
 
 class _Progress:

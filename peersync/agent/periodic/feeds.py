@@ -16,7 +16,7 @@ import asyncpg
 
 from peersync.agent.periodic.capturing import CAPTURE_S, capture_tables
 from peersync.agent.periodic.hub import Hub, covers, hold, read_backlog
-from peersync.agent.periodic.links import read_local
+from peersync.agent.periodic.links import read_local, to_give
 from peersync.agent.periodic.marks import Marks
 from peersync.agent.periodic.messages import PositionReply, PositionRequest
 from peersync.agent.workers import Workers
@@ -29,6 +29,7 @@ from peersync.postgres.log.members import (
     read_replica,
     read_vector,
 )
+from peersync.postgres.log.membership import forgotten
 from peersync.postgres.log.publish import publish
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.peers import Peer
@@ -104,6 +105,8 @@ class Feeds:
             if not ahead:
                 hub.prove(asked.origin, asked.vector)
             vector = await read_vector(conn)
+            if replica.direction == "give":  # of others it has no more than their words
+                vector = {replica.origin: vector.get(replica.origin, 0)}
             if not last and not _has_news(vector, asked.vector, asked.origin):
                 return False
             feed = await open_feed(conn, asked)
@@ -128,7 +131,7 @@ class Feeds:
             local = await read_local(conn)
             if local is None:
                 raise not_synced(hub.name, peer.name)
-            mine = {o: p for o, p in local.vector.items() if o != asked.origin}
+            mine = to_give(local, asked.origin)
             backlog = await read_backlog(conn, mine, asked.vector)
             replica = local.replica
             await self._marks.note(hub.name, replica.origin, replica.position)
@@ -140,6 +143,7 @@ class Feeds:
             hlc=replica.hlc,
             pending_transactions=backlog.transactions,
             pending_changes=backlog.changes,
+            pending_bytes=backlog.size_bytes,
             oldest=backlog.oldest,
             quarantined=sum(q for q, _ in local.waiting.values()),
             parked=local.parked,
@@ -175,6 +179,7 @@ class Feeds:
                 detail=f"asked as origin {asked.origin}",
                 hint="it becomes one when its sponsor's news have arrived here",
                 reason="not-a-member",
+                expired=forgotten(members),
             )
         if not member.counts:
             raise Denied(

@@ -76,6 +76,7 @@ class Link:
     node_id: str
     origin: int
     trouble: Failures
+    rows: bool = True  # False: this database only gives, and takes positions alone
     contact_at: float | None = None
     offset_s: float | None = None
     applying: bool = False
@@ -101,11 +102,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a log holds above a vector. `oldest`: seconds since 1970; None for nothing."""
+    """What a log holds above a vector. `oldest`: seconds since 1970; None for nothing.
+
+    size_bytes: of keys and rows as text, before compression; what travels is less.
+    """
 
     transactions: int = 0
     changes: int = 0
     oldest: float | None = None
+    size_bytes: int = 0
 
 
 NOTHING: Final = Backlog()

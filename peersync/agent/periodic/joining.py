@@ -35,11 +35,13 @@ from peersync.postgres.log.members import (
 )
 from peersync.postgres.log.membership import dissolve, say_leave
 from peersync.postgres.pool import Database
+from peersync.postgres.sqlfiles import queries
 from peersync.wire.messages import JoinRequest, Options
 
 log = logging.getLogger("peersync.periodic")
 
 LOCK_TIMEOUT_S: Final = 5.0
+_SQL: Final = queries("members")
 _NO_GROUP: Final = "00000000-0000-0000-0000-000000000000"  # until the sponsor says which
 
 
@@ -57,7 +59,13 @@ async def found_group(database: Database, config: Config, *, node_id: str, name:
 
 
 async def prepare_join(
-    database: Database, config: Config, *, node_id: str, name: str, anew: bool
+    database: Database,
+    config: Config,
+    *,
+    node_id: str,
+    name: str,
+    anew: bool,
+    direction: str | None = None,
 ) -> JoinRequest:
     """Catches the changes of a database from now on, under the origin that it joins with.
 
@@ -74,6 +82,8 @@ async def prepare_join(
                 replica = await found(conn, node_id, name, group_id=_NO_GROUP, state="joining")
             elif replica.state != "joining":
                 replica = await change_origin(conn, node_id, name)
+            if direction is not None:
+                await conn.execute(_SQL["set_direction"], direction)
         return JoinRequest(origin=replica.origin, node_name=name)
 
 
@@ -91,6 +101,8 @@ def refuse_plan(plan: Plan, options: Options, *, replica_role: bool) -> None:
     """Raises what keeps a database from being a member after the full sync that is planned."""
     if (options.merge or options.anew) and not options.join:
         raise BadRequest("merge and anew are ways to join")
+    if options.direction and not options.join:
+        raise BadRequest("which way rows go is said when a database joins")
     if not options.join:
         return
     if options.tables or options.exclude_tables or options.per_table or options.source_wins:

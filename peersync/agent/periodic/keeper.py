@@ -15,6 +15,7 @@ from typing import Final
 import asyncpg
 
 from peersync.agent.periodic.capturing import capture_tables
+from peersync.agent.periodic.expiring import answer, waits_for_words
 from peersync.agent.periodic.hub import Hub
 from peersync.agent.periodic.notices import Notices
 from peersync.config.model import Periodic
@@ -22,7 +23,8 @@ from peersync.core.order.membership import majority
 from peersync.core.order.stability import heartbeat_due
 from peersync.postgres.log.apply import Applier
 from peersync.postgres.log.members import Replica, read_members, read_replica
-from peersync.postgres.log.membership import say_expire
+from peersync.postgres.log.membership import say_word
+from peersync.postgres.log.oneway import tell_direction
 from peersync.postgres.log.parking import parked_tables
 from peersync.postgres.log.prune import expired_candidates, log_size, prune
 from peersync.postgres.log.publish import beat
@@ -43,6 +45,7 @@ class Keeper:
         self._hub = hub
         self._config = config
         self._beat_at = 0.0
+        self._position: int | None = None  # of this database, when it was last told of
         self._pruned_at = time.monotonic()
         self._notices = Notices(hub.name)
 
@@ -53,12 +56,17 @@ class Keeper:
             while True:
                 replica = await read_replica(conn)
                 if replica is not None and replica.state == "active":
+                    if replica.position != self._position:  # also said by a join, or a person
+                        self._position = replica.position
+                        await self._hub.tell(conn)
                     await self._round(conn, replica, time.monotonic())
                 works()
                 await asyncio.sleep(LOOK_S)
 
     async def _round(self, conn: asyncpg.Connection, replica: Replica, now: float) -> None:
         await capture_tables(self._hub, conn)
+        await tell_direction(conn, replica)  # the next round wakes who waits
+        await answer(self._hub, conn, replica)
         if now - self._beat_at >= self._config.beat_s and await self._beat_is_due(conn, replica):
             await beat(conn)
             self._beat_at = now
@@ -69,9 +77,9 @@ class Keeper:
         if now - self._pruned_at >= PRUNE_S:
             self._pruned_at = now
             await prune(conn)
-            await self._look_who_is_late(conn)
+            await self.look_who_is_late(conn, replica)
 
-    async def _look_who_is_late(self, conn: asyncpg.Connection) -> None:
+    async def look_who_is_late(self, conn: asyncpg.Connection, replica: Replica) -> None:
         """For whom changes are kept longer, or more of them, than is wanted (R12)."""
         late = expired_candidates(
             await log_size(conn),
@@ -79,20 +87,21 @@ class Keeper:
             max_bytes=self._config.retention_mib * MIB or UNBOUNDED,
         )
         self._hub.late = {waiting.origin: waiting.age_s for waiting in late}
-        members = {m.origin for m in await read_members(conn) if m.counts}
-        heard = members - self._hub.late.keys()
+        members = {m.origin: m for m in await read_members(conn) if m.counts}
+        heard = members.keys() - self._hub.late.keys()
         if not late or not majority(heard, members):
             return  # the others may have as good a reason to expire us: a person decides
         for waiting in late:
-            log.error(
-                "%s: %s has been away too long, nothing is kept for it any more; when it is back, "
-                "on that server: peersync rebaseline PEER --database %s",
+            member = members.get(waiting.origin)
+            if member is None or waits_for_words(member, replica.origin):
+                continue
+            log.warning(
+                "%s: %s has been away too long; the others are asked whether they miss it, too",
                 self._hub.name,
                 waiting.node_name,
-                self._hub.name,
             )
             async with conn.transaction():
-                await say_expire(conn, waiting.origin)
+                await say_word(conn, waiting.origin, asks=True)
         await self._hub.tell(conn)
 
     async def _resume(self, conn: asyncpg.Connection, replica: Replica) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import asyncpg
+import msgspec
 
 from peersync.agent.periodic.answers import STATES, LinkView
 from peersync.agent.periodic.hub import NOTHING, Backlog, Hub, Link, read_backlog
@@ -35,6 +36,7 @@ from peersync.transport.peers import Peer
 
 _SQL: Final = queries("links")
 ASK_S: Final = 5.0
+ASK_EXPIRED_S: Final = 1.5
 START_S: Final = 10.0  # for so long periodic sync may need to begin after a join or a start
 
 
@@ -117,9 +119,9 @@ async def read_links(
     pairs = linked(local, peers)
     async with asyncio.TaskGroup() as group:
         asked = [
-            group.create_task(_asked(ask, peer, local), name=f"position-{peer.name}")
+            group.create_task(_asked(ask, peer, member, local), name=f"position-{peer.name}")
             for peer, member in pairs
-            if member.counts and peer.node_id not in local.paused
+            if peer.node_id not in local.paused
         ]
     answers = dict(task.result() for task in asked)
     views = []
@@ -129,6 +131,8 @@ async def read_links(
             theirs = answer.vector if isinstance(answer, PositionReply) else None
             known = theirs if theirs is not None else hub.proved.get(member.origin)
             backlog = NOTHING if known is None else await _to_give(conn, local, member, known)
+            if isinstance(answer, PositionReply) and local.replica.direction == "give":
+                answer = nothing_to_take(answer)
             quarantined, conflicts = _of_link(local, pairs, member)
             views.append(
                 view(
@@ -152,12 +156,17 @@ async def read_links(
     return sorted(views, key=lambda v: (STATES.index(v.state), v.database, v.peer))
 
 
-async def _asked(ask: Ask, peer: Peer, local: Local) -> tuple[str, PositionReply | PeersyncError]:
+async def _asked(
+    ask: Ask, peer: Peer, member: Member, local: Local
+) -> tuple[str, PositionReply | PeersyncError | None]:
+    """Of an expired peer only a refusal counts: it may have expired this database, too."""
+    patience_s = ASK_S if member.counts else ASK_EXPIRED_S
     try:
-        async with asyncio.timeout(ASK_S):
-            return peer.node_id, await ask(peer, local)
+        async with asyncio.timeout(patience_s):
+            reply = await ask(peer, local)
+            return peer.node_id, reply if member.counts else None
     except TimeoutError:
-        return peer.node_id, PeerUnreachable(f"{peer.name} did not answer within {ASK_S:g} s")
+        return peer.node_id, PeerUnreachable(f"{peer.name} did not answer within {patience_s:g} s")
     except PeersyncError as error:
         return peer.node_id, error
 
@@ -165,8 +174,34 @@ async def _asked(ask: Ask, peer: Peer, local: Local) -> tuple[str, PositionReply
 async def _to_give(
     conn: asyncpg.Connection, local: Local, member: Member, theirs: Vector
 ) -> Backlog:
-    mine = {o: p for o, p in local.vector.items() if o != member.origin}
-    return await read_backlog(conn, mine, theirs)
+    if member.direction == "give":  # it takes no rows
+        return Backlog()
+    return await read_backlog(conn, to_give(local, member.origin), theirs)
+
+
+def nothing_to_take(answer: PositionReply) -> PositionReply:
+    """The same for a database that only gives: nothing of the peer's is waited for."""
+    return msgspec.structs.replace(
+        answer, pending_transactions=0, pending_changes=0, oldest=None, pending_bytes=0
+    )
+
+
+def to_give(local: Local, asker: int) -> Vector:
+    """How far that is which this database has for another: all, or its own alone."""
+    own = local.replica.origin
+    if local.replica.direction == "give":
+        return {own: local.vector.get(own, 0)}
+    return {o: p for o, p in local.vector.items() if o != asker}
+
+
+def direction_of(local: Local, member: Member) -> str:
+    """Which way rows go on a link, as this side sees it: both, receive, give or none."""
+    mine, theirs = local.replica.direction, member.direction
+    takes = mine != "give" and theirs != "receive"
+    gives = mine != "receive" and theirs != "give"
+    if takes and gives:
+        return "both"
+    return "receive" if takes else "give" if gives else "none"
 
 
 def _of_link(local: Local, pairs: list[tuple[Peer, Member]], member: Member) -> tuple[int, int]:
@@ -202,6 +237,10 @@ def view(database: str, facts: Facts) -> LinkView:
         parked_tables=facts.local.parked,
         conflicts=facts.conflicts,
         paused_by=facts.local.paused.get(facts.peer.node_id),
+        direction=direction_of(facts.local, facts.member),
+        paused=facts.peer.node_id in facts.local.paused,
+        bytes_to_take=answer.pending_bytes if answer else None,
+        bytes_to_give=facts.backlog.size_bytes if known else None,
     )
 
 
@@ -215,6 +254,9 @@ def judge(database: str, facts: Facts) -> Verdict:
     if local.replica.state in ("held", "expired"):
         reason = local.replica.reason or "this database may not take part any more"
         return "failed", reason, f"peersync rebaseline {peer.name} --database {database}"
+    if facts.member.state == "expired" and _expired_us(facts.answer):
+        words = f"{peer.name} has expired this server, too: what one writes never reaches the other"
+        return "failed", words, f"peersync rebaseline {peer.name} --database {database}"
     if facts.member.state == "expired":
         words = f"{peer.name} was expired: nothing is kept for it until it is taken in again"
         return "expired", words, _again(database, facts)
@@ -282,11 +324,12 @@ def _not_synced(
 ) -> tuple[str | None, str | None]:
     """Tables whose changes do not travel; the others may be in sync all the same."""
     words = []
-    for where, refused, left_out in (
-        ("here", facts.local.uncaptured, facts.local.left_out),
-        (f"on {facts.peer.name}", answer.uncaptured, answer.left_out),
+    direction = direction_of(facts.local, facts.member)
+    for where, refused, left_out, silent in (
+        ("here", facts.local.uncaptured, facts.local.left_out, "receive"),
+        (f"on {facts.peer.name}", answer.uncaptured, answer.left_out, "give"),
     ):
-        if refused:
+        if refused and direction not in (silent, "none"):
             words.append(f"{where} the changes of {counted(refused, 'table')} can't be caught")
         if left_out:
             words.append(f"{where} {counted(left_out, 'table')} left out")
@@ -295,6 +338,10 @@ def _not_synced(
     here = facts.local.uncaptured or facts.local.left_out
     hint = f"peersync tables list --database {database}"
     return "; ".join(words), hint if here else f"on {facts.peer.name}: {hint}"
+
+
+def _expired_us(answer: PositionReply | PeersyncError | None) -> bool:
+    return isinstance(answer, PeersyncError) and answer.data.get("reason") == "expired"
 
 
 def _again(database: str, facts: Facts) -> str:

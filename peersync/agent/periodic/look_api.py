@@ -58,6 +58,7 @@ log = logging.getLogger("peersync.periodic")
 T = TypeVar("T")
 
 BODY_BYTES = 4 * 1024 * 1024
+MAX_KEY = 64
 ANSWER_S = 15.0
 LOCK_TIMEOUT_S = 10.0
 
@@ -66,7 +67,17 @@ class TraceQuestion(OperatorRequest, frozen=True):
     """`POST /api/admin/trace`: `key` has a value for each column of the table's key."""
 
     table: str
-    key: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=64)]
+    key: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=MAX_KEY)]
+
+
+class TraceQuery(InDatabaseQuery, frozen=True, kw_only=True):
+    """`key`: its value; where the key has several columns, once for each, in their order.
+
+    An address has at most 8 KiB; for a longer key there is the same with a body.
+    """
+
+    table: str
+    key: str
 
 
 class SequencesRequest(OperatorRequest, frozen=True):
@@ -93,6 +104,7 @@ class LookApi:
 
     def admin_routes(self) -> list[web.RouteDef]:
         return [
+            web.get("/api/admin/trace", self._look_up),
             web.post("/api/admin/trace", self._trace),
             web.post("/api/admin/sequences/plan", self._plan),
             web.post("/api/admin/sequences/apply", self._apply),
@@ -106,8 +118,17 @@ class LookApi:
         ]
 
     # --- people ---------------------------------------------------------------------------
+    async def _look_up(self, request: web.Request) -> web.Response:
+        asked = read_query(request, TraceQuery)
+        key = tuple(request.query.getall("key"))
+        if len(key) > MAX_KEY:
+            raise BadRequest(f"a key has at most {MAX_KEY} columns")
+        return await self._tell(TraceQuestion(database=asked.database, table=asked.table, key=key))
+
     async def _trace(self, request: web.Request) -> web.Response:
-        wanted = await read_message(request, TraceQuestion, limit=BODY_BYTES)
+        return await self._tell(await read_message(request, TraceQuestion, limit=BODY_BYTES))
+
+    async def _tell(self, wanted: TraceQuestion) -> web.Response:
         async with self._connection(wanted.database, "tracing a row") as conn:
             await _require_member(conn, wanted.database)
             subject = await find_subject(conn, wanted.table, wanted.key)

@@ -279,22 +279,24 @@ class _Pullers:
     def fit(self, pairs: list[tuple[Peer, Member]], local: Local) -> None:
         """Begins, ends and replaces pullers; a paused link has none."""
         wanted = {p.node_id: (p, m) for p, m in pairs if m.counts and p.node_id not in local.paused}
+        rows = local.replica.direction != "give"
         for node_id, task in list(self.tasks.items()):
             link = self._hub.links[node_id]
             known = wanted.get(node_id)
-            if known is None or known[1].origin != link.origin or task.done():
+            other = known is None or known[1].origin != link.origin or link.rows != rows
+            if other or task.done():
                 task.cancel()
                 del self.tasks[node_id], self._hub.links[node_id]
         for node_id, (peer, member) in wanted.items():
             if node_id not in self.tasks:
-                self.tasks[node_id] = self._begin(peer, member)
+                self.tasks[node_id] = self._begin(peer, member, rows=rows)
 
-    def _begin(self, peer: Peer, member: Member) -> asyncio.Task[None]:
+    def _begin(self, peer: Peer, member: Member, *, rows: bool) -> asyncio.Task[None]:
         hub = self._hub
         trouble = Failures(f"{hub.name} from {peer.name}", self._config)
         counts = hub.counts.setdefault(peer.node_id, Counts())
         counts.peer = peer.name
-        link = Link(peer.name, peer.node_id, member.origin, trouble, counts=counts)
+        link = Link(peer.name, peer.node_id, member.origin, trouble, rows=rows, counts=counts)
         hub.links[peer.node_id] = link
         puller = Puller(hub, link, self._config, lambda: self._client(peer))
         return self._group.create_task(

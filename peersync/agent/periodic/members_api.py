@@ -3,38 +3,54 @@
 The log is kept for every member. One that never comes back is expired by a person, or, where more
 than half of the members can still be heard, by itself after `periodic.retention_d`. It loses
 nothing by that: when it comes back it takes everything anew and sends what it has (rebaseline).
+
+A typed expiry, too, needs more than half of the members: those who miss that one as well give
+their word (`expiring`). Of two members neither is more than half, so there the person who types it
+decides; elsewhere `force` does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Final
 
+import asyncpg
 import msgspec
 from aiohttp import web
 
 from peersync.agent.databases import Databases
 from peersync.agent.periodic.admin_api import InDatabaseQuery, OperatorRequest
+from peersync.agent.periodic.expiring import (
+    ALIVE_S,
+    expire_if_agreed,
+    heard_s,
+    waits_for_words,
+)
 from peersync.agent.periodic.hub import Hub
 from peersync.agent.periodic.loop import Periodic
 from peersync.core.errors import BadRequest, Locked, NotFound
 from peersync.postgres.log.members import Member, Replica, read_members, read_replica
-from peersync.postgres.log.membership import say_expire
+from peersync.postgres.log.membership import say_expire, say_word
+from peersync.postgres.log.oneway import set_direction
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
 from peersync.transport.query import read_query
+from peersync.wire.messages import Direction
 
 log = logging.getLogger("peersync.periodic")
 
 WHO_BYTES = 4096
-ALIVE_S: Final = 60.0  # who was heard since then is there
+SETTLE_S: Final = 15.0  # for so long the answer waits for the word of the other members
+LOOK_S: Final = 0.2
 
 
 class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     """One member. `applied`: its highest position here; `has`: the highest of ours it told of.
 
     `heard_s`: how long ago it last asked or answered, or made a change; None for never.
+    `direction`: both, receive (it gives no changes of its own) or give (it applies none of others).
     """
 
     name: str
@@ -46,6 +62,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
     has: int
     sponsor: str | None = None
     heard_s: float | None = None
+    direction: str = "both"
 
 
 class MembersView(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,12 +76,19 @@ class MembersView(msgspec.Struct, frozen=True, kw_only=True):
 class ExpireRequest(OperatorRequest, frozen=True):
     """`POST /api/admin/members/expire`; `member` is a node's name.
 
-    `force`: also one that is there. `dry_run`: only says whether it would be done.
+    `force`: also one that is there, and without asking the other members. `dry_run`: only says
+    whether it would be done.
     """
 
     member: str
     force: bool = False
     dry_run: bool = False
+
+
+class DirectionRequest(OperatorRequest, frozen=True):
+    """`POST /api/admin/members/direction`: what this database does from now on."""
+
+    direction: Direction
 
 
 class MembersApi:
@@ -78,6 +102,7 @@ class MembersApi:
         return [
             web.get("/api/admin/members", self._list),
             web.post("/api/admin/members/expire", self._expire),
+            web.post("/api/admin/members/direction", self._direction),
         ]
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -90,15 +115,39 @@ class MembersApi:
             replica = await read_replica(conn)
             if replica is None or replica.state != "active":
                 raise BadRequest(f"{database.name} of this node is no active member of a group")
-            member = _one(await read_members(conn), replica, wanted.member)
+            members = await read_members(conn)
+            member = _one(members, replica, wanted.member)
             if not wanted.force:
                 _refuse_alive(self._periodic.hub(database.name), member)
             if not wanted.dry_run:
-                async with conn.transaction():
-                    await say_expire(conn, member.origin)
-                log.warning("%s: %s was expired by %s", database.name, member.node_name, wanted.by)
+                pair = sum(m.counts for m in members) == 2  # neither is more than half
+                await self._say(conn, member, wanted, decided=wanted.force or pair)
         self._periodic.refresh(database.name)
         return json_response(await self._view(database.name))
+
+    async def _direction(self, request: web.Request) -> web.Response:
+        wanted = await read_message(request, DirectionRequest, limit=WHO_BYTES)
+        database = await self._databases.ready(wanted.database)
+        async with database.connect("members", what="changing the direction") as conn:
+            await set_direction(conn, wanted.direction)
+        log.warning("%s: rows go %s from now on, by %s", database.name, wanted.direction, wanted.by)
+        self._periodic.refresh(database.name)
+        return json_response(await self._view(database.name))
+
+    async def _say(
+        self, conn: asyncpg.Connection, member: Member, wanted: ExpireRequest, *, decided: bool
+    ) -> None:
+        """Expires a member, or asks the others for their word."""
+        async with conn.transaction():
+            if decided:
+                await say_expire(conn, member.origin)
+            else:
+                await say_word(conn, member.origin, asks=True)
+        what = "was expired by" if decided else "is to be expired, asks"
+        log.warning("%s: %s %s %s", wanted.database, member.node_name, what, wanted.by)
+        if not decided:
+            self._periodic.refresh(wanted.database)
+            await _until_agreed(self._periodic.hub(wanted.database), conn, member.origin)
 
     async def _view(self, name: str) -> MembersView:
         database = await self._databases.ready(name)
@@ -116,25 +165,34 @@ class MembersApi:
                     name=m.node_name,
                     node_id=m.node_id,
                     origin=m.origin,
-                    state=replica.state if m.origin == replica.origin else m.state,
+                    state=_state(m, replica),
                     own=m.origin == replica.origin,
                     applied=m.applied,
                     has=m.applied if m.origin == replica.origin else m.seen.get(replica.origin, 0),
                     sponsor=names.get(m.sponsor) if m.sponsor else None,
-                    heard_s=None if m.origin == replica.origin else _heard_s(hub, m),
+                    heard_s=None if m.origin == replica.origin else heard_s(hub, m),
+                    direction=replica.direction if m.origin == replica.origin else m.direction,
                 )
                 for m in members
             ),
         )
 
 
-def _heard_s(hub: Hub, member: Member) -> float | None:
-    """How long ago a member asked or answered, or made the last change of it that is here."""
-    link = hub.links.get(member.node_id)
-    direct = link.contact_at if link is not None and link.origin == member.origin else None
-    told = hub.proved_at.get(member.origin)
-    times = [t for t in (direct, told, member.applied_hlc / 1_000_000) if t]
-    return round(max(time.time() - max(times), 0.0), 1) if times else None
+def _state(member: Member, replica: Replica) -> str:
+    if member.origin == replica.origin:
+        return replica.state
+    return "expiring" if waits_for_words(member, replica.origin) else member.state
+
+
+async def _until_agreed(hub: Hub, conn: asyncpg.Connection, origin: int) -> None:
+    """Until more than half have given their word, or for a while: they may be out of reach."""
+    deadline = time.monotonic() + SETTLE_S
+    while time.monotonic() < deadline:
+        if await expire_if_agreed(hub, conn, origin):
+            return
+        if not any(m.counts and m.origin == origin for m in await read_members(conn)):
+            return  # the keeper was quicker
+        await asyncio.sleep(LOOK_S)
 
 
 def _refuse_alive(hub: Hub, member: Member) -> None:
@@ -142,11 +200,11 @@ def _refuse_alive(hub: Hub, member: Member) -> None:
 
     It would have to take everything anew, and what it does not know of yet is not sent to it.
     """
-    heard_s = _heard_s(hub, member)
-    if heard_s is None or heard_s > ALIVE_S:
+    ago = heard_s(hub, member)
+    if ago is None or ago > ALIVE_S:
         return
     raise Locked(
-        f"{member.node_name} is there: it was heard {heard_s:.0f} s ago; nothing was changed",
+        f"{member.node_name} is there: it was heard {ago:.0f} s ago; nothing was changed",
         hint=f"To take it out of the group, on {member.node_name}: "
         f"peersync leave --database {hub.name}\n"
         f"Expire it all the same: peersync members expire {member.node_name} "

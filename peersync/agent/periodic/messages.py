@@ -33,7 +33,8 @@ class PositionRequest(Message, frozen=True, kw_only=True):
 
 
 class PositionReply(Message, frozen=True, kw_only=True):
-    """`pending…`: what the answerer has and the asker's vector does not cover.
+    """`pending…`: what the answerer has and the asker's vector does not cover (`pending_bytes` is
+    an estimate, and missing in the answer of an earlier version).
 
     `quarantined` and `parked`: changes and tables that wait at the answerer; `uncaptured`: tables
     whose changes it does not send, and can't; `left_out`: those that a person has left out there.
@@ -47,6 +48,7 @@ class PositionReply(Message, frozen=True, kw_only=True):
     hlc: int
     pending_transactions: Count = 0
     pending_changes: Count = 0
+    pending_bytes: Count | None = None
     oldest: float | None = None
     quarantined: Count = 0
     parked: Count = 0

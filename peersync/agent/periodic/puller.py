@@ -17,8 +17,10 @@ from typing import Final
 
 from peersync.agent.periodic.fetch import Fetch
 from peersync.agent.periodic.hub import Hub, Link, covers, hold
+from peersync.agent.periodic.voided import hold_if_void
 from peersync.config.model import Config
 from peersync.core.errors import (
+    Denied,
     PeerFailed,
     PeersyncError,
     PeerUnreachable,
@@ -99,6 +101,7 @@ class Puller:
             origin=replica.origin,
             vector=vector,
             wait_s=wait_s if wait else 0,
+            rows=self._link.rows,
         )
         read_s = self._config.network.read_timeout_s
         counts = self._link.counts
@@ -116,6 +119,9 @@ class Puller:
             head = await fetch.head()
         except PeerFailed as error:
             raise self._named(error) from error
+        except Denied as error:
+            await hold_if_void(self._hub, self._link.peer, error)
+            raise
         self._check(replica, head, fetch.arrived_at)
         if head.vector.get(replica.origin, 0) > fetch.vector.get(replica.origin, 0):
             await self._refuse_older_self(head)

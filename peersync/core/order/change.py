@@ -13,8 +13,8 @@ from typing import Literal
 from peersync.core.order.vector import Vector
 
 Op = Literal["I", "U", "D", "T"]  # insert, update, delete, truncate
-# data, heartbeat, join, leave, expire, a conflict that a person has decided
-Kind = Literal["d", "b", "j", "l", "e", "c"]
+# data, heartbeat, join, leave, expire, a conflict that a person has decided, a word for an expiry
+Kind = Literal["d", "b", "j", "l", "e", "c", "w"]
 Columns = Mapping[str, str | None]
 Image = str | Columns
 

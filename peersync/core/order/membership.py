@@ -67,6 +67,40 @@ def majority(agreeing: Collection[int], members: Collection[int]) -> bool:
     return 2 * len(set(agreeing) & set(members)) > len(set(members))
 
 
+def voters(
+    joins: Mapping[int, tuple[int, int]],
+    members: Mapping[int, Known],
+    fenced: Collection[int] = (),
+) -> set[int]:
+    """The members whose word counts for an expiry: founders, and joiners that everybody knows.
+
+    `joins` has the sponsor of each joiner, and the position at which. Otherwise the smaller
+    part of a split would admit others until it is the larger one.
+    """
+    return {
+        member
+        for member in members
+        if member not in joins or acknowledged(member, *joins[member], members, fenced)
+    }
+
+
+def may_be_expired(
+    subject: int,
+    agreeing: Collection[int],
+    joins: Mapping[int, tuple[int, int]],
+    members: Mapping[int, Known],
+    fenced: Collection[int] = (),
+) -> bool:
+    """Whether those who have said so may expire `subject` (R12): they are more than half.
+
+    Of all members, and of those whose word counts too: no two parts of a split, each of which
+    knows of joins that the other does not, can both have that. Its own word does not count.
+    """
+    counted = {m: known for m, known in members.items() if m not in fenced}
+    others = set(agreeing) - {subject}
+    return majority(others, counted) and majority(others, voters(joins, counted, fenced))
+
+
 def cut(subject: int, members: Mapping[int, Known]) -> int:
     """The highest transaction of an expired member that any other is known to have."""
     return max((k.of(m, subject) for m, k in members.items() if m != subject), default=0)

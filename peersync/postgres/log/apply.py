@@ -171,6 +171,7 @@ class Applier:
                 f"database {self._database.name} applies nothing now: it is {state}",
                 detail=replica["reason"] if replica else None,
             )
+        session.direction = replica["direction"]
 
     @staticmethod
     async def _filled(

@@ -19,6 +19,7 @@ from peersync.postgres.log.apply_write import Writer
 from peersync.postgres.log.decided import apply_decided
 from peersync.postgres.log.members import encode_vector, read_members
 from peersync.postgres.log.membership import apply_event, counting
+from peersync.postgres.log.oneway import note_direction
 from peersync.postgres.log.parking import misfit, park
 from peersync.postgres.log.rows import ShapeLike, Target
 from peersync.postgres.log.staging import IN, Group, check, shapes_sql, transaction_rows
@@ -80,7 +81,7 @@ class _Apply:
         if keep:
             await self._put_heads()
             await self._conn.execute(_KEEP_HEADS)
-        if run.changes or staged:
+        if (run.changes or staged) and self._session.direction != "give":
             outcome = await self._changes(vector, keep, refused)
         for t in run.transactions:
             if t.kind == "c":  # also of a conflict that this very run has brought
@@ -107,16 +108,19 @@ class _Apply:
         if vector.get(run.origin) != run.first - 1:
             raise Overtaken
         for t in run.transactions:
-            if t.kind in ("j", "l", "e"):
+            if t.kind in ("j", "l", "e", "w"):
                 info = self._heads[t.origin, t.position].info
                 await apply_event(self._conn, t.origin, t.position, t.kind, info, t.seen)
                 states = await self._session.fetch("begin", run.origin)
+            elif t.kind == "b":
+                await note_direction(self._conn, t.origin, self._heads[t.origin, t.position].info)
         ours = (self._session.origin, run.origin)
         counts = [m["origin"] for m in states if m["state"] in _COUNTS]
         if any(m["state"] == "expired" for m in states):  # of whom something may still come
             counts = [m.origin for m in counting(await read_members(self._conn))]
         keep = any(origin not in ours for origin in counts)
         keep = keep or any(row["merging"] for row in states)
+        keep = keep and self._session.direction != "give"  # it has no rows to relay
         return vector, keep, any(row["refused"] for row in states)
 
     async def _changes(self, vector: dict[int, int], keep: bool, refused: bool) -> Outcome:

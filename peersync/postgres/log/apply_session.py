@@ -28,6 +28,7 @@ _SQL: Final = {
     **queries("apply"),
     "late_keys": LATE_KEYS,
     "publish": queries("publish")["publish"],
+    "proofs_kept": queries("proof_blocks")["any"],
     "replica": queries("members")["replica"],
     "members": queries("members")["members"],
 }
@@ -49,8 +50,8 @@ _GATE: Final = (
 class Session:
     """One connection. `origin` is this database's own; `replica_role`: triggers are quiet.
 
-    `window_used`: the stages of conflicts are not empty. `late`: the deferrable constraints of the
-    tables that `targets` was asked for, by oid.
+    `window_used`: the stages of conflicts are not empty. `direction`: see `oneway`. `late`: the
+    deferrable constraints of the tables that `targets` was asked for, by oid.
     """
 
     def __init__(self, conn: asyncpg.Connection, origin: int, *, replica_role: bool) -> None:
@@ -58,6 +59,7 @@ class Session:
         self.origin = origin
         self.replica_role = replica_role
         self.window_used = False
+        self.direction = "both"  # of this database, read for each frame
         self.late: dict[int, tuple[LateKey, ...]] = {}
         self._prepared: dict[str, Any] = {}
         self._known: set[int] = set()

@@ -26,6 +26,8 @@ from peersync.postgres.log.apply_merge import Merging, Place, merging_of
 from peersync.postgres.log.apply_session import Session
 from peersync.postgres.log.apply_statements import Batch
 from peersync.postgres.log.apply_write import Heads, Writer
+from peersync.postgres.log.dirty import mark_staged
+from peersync.postgres.log.oneway import give_way, last_withheld
 from peersync.postgres.log.parking import number_tables
 from peersync.postgres.log.rows import ShapeLike, Target, read_shapes
 from peersync.postgres.log.staging import (
@@ -98,6 +100,7 @@ class Settling:
         self._compact = compact_sql(
             shapes_sql(self.tables), [group for batch in batches for group, _ in batch.parts]
         )
+        withheld = await last_withheld(self._conn) if self._receives else 0
         survivors = False
         if after and plain and await self._clash(after, self._vector, plain):
             survivors = True
@@ -115,6 +118,8 @@ class Settling:
             self._compact = []
         if supersede:
             await writer.supersede()
+        if self._receives:
+            await self._over_own(batches, withheld)
         await self._look(plain, merging, pending)
         self.outcome.conflicts += await self._merging.record()
 
@@ -202,6 +207,37 @@ class Settling:
             if not staged:
                 return
             await self._write_again()
+            if self._receives:
+                await self._give_way(AGAIN)
+
+    async def _over_own(self, batches: list[Batch], known: int) -> None:
+        """Own changes of these rows give way. `known`: the last that was withheld before.
+
+        One that came since may have got past the write, where its row was not there to be locked:
+        then all is written once more. Rows without a key take nobody's place.
+        """
+        keyed = [b for b in batches if not any(group.keyless for group, _ in b.parts)]
+        late = self._session.late
+        while True:
+            await self._session.fetch("publish")
+            last = await self._give_way(IN)
+            if last <= known or not keyed:
+                return
+            known = last
+            writer = Writer(self._conn, keyed, self.tables, self._heads, late=late)
+            if await self._write_with(writer, self._compact):
+                self._compact = []
+
+    async def _give_way(self, table: str) -> int:
+        """The highest id of what gave way."""
+        await self._heads()
+        conflicts, last = await give_way(self._conn, table, shapes_sql(self.tables))
+        self.outcome.conflicts += conflicts
+        return last
+
+    @property
+    def _receives(self) -> bool:
+        return self._session.direction == "receive"
 
     async def _write_again(self) -> None:
         groups = await self._session.survey(AGAIN)
@@ -216,6 +252,9 @@ class Settling:
         await self._write_with(writer, [])
 
     async def _write_with(self, writer: Writer, compact: list[str]) -> bool:
+        if await self._session.fetchval("proofs_kept"):
+            shapes, quiet = shapes_sql(self.tables), self._session.replica_role
+            await mark_staged(self._conn, writer.staged_in, shapes, quiet=quiet)
         compacted = await writer.write(compact)
         if not self._session.replica_role:
             await self._session.execute("forget_own")

@@ -131,6 +131,7 @@ class Writer:
         self._shapes = shapes_sql(tables)
         self._tables = tables
         self._table = table
+        self.staged_in = table
         self._sql = Statements(table, late, survivors=survivors)
         self.quarantined = 0
         self.parked: set[TableName] = set()

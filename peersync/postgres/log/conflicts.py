@@ -90,11 +90,11 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_conflicts(
-    conn: asyncpg.Connection, *, tables: Sequence[int] | None, only_open: bool, limit: int
+    conn: asyncpg.Connection, parameters: Sequence[Any], *, limit: int
 ) -> list[ConflictView]:
-    """Newest first, without rows. `tables`: numbers of synced_table."""
+    """Newest first, without rows. `parameters`: of the filter, `settling.Meant`."""
     nodes = await node_names(conn)
-    return [_view(row, nodes) for row in await conn.fetch(_SQL["list"], tables, only_open, limit)]
+    return [_view(row, nodes) for row in await conn.fetch(_SQL["list"], *parameters, limit)]
 
 
 async def conflicts_of(

@@ -17,7 +17,12 @@ import asyncpg
 
 from peersync.core.errors import ProtocolError, RowMoved, RowsLocked
 from peersync.core.names import quote_ident, quote_literal
-from peersync.postgres.log.members import decode_vector, encode_vector
+from peersync.postgres.log.members import (
+    decode_vector,
+    encode_vector,
+    read_replica,
+    read_vector,
+)
 from peersync.postgres.log.onerow import Values, canonical_key, read_row
 from peersync.postgres.log.publish import announce
 from peersync.postgres.log.rows import Target
@@ -37,10 +42,14 @@ async def say_decided(
 
     `number`: the conflict that was decided. Raises NotFound where no part is taken now.
     """
-    info = {"schema": schema, "table": table, "key": key, "by": by, "how": how}
-    position = await announce(conn, "c", info)
-    said = await conn.fetchrow(_SQL["said"], position)
-    known = encode_vector({**decode_vector(said["seen"]), said["origin"]: position})
+    replica = await read_replica(conn)
+    if replica is not None and replica.direction == "receive":  # a decision for this server alone
+        known = encode_vector(await read_vector(conn))
+    else:
+        info = {"schema": schema, "table": table, "key": key, "by": by, "how": how}
+        position = await announce(conn, "c", info)
+        said = await conn.fetchrow(_SQL["said"], position)
+        known = encode_vector({**decode_vector(said["seen"]), said["origin"]: position})
     how = f"settled together with conflict {number}: {how}"
     await conn.execute(_SQL["decided"], schema, table, key, known, by, how, None)
 

@@ -98,7 +98,8 @@ async def _open(conn: asyncpg.Connection, transaction: Any, wanted: FeedRequest)
     unix_time = time.time()
     vector = await read_vector(conn)
     asked = encode_vector(wanted.vector)
-    await _refuse_gaps(conn, wanted.origin, asked)
+    only = replica.origin if replica.direction == "give" else None
+    await _refuse_gaps(conn, wanted.origin, asked, only)
     rows = await conn.fetch(
         _SQL["transactions"],
         wanted.origin,
@@ -106,10 +107,11 @@ async def _open(conn: asyncpg.Connection, transaction: Any, wanted: FeedRequest)
         wanted.max_changes,
         wanted.max_bytes,
         wanted.transactions,
+        only,
     )
     fitting = next((i for i, row in enumerate(rows) if row["left_over"]), len(rows))
-    transactions = tuple(_heads(rows[:fitting]))
-    ranges = _ranges(transactions)
+    transactions = tuple(_heads(rows[:fitting], rows_too=wanted.rows))
+    ranges = _ranges(transactions if wanted.rows else ())
     head = FeedHead(
         group=replica.group_id,
         origin=replica.origin,
@@ -122,8 +124,8 @@ async def _open(conn: asyncpg.Connection, transaction: Any, wanted: FeedRequest)
     return OpenFeed(conn, transaction, head, ranges)
 
 
-async def _refuse_gaps(conn: asyncpg.Connection, asker: int, vector: str) -> None:
-    gaps = await conn.fetch(_SQL["gaps"], asker, vector)
+async def _refuse_gaps(conn: asyncpg.Connection, asker: int, vector: str, only: int | None) -> None:
+    gaps = await conn.fetch(_SQL["gaps"], asker, vector, only)
     if gaps:
         raise ResyncRequired(
             "the peer lacks changes that have left the log here",
@@ -132,7 +134,7 @@ async def _refuse_gaps(conn: asyncpg.Connection, asker: int, vector: str) -> Non
         )
 
 
-def _heads(rows: Sequence[Mapping[str, Any]]) -> Iterator[TransactionHead]:
+def _heads(rows: Sequence[Mapping[str, Any]], *, rows_too: bool) -> Iterator[TransactionHead]:
     last: dict[int, str] = {}
     for row in rows:
         origin, seen = row["origin"], row["seen"]
@@ -141,7 +143,7 @@ def _heads(rows: Sequence[Mapping[str, Any]]) -> Iterator[TransactionHead]:
             position=row["position"],
             hlc=row["hlc"],
             kind=row["kind"],
-            changes=row["changes"],
+            changes=row["changes"] if rows_too else 0,
             at=row["at"],
             seen=None if last.get(origin) == seen else decode_vector(seen),
             info=None if row["info"] is None else msgspec.json.decode(row["info"], type=dict),

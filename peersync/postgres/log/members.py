@@ -35,6 +35,14 @@ class Replica:
     reason: str | None
     position: int
     hlc: int
+    direction: str = "both"  # receive: gives no changes of its own; give: applies none of others
+
+
+class Word(msgspec.Struct, frozen=True):
+    """`at`: when it came here, in seconds since 1970. `asks`: for the word of the others."""
+
+    at: float
+    asks: bool
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,18 @@ class Member:
     joined_at: int | None
     expired_by: int | None = None  # who said so, and at which of its positions
     expired_at: int | None = None
+    direction: str = "both"  # as it has told
+    words: str = "{}"  # see `said`
 
     @property
     def counts(self) -> bool:
         """Whether the log waits for it."""
         return self.state in ("member", "joining")
+
+    @property
+    def said(self) -> dict[int, Word]:
+        """Who has said that it be waited for no more (R12)."""
+        return msgspec.json.decode(self.words, type=dict[int, Word])
 
 
 def new_origin() -> int:

@@ -80,6 +80,7 @@ async def _prune(conn: asyncpg.Connection, batch_rows: int) -> Pruned:
     members = await read_members(conn)  # first: what becomes stable later is not looked at here
     if await conn.fetchval(_SQL["quarantined"]):
         await conn.execute(_SQL["supersede"])
+    await conn.execute(_SQL["thin_withheld"])
     reached = await _raise_floors(conn, members)
     transactions = changes = 0
     for member in members:
@@ -120,6 +121,8 @@ async def _raise_floors(conn: asyncpg.Connection, members: Sequence[Member]) -> 
     """Nothing is published or applied meanwhile: a row in conflict is counted, or not there yet."""
     stable = floors((m.origin for m in members), known(members))
     wanted = {m.origin: min(stable[m.origin], m.applied) for m in members}
+    for origin, position in await conn.fetch(queries("proof_blocks")["holds"]):
+        wanted[origin] = min(wanted.get(origin, position), position)
     if all(wanted[m.origin] <= m.floor for m in members):
         return {m.origin: m.floor for m in members}
     async with conn.transaction():

@@ -25,7 +25,7 @@ _LOOK_AGAIN_S: Final = 0.02  # while a writer is at work, which will not notify
 _LOOK_AT_LEAST_S: Final = 0.25  # it may stay open for hours
 _GROWTH: Final = 1.5
 
-Announcement = Literal["b", "j", "l", "e", "c"]  # heartbeat, join, leave, expire
+Announcement = Literal["b", "j", "l", "e", "c", "w"]  # as core.order.change has them
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,10 @@ import asyncpg
 import msgspec
 
 from peersync.core.errors import BadRequest, NotFound, PermissionMissing
+from peersync.core.names import TableName
 from peersync.postgres.errors import translate
 from peersync.postgres.log.conflicts import hlc_time, node_names, op_word
+from peersync.postgres.log.dirty import mark_row
 from peersync.postgres.log.late import refuse_late
 from peersync.postgres.log.onerow import (
     Values,
@@ -123,6 +125,8 @@ async def retry(conn: asyncpg.Connection, number: int, *, by: str) -> Tried:
             await conn.execute(_SQL["hold_applies"])
             row = await _lock(conn, number)
             await _replica_role(conn)
+            name = TableName(row["schema_name"], row["table_name"])
+            await mark_row(conn, name, row["shape"], row["key"])
             await conn.execute("SET LOCAL synchronous_commit = on")
             return await _apply(conn, row, by)
     except asyncpg.PostgresError as refusal:

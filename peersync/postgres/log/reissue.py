@@ -50,10 +50,14 @@ class Reissue:
         """Says which of them lose. Before any row is written.
 
         A change that was sent before this database was set back is there already: it is known by
-        the moment at which it was captured, which no backup sets back.
+        the moment at which it was captured, which no backup sets back. Where the source's log does
+        not keep it, one that would count twice is left to a person.
         """
         entries, shapes = self._stage.table("entry").sql, self._stage.table("shape").sql
         self._run(_ALREADY_THERE.format(entries=entries, shapes=shapes))
+        theirs = {m.origin: m.applied_hlc for m in self._group.members}
+        cuts = quote_literal(encode_vector({m.origin: m.applied for m in self._group.members}))
+        self._run(_UNSURE.format(cuts=cuts, clocks=quote_literal(encode_vector(theirs))))
         self._run(_INSERTED.format(entries=entries))
         floors = quote_literal(encode_vector({m.origin: m.floor for m in self._group.members}))
         whole = self._connection.execute(_WHOLE.format(floors=floors).encode()).fetchone()
@@ -142,7 +146,7 @@ SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
        c.*, t.schema_name, t.table_name, coalesce(t.strategy, 'newer_wins') AS strategy,
        pg_catalog.first_value(c.op) OVER row_from_first AS first_op,
        pg_catalog.first_value(c.at) OVER row_from_first AS first_at,
-       false AS loses, NULL::bigint AS rival,
+       false AS loses, false AS unsure, NULL::bigint AS rival,
        NULL::bigint AS rival_position, NULL::bigint AS rival_hlc, NULL::"char" AS rival_op,
        NULL::bigint AS rival_shape, NULL::text AS rival_image
   FROM (SELECT c.id, x.hlc, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
@@ -152,7 +156,10 @@ SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
         SELECT c.id, peersync.micros(c.at), c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
           FROM peersync.change AS c
          WHERE NOT pg_catalog.pg_visible_in_snapshot(
-                   c.xid, (SELECT published FROM peersync.replica))) AS c
+                   c.xid, (SELECT published FROM peersync.replica))
+        UNION ALL
+        SELECT w.id, peersync.micros(w.at), w.at, w.tbl, w.shape, w.op, w.key, w.image, w.old
+          FROM peersync.withheld AS w) AS c
   JOIN peersync.synced_table AS t USING (tbl)
 WINDOW row_from_first AS (PARTITION BY c.tbl, coalesce(c.key, c.id::text) ORDER BY c.id)
  ORDER BY c.tbl, coalesce(c.key, c.id::text), c.id DESC
@@ -179,6 +186,16 @@ DELETE FROM peersync_reissue AS r
   JOIN (SELECT DISTINCT ON (shape) shape, schema_name, table_name FROM {shapes}) AS s USING (shape)
  WHERE (s.schema_name, s.table_name) = (r.schema_name, r.table_name)
    AND e.key IS NOT DISTINCT FROM r.key AND e.at = r.at AND e.op = r.op
+"""
+# The source has more of this database than it has itself, so it was set back: what it captured by
+# the time of the last that the source has may be among that.
+_UNSURE: Final = """
+UPDATE peersync_reissue AS r SET loses = true, unsure = true
+ WHERE (r.key IS NULL OR r.strategy NOT IN ('newer_wins', 'manual'))
+   AND peersync.micros(r.at) <= (
+       SELECT max(({clocks}::jsonb ->> m.origin::text)::bigint)
+         FROM peersync.member AS m JOIN peersync.replica AS own USING (node_id)
+        WHERE m.applied < ({cuts}::jsonb ->> m.origin::text)::bigint)
 """
 # An insert that was updated since is an insert: nobody has the row that the update would need.
 _INSERTED: Final = """
@@ -240,7 +257,9 @@ SELECT r.tbl, r.schema_name, r.table_name, r.key,
        CASE r.op WHEN 'I' THEN 'insert_exists' WHEN 'D' THEN 'delete_origin_differs'
                  ELSE 'update_origin_differs' END,
        'rebaseline', 'kept',
-       CASE WHEN r.op = 'T' OR r.key IS NULL
+       CASE WHEN r.unsure
+            THEN 'it may have been sent before this server was set back to a backup'
+            WHEN r.op = 'T' OR r.key IS NULL
             THEN 'what it removed can''t be told apart from what the others have'
             WHEN r.rival IS NULL
             THEN 'this server was away too long to tell whose change is newer'
@@ -270,6 +289,7 @@ _FORGET: Final = (
     "DELETE FROM peersync.change",
     "DELETE FROM peersync.transaction",
     "DELETE FROM peersync.relayed",
+    "DELETE FROM peersync.withheld",
     "DELETE FROM peersync.row_base",
     "DELETE FROM peersync.member WHERE origin <> (SELECT origin FROM peersync.replica)",
 )

@@ -60,6 +60,14 @@ def unsent_keys(connection: psycopg.Connection, vector: Mapping[int, int]) -> Ke
     return _by_table(connection, [(TableName(r[0], r[1]), r[2], r[3], r[4]) for r in rows])
 
 
+def forget_withheld(
+    connection: psycopg.Connection, loads: Sequence[TableLoad], *, mirror: bool
+) -> None:
+    """What a database that only receives has changed gives way to the rows that are written."""
+    oids = [load.table.oid for load in loads]
+    psycopg.RawCursor(connection).execute(_SQL["forget_withheld"], (oids, mirror))
+
+
 def reissued_keys(
     connection: psycopg.Connection, reissue: Reissue, loads: Sequence[TableLoad]
 ) -> Keys:
@@ -146,6 +154,7 @@ def join_group(connection: psycopg.Connection, group: GroupBaseline, stage: LogS
                 m.joined_at,
                 m.expired_by,
                 m.expired_at,
+                m.direction,
             ),
         )
     cursor.execute(_SQL["become_member"], (group.group, group.hlc))

@@ -882,7 +882,12 @@ CREATE FUNCTION peersync.withhold(lows xid8[], highs xid8[]) RETURNS void
         DELETE FROM peersync.change AS c
          USING unnest(lows, highs) AS r (low, high)
          WHERE c.xid >= r.low AND c.xid <= r.high
-        RETURNING c.id, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old)
+        RETURNING c.id, c.xid, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+    ), marked AS (  -- who keeps digests of these rows would look for them in the log
+        INSERT INTO peersync.proof_mark (xid, table_schema, table_name, shape, key)
+        SELECT t.xid, s.schema_name, s.table_name, t.shape, t.key
+          FROM taken AS t JOIN peersync.synced_table AS s USING (tbl)
+         WHERE EXISTS (SELECT FROM peersync.proof_list))
     INSERT INTO peersync.withheld (id, at, tbl, shape, op, key, image, old)
     SELECT t.id, t.at, t.tbl, t.shape, t.op, t.key, t.image, t.old FROM taken AS t
 $$;
@@ -1342,6 +1347,18 @@ ALTER TABLE peersync.quarantine ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY
     CACHE 1
 );
 
+CREATE TABLE peersync.repairs (
+    repair_id uuid NOT NULL,
+    peer_id text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    ended boolean NOT NULL,
+    view jsonb NOT NULL
+);
+
+COMMENT ON TABLE peersync.repairs IS 'The newest repairs with each peer, and those that are under way';
+
+COMMENT ON COLUMN peersync.repairs.view IS 'How far it is, and what was found, with keys and without values';
+
 CREATE TABLE peersync.replica (
     only_one boolean DEFAULT true NOT NULL,
     group_id uuid NOT NULL,
@@ -1562,6 +1579,9 @@ ALTER TABLE ONLY peersync.quarantine
 
 ALTER TABLE ONLY peersync.relayed
     ADD CONSTRAINT relayed_pkey PRIMARY KEY (origin, "position", ordinal);
+
+ALTER TABLE ONLY peersync.repairs
+    ADD CONSTRAINT repairs_pkey PRIMARY KEY (repair_id);
 
 ALTER TABLE ONLY peersync.replica
     ADD CONSTRAINT replica_pkey PRIMARY KEY (only_one);
