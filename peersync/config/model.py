@@ -23,6 +23,7 @@ from peersync.config.orchestration import (
     TableSet,
 )
 from peersync.config.people import People
+from peersync.config.proof import Verify
 from peersync.config.secret import mask_conninfo
 from peersync.config.table import Table
 
@@ -144,6 +145,7 @@ class Config(Table, frozen=True):
     notify: Notify = msgspec.field(default_factory=Notify)
     statistics: Statistics = msgspec.field(default_factory=Statistics)
     people: People = msgspec.field(default_factory=People)
+    verify: Verify = msgspec.field(default_factory=Verify)
     table_set: tuple[TableSet, ...] = ()
     schedule: tuple[Schedule, ...] = ()
     channel: tuple[Channel, ...] = ()
@@ -160,6 +162,7 @@ SECTIONS: dict[str, type[Table]] = {
     "notify": Notify,
     "statistics": Statistics,
     "people": People,
+    "verify": Verify,
 }
 NAMED: dict[str, type[Table]] = {"database": Database, "peer": PeerSettings}  # [NAME.…]
 LISTS: dict[str, type[Table]] = {  # [[NAME]]

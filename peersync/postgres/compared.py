@@ -3,9 +3,10 @@
 Everything that a sync does with such a table rests on one comparison, made in a snapshot of this
 database: rows that were equal then are not looked at again. So the final transaction first proves,
 when nobody can write any more, that the table is what that snapshot saw. Every row version names
-the transaction that made it: one that is not older than the snapshot's horizon, and that the
-snapshot did not see, is a change; and a row that was deleted is missing in the count. Asking
-`pg_visible_in_snapshot` would be wrong here: it does not know subtransactions.
+the transaction that made it: one that is not older than the snapshot's horizon may be a change;
+and a row that was deleted is missing in the count. Asking `pg_visible_in_snapshot` would be wrong
+here: it does not know subtransactions. What may have changed is left to `meanwhile`, which looks
+at just those rows.
 
 A table can change without its rows: a new column has its default in no row, two columns change
 names, another table takes the name, labels of an enum are exchanged. So the catalog's rows of the
@@ -24,25 +25,25 @@ import psycopg
 from peersync.core.errors import RowsChanged
 from peersync.core.names import TableName, quote_literal
 from peersync.postgres.catalog import Fetches
+from peersync.postgres.meanwhile import LookBack, NotTakenIn, file_sql, recent_sql, take_in
 
 if TYPE_CHECKING:
     from peersync.postgres.load import TableLoad
 
-_XID_BITS: Final = 0xFFFFFFFF
-
 
 @dataclass(frozen=True)
 class Seen:
-    """Which row versions a snapshot saw.
+    """What a snapshot saw of a table.
 
     horizon: the oldest transaction that was running, so that all older ones are seen or gone.
-    recent: of the rows that were made since then: how many, and a digest of which.
     form: a digest of the table itself, its columns and their types (`form_sql`).
+    file: where its rows are stored. exported: the snapshot's name, to look back while it is held.
     """
 
     horizon: int
-    recent: tuple[int, str]
     form: str
+    file: str
+    exported: str
 
 
 @dataclass(frozen=True)
@@ -61,47 +62,35 @@ class Comparison:
     wanted: int
 
 
-async def look(connection: Fetches, table: TableName) -> Seen:
-    """What the snapshot of the connection's transaction sees of a table.
-
-    Read all of it only where some transaction is running: else nothing newer is seen.
-    """
+async def look(connection: Fetches, table: TableName, exported: str) -> Seen:
+    """What the snapshot of the connection's transaction, known as `exported`, sees of a table."""
     row = await connection.fetchrow(
-        "SELECT pg_catalog.pg_snapshot_xmin(s)::text AS low,"
-        " pg_catalog.pg_snapshot_xmax(s)::text AS high"
-        " FROM pg_catalog.pg_current_snapshot() AS s"
+        "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text AS low,"
+        f" {file_sql(table)} AS file"
     )
-    horizon = int(row["low"])
     form = (await connection.fetchrow(form_sql(table)))["form"]
-    if row["low"] == row["high"]:
-        return Seen(horizon, (0, "0"), form)
-    found = await connection.fetchrow(_recent(table, horizon))
-    return Seen(horizon, (found["recent"], found["digest"]), form)
+    return Seen(int(row["low"]), form, row["file"], exported)
 
 
-def as_compared(connection: psycopg.Connection, table: TableName, found: Comparison) -> bool:
-    """Whether the table is still what was compared. Reads all of it; it must be locked."""
+def bring_up_to_date(
+    connection: psycopg.Connection, load: TableLoad, look_back: LookBack | None
+) -> None:
+    """Makes what is staged hold for the table as it is now; it must be locked. Reads all of it.
+
+    Raises NotTakenIn where all rows have to come instead.
+    """
+    found, table = load.compared, load.table.name
+    assert found is not None
     form = connection.execute(form_sql(table).encode()).fetchone()
     if form != (found.seen.form,):
-        return False
-    row = connection.execute(_recent(table, found.seen.horizon).encode()).fetchone()
-    assert row is not None
-    rows, recent, digest = row
-    return rows == found.rows_here and (recent, digest) == found.seen.recent
-
-
-def _recent(table: TableName, horizon: int) -> str:
-    """(rows, those made since the horizon, a digest of these). Ages are compared as xids are."""
-    recent = (
-        "pg_catalog.age(t.xmin) <= "
-        f"(SELECT pg_catalog.age('{horizon & _XID_BITS}'::pg_catalog.xid))"
-    )
-    version = "pg_catalog.hashtextextended(t.ctid::text || ' ' || t.xmin::text, 0)"
-    return (
-        f"SELECT count(*) AS rows, count(*) FILTER (WHERE {recent}) AS recent, "  # noqa: S608
-        f"coalesce(sum({version}) FILTER (WHERE {recent}), 0)::text AS digest "
-        f"FROM ONLY {table.sql} AS t"
-    )
+        raise NotTakenIn("it was altered")
+    recent = recent_sql(found.seen.horizon)
+    row = connection.execute(
+        f"SELECT count(*), count(*) FILTER (WHERE {recent}) FROM ONLY {table.sql} AS t".encode()  # noqa: S608
+    ).fetchone()
+    if row != (found.rows_here, 0):
+        assert row is not None
+        take_in(connection, load, row[0], look_back)
 
 
 def form_sql(table: TableName) -> str:
@@ -162,25 +151,37 @@ SELECT pg_catalog.md5(pg_catalog.string_agg(l.text, E'\\n' ORDER BY l.text COLLA
 """
 
 
-def refuse_changed(connection: psycopg.Connection, loads: Sequence[TableLoad]) -> None:
-    """Raises RowsChanged, naming them, if tables were changed since they were compared.
+def refuse_changed(
+    connection: psycopg.Connection,
+    loads: Sequence[TableLoad],
+    look_back: LookBack | None = None,
+) -> None:
+    """Takes in what was written here to tables since they were compared.
 
-    Or if not just the rows came that were asked for. Call it when they are locked, before
-    anything is written.
+    Raises RowsChanged, naming them, where that can't be, or where not just the rows came that
+    were asked for. Call it when they are locked, before anything is written. `look_back` connects
+    once more, to see tables as they were.
     """
-    changed, others = [], []
+    changed: dict[TableName, str] = {}
+    others = []
     for load in loads:
         found = load.compared
         if found is None or load.error is not None:
             continue
         if load.rows != found.wanted:
             others.append(load.table.name)
-        elif not as_compared(connection, load.table.name, found):
-            changed.append(load.table.name)
-        elif load.rows and load.merge.key is not None:
+            continue
+        try:
+            bring_up_to_date(connection, load, look_back)
+        except NotTakenIn as exc:
+            changed[load.table.name] = str(exc)
+            continue
+        if load.rows and load.merge.key is not None:
             connection.execute(_forget_matched(load).encode())
     if changed:
-        raise _refused(changed, "rows of {} were changed here after they had been compared")
+        why = "; ".join(dict.fromkeys(changed.values()))
+        what = "rows of {} were changed here after they had been compared: "
+        raise _refused(list(changed), what + why.replace("{", "{{").replace("}", "}}"))
     if others:
         raise _refused(others, "of {} came other rows than those that were asked for")
 

@@ -20,9 +20,11 @@ import asyncpg
 
 from peersync.postgres.digestform import (
     BATCH,
+    PAGE_CHARACTERS,
     SETTINGS,
     Block,
     Key,
+    Pace,
     Range,
     RowHash,
     Tally,
@@ -30,6 +32,7 @@ from peersync.postgres.digestform import (
     bound_columns,
     bound_names,
     digest_sql,
+    key_characters,
     key_of,
     number_of,
     parameters,
@@ -84,7 +87,9 @@ async def blocks(
     await conn.execute(SETTINGS + "on")
     cursor = await conn.cursor(_blocks_sql(order, shape, lower, upper), *both(lower, upper))
     low, rows, digest, any_rows = lower, 0, 0, False
-    while found := await cursor.fetch(BLOCKS_AT_ONCE):
+    pace = Pace(BLOCKS_AT_ONCE)
+    while found := await cursor.fetch(pace.next):
+        pace.saw(key_of(row, order) for row in found)
         made: list[Block] = []
         for row in found:
             upto, before = number_of(shape, row["x"]), number_of(shape, row["before"])
@@ -155,7 +160,9 @@ async def compare_blocks(
 
 def _joined(first: Range, then: Range) -> Range | None:
     there, here = first.rows_there + then.rows_there, first.rows_here + then.rows_here
-    if first.high is None or first.high != then.low or there + here > JOINED_ROWS:
+    longest = max(map(key_characters, (first.low, first.high, then.high)))
+    most = min(JOINED_ROWS, PAGE_CHARACTERS // max(longest, 1))
+    if first.high is None or first.high != then.low or there + here > most:
         return None
     return Range(first.low, then.high, there, here)
 
@@ -273,8 +280,10 @@ async def _by_sorting(
         _count(tally, some, [])
     end = upper() if upper is not None else None
     cursor = await conn.cursor(_marked_sql(marks, order, shape, lower, end), *both(lower, end))
-    while rows := await cursor.fetch(BATCH):
+    pace = Pace(BATCH)
+    while rows := await cursor.fetch(pace.next):
         ranges = [_range(row, order.width, end) for row in rows]
+        pace.saw(bound for one in ranges for bound in (one.low, one.high))
         _count(tally, [], ranges)
         yield ranges
 

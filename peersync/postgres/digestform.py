@@ -5,7 +5,7 @@ What `digest` and `rangerows` have in common. It connects to nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ BATCH: Final = 4096  # blocks, or rows, in one list
 # Scans of ranges are forced to an index: the planner does not know how small they are.
 SETTINGS: Final = "SET LOCAL jit = off; SET LOCAL work_mem = '64MB'; SET LOCAL enable_seqscan = "
 _MASK: Final = (1 << 64) - 1
+
+PAGE_CHARACTERS: Final = 1_000_000  # of keys that are fetched, or put together, at once
 
 Key = tuple[str, ...]
 Bounds = tuple[Key | None, Key | None]
@@ -61,6 +63,23 @@ class Tally:
     differing: int = 0
     rows_there: int = 0
     rows_here: int = 0
+
+
+class Pace:
+    """How many records to fetch next: few where the keys of the last ones were long."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.next = min(most, 64)
+
+    def saw(self, keys: Iterable[Key | None]) -> None:
+        """The keys that the last records had."""
+        longest = max(map(key_characters, keys), default=0)
+        self.next = max(1, min(self._most, 4 * self.next, PAGE_CHARACTERS // max(longest, 1)))
+
+
+def key_characters(key: Key | None) -> int:
+    return sum(map(len, key)) if key is not None else 0
 
 
 # --- in SQL ----------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class TableLoad:
     stage: TableName
     columns: tuple[str, ...] = ()
     rows: int = 0
+    rows_seen: int = 0  # while they come
     raw_bytes: int = 0
     loaded: bool = False
     error: PeersyncError | None = None
@@ -185,6 +186,7 @@ class _Sink:
         if load is None:
             return
         load.raw_bytes += len(piece.data)
+        load.rows_seen += piece.data.count(b"\n")  # in this format a row has one, at its end
         if self._copy is not None:
             with self._failing(load):
                 self._copy.write(piece.data)

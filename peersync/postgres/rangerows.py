@@ -13,9 +13,9 @@ from typing import Any, Final
 import asyncpg
 
 from peersync.postgres.digestform import (
-    BATCH,
     SETTINGS,
     Bounds,
+    Pace,
     Range,
     RowHash,
     both,
@@ -31,12 +31,13 @@ from peersync.postgres.keyorder import Order, read_order
 from peersync.postgres.rowform import Shape
 
 _RANGES_AT_ONCE: Final = 512
+_ROWS_AT_ONCE: Final = 1024
 
 
 async def row_hashes(
     conn: asyncpg.Connection, shape: Shape, ranges: Iterable[Range]
 ) -> AsyncGenerator[list[RowHash], None]:
-    """Key and hash of the rows in some ranges, in lists of up to 4,096.
+    """Key and hash of the rows in some ranges, in lists of up to 1,024.
 
     The ranges are in order and do not overlap; so are their rows, those of one range in any order.
     """
@@ -47,9 +48,11 @@ async def row_hashes(
     first = 0
     while some := list(islice(waiting, size)):
         for sql, values, offset in _rows_sql(order, shape, [(one.low, one.high) for one in some]):
-            cursor = await conn.cursor(sql, *values)
-            while rows := await cursor.fetch(BATCH):
-                yield [_row_hash(row, order, shape, first + offset) for row in rows]
+            cursor, pace = await conn.cursor(sql, *values), Pace(_ROWS_AT_ONCE)
+            while rows := await cursor.fetch(pace.next):
+                made = [_row_hash(row, order, shape, first + offset) for row in rows]
+                pace.saw(row.key for row in made)
+                yield made
         first += len(some)
 
 

@@ -31,17 +31,20 @@ from peersync.postgres.errors import translate
 from peersync.postgres.foreign_keys import ForeignKey, Unit, neighbours, read_foreign_keys, units
 from peersync.postgres.journal import Journal
 from peersync.postgres.load import Loading, TableLoad
+from peersync.postgres.log.dirty import mark_all
 from peersync.postgres.log.firstjoin import refuse_incomplete, send_only_here
 from peersync.postgres.log.logcopy import LogStage
 from peersync.postgres.log.members import encode_vector
 from peersync.postgres.log.reissue import Reissue
 from peersync.postgres.log.takeover import (
+    forget_withheld,
     join_group,
     of_relations,
     refuse_strangers,
     reissued_keys,
     unsent_keys,
 )
+from peersync.postgres.meanwhile import LookBack
 from peersync.postgres.mirror import check_mirrored, delete_only_here
 from peersync.postgres.objects import note_sequences, raise_sequences, restore_large_objects
 from peersync.postgres.schema import Definitions
@@ -80,6 +83,7 @@ class Final:
     # Tables of which the source keeps rows to itself: never complete, and never mirrored.
     partial: Collection[TableName] = ()
     undo_bytes: int = 0  # how large a journal of the changes may grow; 0 keeps none
+    look_back: LookBack | None = None  # connects once more: see `meanwhile`
 
 
 def commit_session(
@@ -167,19 +171,23 @@ class _Restore:
                 connection.execute("SET LOCAL session_replication_role = replica")
             else:
                 connection.execute("SET CONSTRAINTS ALL DEFERRED")
+            mark_all(connection)
             _check_fence(connection, final.fence)
             beside = neighbours(keys, locked, mirror=final.mirror)
             lock_tables(connection, locked, beside, final.lock_timeout_s)
             tables = [load.table for load in locked]
             with rows_are_locked(connection, tables, final.lock_timeout_s):
-                refuse_changed(connection, locked)
+                refuse_changed(connection, locked, final.look_back)
                 self._writer.keep = self._unsent(locked)
                 yield
 
     def _unsent(self, loads: Sequence[TableLoad]) -> Mapping[TableName, Sequence[tuple[str, ...]]]:
         """What must stay as it is: asked when nobody can change it any more."""
         final, connection = self._final, self._connection
-        if not refuse_strangers(connection, final.baseline, final.log) or final.source_wins:
+        if not refuse_strangers(connection, final.baseline, final.log):
+            return final.keep
+        if final.source_wins:
+            forget_withheld(connection, loads, mirror=final.mirror)
             return final.keep
         if self._reissue is not None:
             keys = reissued_keys(connection, self._reissue, loads)

@@ -2,10 +2,11 @@
 
 PostgreSQL's own hash functions are fast, and follow `=`: to them 1.0 is 1.00, -0.0 is 0.0, one
 month is 30 days, an array is its elements, an enum is an oid, and a bigint is the xor of its
-halves. So only types whose hash sees every bit are hashed as they are; bigint, numeric and
-times as their binary form; everything else as what its output function writes. The hash of a
-record is linear in those of its fields, so two rows that swap values could cancel out in a
-block: it is hashed once more.
+halves. So only types whose hash sees every bit are hashed as they are; a bigint with its upper
+half once more as seed; numeric and times as their binary form; everything else as what its output
+function writes. Each column has a seed of its own and the columns' hashes are put together by xor,
+which costs a tenth of a ROW(); then the row is hashed once more, because two rows that swap
+values would cancel out in a block of them.
 
 Where two servers do not hash alike, and for 128 bits, a row is the SHA-256 of its text in UTF-8.
 """
@@ -13,23 +14,37 @@ Where two servers do not hash alike, and for 128 bits, a row is the SHA-256 of i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from peersync.core.names import TableName, quote_ident
 
 _C: Final = 'COLLATE pg_catalog."C"'
-_AS_IS: Final = frozenset({"smallint", "integer", "oid", "boolean", "uuid", "date", "bytea"})
-_STRINGS: Final = frozenset({"text", "character varying"})
+_AS_IS: Final = frozenset({"date", "bytea"})  # only as fields of a record, before PostgreSQL 18
 _SENT: Final = {
-    "bigint": "int8send",
     "numeric": "numeric_send",
     "interval": "interval_send",
     "time without time zone": "time_send",
     "timestamp without time zone": "timestamp_send",
     "timestamp with time zone": "timestamptz_send",
 }
-_MANY_COLUMNS: Final = 800  # a ROW() has room for 1664
+# Hashes that see all of a value; {x} is the column, {s} the seed.
+_OWN: Final = {
+    "smallint": "hashint2extended({x}, {s})",
+    "integer": "hashint4extended({x}, {s})",
+    "bigint": "hashint8extended({x}, ({x} >> 32) # {s})",
+    "oid": "hashoidextended({x}, {s})",
+    "boolean": "hashint4extended({x}::integer, {s})",
+    "uuid": "uuid_hash_extended({x}, {s})",
+    "text": 'hashtextextended({x} COLLATE pg_catalog."C", {s})',
+    "character varying": 'hashtextextended({x} COLLATE pg_catalog."C", {s})',
+}
+# Without the blanks at its end, which a type of fixed length has as many of as fit.
+_FIXED: Final = 'hashbpcharextended({x} COLLATE pg_catalog."C", {s})'
+_FLOATS: Final = {"real": "hashfloat4extended", "double precision": "hashfloat8extended"}
+_MANY_FIELDS: Final = 800  # a ROW() has room for 1664
+_MASK: Final = (1 << 64) - 1
 _LENGTH: Final = re.compile(r"\(\d+(,-?\d+)?\)")
 
 
@@ -80,17 +95,38 @@ def row_hash(shape: Shape) -> str:
     """SQL over the alias t: a bigint, or with `wide` a bit(128)."""
     if shape.wide or shape.portable:
         return portable_hash(_text_row(shape.columns), wide=shape.wide)
+    hashes: list[str] = []
     fields: list[str] = []
-    texts: list[str] = []
-    for name, type_name in zip(shape.columns, shape.types, strict=True):
-        field = None if name in shape.as_text else _field(name, base_type(type_name))
-        if field is None or len(shape.columns) > _MANY_COLUMNS:
-            texts.append(name)
-        else:
+    for n, (name, type_name) in enumerate(zip(shape.columns, shape.types, strict=True)):
+        column, base = f"t.{quote_ident(name)}", base_type(type_name)
+        field = None if name in shape.as_text else _field(column, base)
+        if field is not None and len(fields) < _MANY_FIELDS:
             fields.append(field)
-    if texts:
-        fields.append(f"{_text_row(texts)} {_C}")
-    return text_hash(f"pg_catalog.hash_record_extended(ROW({', '.join(fields)}), 0)::text")
+            continue
+        own = None if name in shape.as_text else _own_hash(column, type_name, _seed(2 * n + 1))
+        own = own or _hash_of_text(column, _seed(2 * n + 1))
+        hashes.append(f"coalesce({own}, {_seed(2 * n + 2)})")
+    if fields:
+        record = f"ROW({', '.join(fields)})"
+        hashes.append(f"pg_catalog.hash_record_extended({record}, {_seed(0)})")
+    return f"pg_catalog.hashint4extended(0, {_xor(hashes)})"
+
+
+def _seed(number: int) -> str:
+    """Numbers that have nothing in common (splitmix64), as SQL."""
+    mixed = (number + 1) * 0x9E3779B97F4A7C15 & _MASK
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _MASK
+    mixed ^= mixed >> 31
+    return f"({mixed - (1 << 64) if mixed >> 63 else mixed})::bigint"
+
+
+def _xor(hashes: Sequence[str]) -> str:
+    """In halves: a chain of hundreds is too deep for PostgreSQL's stack."""
+    if len(hashes) == 1:
+        return hashes[0]
+    half = len(hashes) // 2
+    return f"({_xor(hashes[:half])} # {_xor(hashes[half:])})"
 
 
 def text_hash(text: str) -> str:
@@ -113,14 +149,33 @@ def copies_hash(shape: Shape, row: str, copies: str) -> str:
     return text_hash(text)
 
 
-def _field(name: str, base: str) -> str | None:
-    """The column where a hash of it sees all of it; None where only its text will do."""
-    column = f"t.{quote_ident(name)}"
+def _field(column: str, base: str) -> str | None:
+    """What stands for the column in a record; None where it is hashed on its own."""
     if base in _AS_IS:
         return column
-    if base in _STRINGS:
-        return f"{column} {_C}"
     return f"pg_catalog.{_SENT[base]}({column})" if base in _SENT else None
+
+
+def _own_hash(column: str, type_name: str, seed: str) -> str | None:
+    """A hash that sees all of the column, or NULL; None where only its text will do."""
+    base = base_type(type_name)
+    if base in _FLOATS:  # whose hash takes -0 for 0
+        zero = f"pg_catalog.hashtextextended({column}::text {_C}, {seed})"
+        other = f"pg_catalog.{_FLOATS[base]}({column}, {seed})"
+        return f"CASE WHEN {column} = 0 THEN {zero} ELSE {other} END"
+    if base == "character" and base != type_name:
+        form = _FIXED
+    elif base in _OWN:
+        form = _OWN[base]
+    else:
+        return None
+    return "pg_catalog." + form.format(x=column, s=seed)
+
+
+def _hash_of_text(column: str, seed: str) -> str:
+    """By its output function: `::text` of a bpchar drops blanks. A row of NULLs is not NULL."""
+    text = f"pg_catalog.hashtextextended(pg_catalog.concat({column}) {_C}, {seed})"
+    return f"CASE WHEN pg_catalog.num_nulls({column}) = 0 THEN {text} END"
 
 
 def _text_row(columns: tuple[str, ...] | list[str]) -> str:

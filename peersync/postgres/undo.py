@@ -23,6 +23,7 @@ from peersync.postgres.catalog import Key, Table
 from peersync.postgres.errors import translate
 from peersync.postgres.journal import journal_name
 from peersync.postgres.load import TableLoad
+from peersync.postgres.log.dirty import mark_all
 from peersync.postgres.merge import Merge
 from peersync.postgres.sqlfiles import queries
 from peersync.postgres.write import REFUSALS, column, differences, upsert, words
@@ -53,6 +54,7 @@ def undo_session(
         )
         role = "SET LOCAL session_replication_role = replica"
         connection.execute(role if replica_role else "SET CONSTRAINTS ALL DEFERRED")
+        mark_all(connection)
         broken = _broken_keys(connection, [tables[name].oid for name in groups if name in tables])
         undone = _Undo(connection, session, replica_role=replica_role)
         done = _all(undone, groups, tables)

@@ -16,7 +16,6 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
-from peersync.agent.delta.choice import MOST_DIFFERING
 from peersync.agent.loader import stage_prefix
 from peersync.agent.plan import TablePlan
 from peersync.core.errors import (
@@ -27,7 +26,7 @@ from peersync.core.errors import (
     PeerUnreachable,
     ProtocolError,
 )
-from peersync.core.names import TableName
+from peersync.core.names import TableName, quote_literal
 from peersync.postgres import rowlists
 from peersync.postgres.catalog import Table, read_catalog
 from peersync.postgres.compared import Comparison, look
@@ -65,6 +64,7 @@ BREAKS: Final = 5  # of an answer at one place: then it is not the network
 _BREAK_S: Final = 0.1
 _BLOCKS_AT_ONCE: Final = 512
 _FEW_BLOCKS: Final = 16  # may differ in any table
+_MOST_DIFFERING: Final = 0.3  # of the blocks, in a plan that does not say
 
 Patiently = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
@@ -125,11 +125,14 @@ class Taker:
         *,
         parallel: int,
         lock_timeout_s: float,
+        exported: str,
     ) -> None:
         """`patiently` repeats a call to the source that could not be reached.
 
         `begin_again` asks for the backup once more, when the source has lost its view.
+        `exported` is the snapshot in which all tables are compared; see `hold`.
         """
+        self._exported = exported
         self._session = session
         self._client = client
         self._database = database
@@ -199,7 +202,7 @@ class Taker:
 
     # --- one table ----------------------------------------------------------------------
     async def _compare(self, task: _Task) -> None:
-        """In one snapshot of this database, which `Comparison.seen` remembers."""
+        """In the snapshot that is held until the sync has ended."""
         async with (
             self._database.connect(
                 f"compare/{self._session[:8]}",
@@ -209,10 +212,11 @@ class Taker:
             connection.transaction(isolation="repeatable_read"),
         ):
             await connection.execute(
-                "SET LOCAL row_security = off;"  # an error instead of rows that are not seen
+                f"SET TRANSACTION SNAPSHOT {quote_literal(self._exported)};"
+                " SET LOCAL row_security = off;"  # an error instead of rows that are not seen
                 f" LOCK TABLE ONLY {task.name.sql} IN ACCESS SHARE MODE"
             )
-            seen = await look(connection, task.name)
+            seen = await look(connection, task.name, self._exported)
             reason = await rowlists.not_by_text(connection, task.name, task.plan.key)
             if reason is not None:
                 raise _Whole(reason)
@@ -247,14 +251,15 @@ class Taker:
         async with aclosing(self._blocks(task)) as there:
             async for some in compare_blocks(connection, task.shape, there, tally=tally):
                 await rowlists.add_ranges(connection, some)
-                self._refuse_dear(tally, max(expected, tally.blocks))
+                self._refuse_dear(task, tally, max(expected, tally.blocks))
                 self._notes.note_progress(task.name, tally.rows_there - noted)
                 noted = tally.rows_there
-        self._refuse_dear(tally, tally.blocks)
+        self._refuse_dear(task, tally, tally.blocks)
 
     @staticmethod
-    def _refuse_dear(tally: Tally, blocks: int) -> None:
-        if tally.differing > max(_FEW_BLOCKS, MOST_DIFFERING * blocks):
+    def _refuse_dear(task: _Task, tally: Tally, blocks: int) -> None:
+        most = task.plan.most_differing or _MOST_DIFFERING
+        if tally.differing > max(_FEW_BLOCKS, most * blocks):
             share = 100 * tally.differing // max(tally.blocks, 1)
             raise _Whole(f"{share} % of its blocks of rows differ")
 

@@ -1,5 +1,6 @@
 """The first look at a table: blocks of both sides, then the rows of the blocks that differ.
 
+Only of the ranges in which a coarse look, or kept digests, left it open whether they are the same.
 Both sides are read while they are written to, each in views of its own, so what differs here is
 a question and no answer: `matched` asks it again. Nothing grows with the table but the list of
 ranges that differ, and both it and the keys that are kept have a bound.
@@ -14,8 +15,11 @@ from typing import Final
 
 import asyncpg
 
+from peersync.agent.proof.coarse import look_coarsely
+from peersync.agent.proof.kept import look_at_kept
 from peersync.agent.proof.remote import Remote
 from peersync.postgres.digest import (
+    ROWS_IN_BLOCK,
     Block,
     Key,
     Range,
@@ -26,11 +30,15 @@ from peersync.postgres.digest import (
     compare_blocks,
     row_hashes,
 )
+from peersync.postgres.digestform import PAGE_CHARACTERS, key_characters
 from peersync.wire.digests import MAX_RANGES
 
 KEPT_KEYS: Final = 10_000  # of one table
+KEPT_CHARACTERS: Final = 8_000_000  # of those keys
 _RANGES: Final = 5_000  # that differ, before their rows are looked at
+_RANGES_CHARACTERS: Final = 8_000_000  # of their bounds
 _WIDE_RANGE: Final = 50_000  # rows here: it is cut by our own blocks
+_OPEN_RANGE: Final = 1_000  # rows here, where one end has no key that tells how long keys are
 _CUT_BLOCKS: Final = 256
 
 Seen = tuple[int, int]  # digest, copies
@@ -47,6 +55,8 @@ class FirstLook:
     different: int = 0
     kept: dict[Key, tuple[Seen | None, Seen | None]] = field(default_factory=dict)
     more: bool = False  # more keys differ than are kept
+    kept_characters: int = 0
+    kept_at: str | None = None  # the oldest reading that it rests on; None: all was read now
 
     @property
     def differing(self) -> int:
@@ -57,40 +67,64 @@ Report = Callable[[int], None]
 
 
 async def look_at_table(
-    conn: asyncpg.Connection, remote: Remote, shape: Shape, report: Report
+    conn: asyncpg.Connection, remote: Remote, shape: Shape, report: Report, *, fresh: bool = True
 ) -> FirstLook:
-    """Compares the whole table; `report` is told how many rows of the peer were covered."""
-    found = FirstLook()
-    lower: Key | None = None
-    while True:
-        stream = _Stream(remote, shape, lower)
-        await _ranges(conn, shape, stream, found, report)
-        for some in await _bounded(conn, shape, stream.ranges):
-            await _look_at_rows(conn, remote, shape, some, found)
-        lower = stream.next
-        if lower is None:
-            return found
+    """Compares the whole table; `report` is told how many rows of the peer were covered.
+
+    fresh: every row is read; else kept digests may stand for what has not changed.
+    """
+    kept = None if fresh else await look_at_kept(conn, remote, shape, report)
+    coarse = kept or await look_coarsely(conn, remote, shape, report)
+    found = FirstLook(rows_there=coarse.rows, rows_here=coarse.rows)
+    found.kept_at = kept.at if kept is not None else None
+    for low, high in coarse.differing:
+        lower = low
+        while True:
+            stream = _Stream(remote, shape, lower, high)
+            await _ranges(conn, shape, stream, found, report)
+            for some in await _bounded(conn, shape, stream.ranges):
+                await _look_at_rows(conn, remote, shape, some, found)
+            if stream.next is None:
+                break
+            lower = stream.next
+    return found
 
 
 class _Stream:
-    """The peer's blocks from `lower` on, for as long as not too many differ."""
+    """The peer's blocks in [lower, upper), for as long as not too many differ."""
 
-    def __init__(self, remote: Remote, shape: Shape, lower: Key | None) -> None:
+    def __init__(self, remote: Remote, shape: Shape, lower: Key | None, upper: Key | None) -> None:
         self._remote = remote
         self._shape = shape
         self._lower = lower
+        self._upper = upper
         self.ranges: list[Range] = []
         self.next: Key | None = None
+        self._characters = 0
+
+    def add(self, some: Sequence[Range]) -> None:
+        self.ranges += some
+        self._characters += sum(key_characters(b) for one in some for b in (one.low, one.high))
+
+    @property
+    def is_full(self) -> bool:
+        """So many ranges differ that their rows come first."""
+        return len(self.ranges) > _RANGES or self._characters > _RANGES_CHARACTERS
+
+    @property
+    def end(self) -> Key | None:
+        """Where the last block ends, once the blocks have."""
+        return self.next if self.next is not None else self._upper
 
     async def blocks(self) -> AsyncGenerator[list[Block], None]:
         kept: Block | None = None
-        async with aclosing(self._remote.blocks(self._lower)) as lists:
+        async with aclosing(self._remote.blocks(self._lower, self._upper)) as lists:
             async for some in lists:
                 made = [kept, *some] if kept is not None else some
                 told, kept = made[:-1], made[-1]
                 if told:
                     yield told
-                if self._shape.key and told and len(self.ranges) > _RANGES:
+                if self._shape.key and told and self.is_full:
                     self.next = kept.low
                     return
         if kept is not None:
@@ -107,11 +141,11 @@ async def _ranges(
         conn.transaction(isolation="repeatable_read"),
         aclosing(stream.blocks()) as there,
         aclosing(
-            compare_blocks(conn, shape, there, upper=lambda: stream.next, tally=tally)
+            compare_blocks(conn, shape, there, upper=lambda: stream.end, tally=tally)
         ) as differing,
     ):
         async for some in differing:
-            stream.ranges += some
+            stream.add(some)
             report(found.rows_there + tally.rows_there)
     found.rows_there += tally.rows_there
     found.rows_here += tally.rows_here
@@ -126,7 +160,7 @@ async def _bounded(
         return []
     made: list[Range] = []
     for one in ranges:
-        if one.rows_here <= _WIDE_RANGE:
+        if not _is_wide(one):
             made.append(one)
             continue
         lows = await _cuts(conn, shape, one)
@@ -135,18 +169,27 @@ async def _bounded(
     return [made[n : n + MAX_RANGES] for n in range(0, len(made), MAX_RANGES)]
 
 
+def _is_wide(one: Range) -> bool:
+    """Whether its keys may take much memory."""
+    longest = max(key_characters(one.low), key_characters(one.high))
+    most = min(_WIDE_RANGE, max(4 * ROWS_IN_BLOCK, 4 * PAGE_CHARACTERS // max(longest, 1)))
+    return one.rows_here > (min(most, _OPEN_RANGE) if None in (one.low, one.high) else most)
+
+
 async def _cuts(conn: asyncpg.Connection, shape: Shape, one: Range) -> list[Key | None]:
     """Where to cut a range, by our own rows: it is one block of the peer's."""
-    lows, number = [one.low], 0
+    lows, blocks_in, characters = [one.low], 0, 0
     async with (
         conn.transaction(isolation="repeatable_read", readonly=True),
         aclosing(blocks(conn, shape, one.low, one.high)) as lists,
     ):
         async for some in lists:
             for block in some:
-                if number and number % _CUT_BLOCKS == 0:
+                if blocks_in == _CUT_BLOCKS or characters > PAGE_CHARACTERS:
                     lows.append(block.low)
-                number += 1
+                    blocks_in = characters = 0
+                blocks_in += 1
+                characters += ROWS_IN_BLOCK * key_characters(block.low)
     return lows
 
 
@@ -200,8 +243,9 @@ def _compare(
         if theirs == ours:
             continue
         count(found, theirs, ours, keyed=keyed)
-        if len(found.kept) < KEPT_KEYS:
+        if len(found.kept) < KEPT_KEYS and found.kept_characters < KEPT_CHARACTERS:
             found.kept[key] = (theirs, ours)
+            found.kept_characters += key_characters(key)
         else:
             found.more = True
 

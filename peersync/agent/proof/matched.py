@@ -10,9 +10,8 @@ a proof by positions where both databases are members of one group; without one,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 import asyncpg
@@ -27,6 +26,7 @@ from peersync.postgres.digest import Key, Shape
 from peersync.postgres.keylook import Looked, look_at_keys
 from peersync.postgres.pool import Database
 from peersync.transport.peers import Peer
+from peersync.wire.digests import cut, key_size
 
 ROUNDS: Final = 8
 APART_S: Final = 2.0  # two looks, where no positions are known
@@ -95,8 +95,7 @@ async def settle(
 
 
 async def _look_again(conn: asyncpg.Connection, table: Unsettled) -> None:
-    waiting = iter(list(table.pending))
-    while keys := list(islice(waiting, KEYS_AT_ONCE)):
+    for keys in _lists(list(table.pending)):
         found = await _look(conn, table, keys)
         halves = [key for key in keys if key in table.halves and found[key] == table.pending[key]]
         after = await _look(conn, table, halves) if halves else {}
@@ -114,6 +113,13 @@ async def _look_again(conn: asyncpg.Connection, table: Unsettled) -> None:
                 del table.pending[key]
                 table.halves.discard(key)
                 table.drift[key] = _recount(table, key, now)
+
+
+def _lists(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    """Not too many at once, nor too long ones."""
+    for part in cut(map(key_size, keys)):
+        for start in range(part.start, part.stop, KEYS_AT_ONCE):
+            yield keys[start : min(start + KEYS_AT_ONCE, part.stop)]
 
 
 async def _look(

@@ -9,12 +9,12 @@ text where two types have one text for one value.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from peersync.agent.fit import compare_types
-from peersync.agent.proof.partitions import parted_by
+from peersync.agent.proof.partitions import ancestors, parted_by
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import Column, DatabaseCatalog, Table, UserType
@@ -23,6 +23,7 @@ from peersync.postgres.keyorder import WHOLE_NUMBERS
 from peersync.postgres.rowform import base_type
 from peersync.wire.messages import Catalogue, ColumnInfo, TableInfo, TypeInfo
 
+SPLIT_OTHERWISE: Final = "compared as a whole: its rows are in other partitions, or in none, there"
 _STRINGS: Final = frozenset({"text", "character varying", "name"})
 _LENGTH_SHOWS: Final = frozenset({"character", "bit"})  # in every value
 _SCALE: Final = re.compile(r"numeric\(\d+,(-?\d+)\)$")
@@ -85,8 +86,8 @@ def pair_tables(sides: Sides) -> Pairs:
     ours = {n: t for n, t in sides.here.tables.items() if sides.patterns.match(n)}
     found = Pairs()
     for root in _split_otherwise(theirs, ours):
-        left = {n: t for n, t in theirs.items() if root in (n, _parent(t))}
-        right = {n: t for n, t in ours.items() if root in (n, t.parent)}
+        left = {n: t for n, t in theirs.items() if root in (n, *_above(t.bound))}
+        right = {n: t for n, t in ours.items() if root in (n, *_above(t.bound))}
         theirs = {n: t for n, t in theirs.items() if n not in left}
         ours = {n: t for n, t in ours.items() if n not in right}
         if sides.chosen.match(root):
@@ -107,29 +108,34 @@ def pair_tables(sides: Sides) -> Pairs:
     return found
 
 
-def _parent(table: TableInfo) -> TableName | None:
-    return TableName(table.parent.schema, table.parent.name) if table.parent else None
+def _above(bound: str | None) -> list[TableName]:
+    return [name for name, _ in ancestors(bound)]
 
 
 def _split_otherwise(
     theirs: Mapping[TableName, TableInfo], ours: Mapping[TableName, Table]
 ) -> list[TableName]:
-    """Tables that both sides have, and whose rows are in other partitions, or in none, on one."""
-    left: dict[TableName, set[tuple[TableName, str | None]]] = {}
-    right: dict[TableName, set[tuple[TableName, str | None]]] = {}
-    for name, there in theirs.items():
-        if (parent := _parent(there)) is not None:
-            left.setdefault(parent, set()).add((name, there.bound))
-    for name, own in ours.items():
-        if own.parent is not None:
-            right.setdefault(own.parent, set()).add((name, own.bound))
-    return sorted(
-        root
-        for root in left.keys() | right.keys()
-        if left.get(root) != right.get(root)
-        and (root in left or root in theirs)
-        and (root in right or root in ours)
-    )
+    """Tables that both sides have, and whose rows are in other partitions, or in none, on one.
+
+    The lowest ones: what is split alike beside them is compared partition by partition.
+    """
+    left = {(name, there.bound) for name, there in theirs.items()}
+    right = {(name, own.bound) for name, own in ours.items()}
+    both = _known(left) & _known(right)
+    found: set[TableName] = set()
+    higher: dict[TableName, set[TableName]] = {}
+    for _, bound in left ^ right:
+        chain = ancestors(bound)
+        for place, (name, _) in enumerate(chain):
+            higher.setdefault(name, set()).update(_above(bound)[place + 1 :])
+        found.update(name for name, _ in [one for one in chain if one in both][:1])
+    return sorted(name for name in found if not higher[name] & found)
+
+
+def _known(tables: Iterable[tuple[TableName, str | None]]) -> set[tuple[TableName, str]]:
+    """All tables that can be compared as a whole, as `ancestors` tells of them."""
+    whole = {(name, "") for name, bound in tables if bound is None}
+    return whole.union(*(ancestors(bound) for _, bound in tables))
 
 
 def _on_one_side(sides: Sides, name: TableName, own: Table | None) -> NotCompared:
@@ -166,6 +172,8 @@ def _add(
     kept = [t for t in theirs if t.filtered]
     if kept:
         notes.append(f"{sides.peer} keeps some rows to itself: rows that are only here don't count")
+    split = ours[0].name != name or TableName(theirs[0].schema, theirs[0].name) != name
+    notes += [SPLIT_OTHERWISE] if split else []
     own_filter = any(t.name in sides.own_filters for t in ours)
     if own_filter:
         notes.append("this node keeps some rows or columns to itself: rows only here don't count")

@@ -22,7 +22,7 @@ def parted_by(bound: str | None, root: TableName) -> frozenset[str] | None:
 
     None where an expression is among them, or the root is not above it.
     """
-    masked = _LITERAL.sub(lambda found: "'" + "x" * (len(found[0]) - 2) + "'", bound or "")
+    masked = _masked(bound or "")
     columns: set[str] = set()
     for found in _OF.finditer(masked):
         own = _columns(masked, found.end())
@@ -32,6 +32,23 @@ def parted_by(bound: str | None, root: TableName) -> frozenset[str] | None:
         if TableName(_plain(found[1]), _plain(found[2])) == root:
             return frozenset(columns)
     return None
+
+
+def ancestors(bound: str | None) -> list[tuple[TableName, str]]:
+    """The tables above a partition, the nearest first, each with how it is parted and bound.
+
+    Two tables of one name with the same text hold the same rows; that of the root is empty.
+    """
+    text = bound or ""
+    found = [*_OF.finditer(_masked(text))]
+    names = [TableName(_plain(one[1]), _plain(one[2])) for one in found]
+    own = [text[one.end() :] for one in found[:-1]]
+    return list(zip(names, [*own, ""][: len(names)], strict=True))
+
+
+def _masked(text: str) -> str:
+    """Without what is in literals, every other character in its place."""
+    return _LITERAL.sub(lambda found: "'" + "x" * (len(found[0]) - 2) + "'", text)
 
 
 def _columns(text: str, at: int) -> set[str] | None:

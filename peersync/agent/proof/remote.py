@@ -14,8 +14,11 @@ import msgspec
 
 from peersync.core.errors import PeerFailed, PeerUnreachable, ProtocolError, error_class
 from peersync.postgres.digest import Block, Key, Range, RowHash, Shape
+from peersync.postgres.digestform import Bounds
 from peersync.postgres.keylook import Fields, Looked, add_looked
+from peersync.postgres.rangetotals import Cuts, Total
 from peersync.transport.client import PeerClient
+from peersync.wire import digests
 from peersync.wire.digests import (
     MAX_LINE_BYTES,
     PATH,
@@ -26,6 +29,7 @@ from peersync.wire.digests import (
     Line,
     Probe,
     Rows,
+    Totals,
     Values,
     cut,
     decode_line,
@@ -77,10 +81,53 @@ class Remote:
         self._client = client
         self._asked = asked
         self.next: Key | None = None
+        self.kept_at: str | None = None
 
-    async def blocks(self, lower: Key | None) -> AsyncGenerator[list[Block], None]:
+    @property
+    def peer(self) -> str:
+        return self._client.peer.name
+
+    async def coarsely(
+        self, ranges: Sequence[Bounds] | None = None
+    ) -> AsyncGenerator[Cuts | Total, None]:
+        """Totals of the ranges; without any, the cuts, and what is told with them."""
+        given: dict[str, Any] = {"what": "cuts"}
+        if ranges is not None:
+            given = {"what": "totals", "ranges": tuple(ranges)}
+        async with aclosing(self.lines(**given)) as lines:
+            async for line in lines:
+                if isinstance(line, Totals):
+                    yield Total(line.rows, line.digest)
+                elif isinstance(line, digests.Cuts):
+                    yield Cuts(line.bounds, line.ordered, line.large, line.brief)
+
+    async def kept_total(self) -> tuple[int, int] | None:
+        """Rows and digest of the whole table as the peer knows them; None: it does not."""
+        self.kept_at, found = None, None
+        async with aclosing(self.lines(what="kept total")) as lines:
+            async for line in lines:
+                if isinstance(line, Totals):
+                    found = line.rows, from_hexadecimal(line.digest)
+                elif isinstance(line, End):
+                    self.kept_at = line.kept
+        return found
+
+    async def kept(self) -> AsyncGenerator[list[Block], None]:
+        """The blocks that the peer knows without reading its rows; none where it keeps none."""
+        self.kept_at = None
+        async with aclosing(self.lines(what="kept")) as lines:
+            async for line in lines:
+                if isinstance(line, Blocks):
+                    told = zip(line.lows, line.rows, line.digests, strict=True)
+                    yield [Block(low, rows, from_hexadecimal(d)) for low, rows, d in told]
+                elif isinstance(line, End):
+                    self.kept_at = line.kept
+
+    async def blocks(
+        self, lower: Key | None, upper: Key | None = None
+    ) -> AsyncGenerator[list[Block], None]:
         self.next = None
-        async with aclosing(self.lines(what="blocks", lower=lower)) as lines:
+        async with aclosing(self.lines(what="blocks", lower=lower, upper=upper)) as lines:
             async for line in lines:
                 if isinstance(line, Blocks):
                     told = zip(line.lows, line.rows, line.digests, strict=True)

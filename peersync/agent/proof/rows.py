@@ -8,17 +8,17 @@ import asyncpg
 
 from peersync.agent.proof.first import Seen
 from peersync.agent.proof.matched import Unsettled
-from peersync.agent.proof.view import SHOWN_KEYS, KeyView, Kind
+from peersync.agent.proof.view import KeyView, Kind
 from peersync.postgres.digest import Key, Shape
 from peersync.postgres.keylook import Fields, read_fields
 from peersync.postgres.keyorder import shown_key
 
 
 async def key_views(
-    conn: asyncpg.Connection, table: Unsettled, *, fields: bool, values: bool
+    conn: asyncpg.Connection, table: Unsettled, most: int, *, fields: bool, values: bool
 ) -> tuple[KeyView, ...]:
-    """The first hundred keys in the order of their texts; with `fields` the columns, too."""
-    keys = sorted(table.drift)[:SHOWN_KEYS]
+    """The first keys in the order of their texts; with `fields` the columns, too."""
+    keys = sorted(table.drift)[:most]
     if not keys:
         return ()
     if not fields or not table.shape.key:

@@ -1,8 +1,9 @@
 """Answers a peer's questions about digests of this node's tables, line by line.
 
 The peer needs the right to pull, and sees of a table what its filter lets it see. One question is
-one read-only transaction in one view. Blocks are told for a minute at most: then the view is let
-go of and the peer asks for the rest, so that a large table never holds back vacuum for hours.
+one read-only transaction in one view, but for totals, which need no common one. Blocks are told
+for a minute at most: then the view is let go of and the peer asks for the rest, so that a large
+table never holds back vacuum for hours.
 A filter's text, and values of rows that it hides, are in no error that a peer reads.
 """
 
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from peersync.agent.databases import Databases
 from peersync.agent.filtered import shapes_for_peer
+from peersync.agent.proof.kept import ask_to_keep
 from peersync.config.model import Config
 from peersync.core.errors import BadRequest, PeersyncError, SchemaMismatch, root_error
 from peersync.core.names import TableName
@@ -31,6 +33,8 @@ from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.keylook import in_order, look_at_keys, read_fields
 from peersync.postgres.keyorder import read_order
 from peersync.postgres.pool import Database
+from peersync.postgres.proof_blocks import kept_blocks, kept_total, open_kept
+from peersync.postgres.rangetotals import cuts, share_out, totals
 from peersync.postgres.sqlfiles import queries
 from peersync.transport.app import PEER
 from peersync.transport.body import read_message
@@ -40,11 +44,13 @@ from peersync.wire.digests import (
     PATH,
     Blocks,
     Broken,
+    Cuts,
     DigestRequest,
     End,
     Line,
     Probe,
     Rows,
+    Totals,
     Values,
     cut,
     encode_line,
@@ -86,7 +92,10 @@ class DigestsApi:
         async with database.connect(
             "digests", what="comparing rows for a peer", lock_timeout_s=LOCK_S
         ) as conn:
+            await share_out(conn, self._config.verify.processes)
             shape = await self._shape(conn, database, asked)
+            if asked.what == "kept total":
+                await ask_to_keep(self._config, database, shape)
             await response.prepare(request)
             await _streamed(response, _lines(conn, asked, shape))
         await response.write_eof()
@@ -169,7 +178,12 @@ def _refuse_unfit(asked: DigestRequest) -> None:
     """BadRequest for keys that are none of this table."""
     if asked.what == "values" and not asked.key:
         raise BadRequest(f"rows of {asked.table and asked.table.name} have no key to be read by")
-    bounds = [asked.lower, *asked.keys, *(bound for one in asked.ranges for bound in one)]
+    bounds = [
+        asked.lower,
+        asked.upper,
+        *asked.keys,
+        *(bound for one in asked.ranges for bound in one),
+    ]
     if any(bound is not None and len(bound) != (len(asked.key) or 1) for bound in bounds):
         raise BadRequest("a bound has not as many parts as the key")
     if any(low is None for low, _ in asked.ranges[1:]) or any(
@@ -207,12 +221,21 @@ async def _lines(
 ) -> AsyncGenerator[Line, None]:
     """The whole answer; what the database refuses is its last line."""
     try:
+        if shape is not None and asked.what in ("cuts", "totals"):
+            async with aclosing(_coarse(conn, shape, asked)) as coarse:
+                async for line in coarse:
+                    yield line
+            return
         async with conn.transaction(isolation="repeatable_read", readonly=True):
             if shape is None:
                 yield Probe(text=await probe(conn))
                 yield End()
+            elif asked.what in ("kept", "kept total"):
+                async with aclosing(_kept(conn, shape, asked.what)) as told:
+                    async for line in told:
+                        yield line
             elif asked.what == "blocks":
-                async with aclosing(_blocks(conn, shape, asked.lower)) as told:
+                async with aclosing(_blocks(conn, shape, asked.lower, asked.upper)) as told:
                     async for line in told:
                         yield line
             else:
@@ -236,8 +259,49 @@ def _broken(exc: Exception, shape: Shape | None) -> Broken:
     )
 
 
+async def _kept(conn: asyncpg.Connection, shape: Shape, what: str) -> AsyncGenerator[Line, None]:
+    kept = await open_kept(conn, shape)
+    if kept is None:
+        yield End()
+        return
+    if what == "kept total":
+        rows, digest = await kept_total(conn, kept)
+        yield Totals(rows=rows, digest=hexadecimal(digest))
+        yield End(kept=kept.oldest.isoformat() if kept.oldest is not None else None)
+        return
+    async with aclosing(kept_blocks(conn, kept)) as lists:
+        async for some in lists:
+            for part in cut(key_size(block.low) for block in some):
+                yield _line(some[part])
+    yield End(kept=kept.oldest.isoformat() if kept.oldest is not None else None)
+
+
+async def _refuse_overlap(conn: asyncpg.Connection, shape: Shape, asked: DigestRequest) -> None:
+    """BadRequest for ranges whose rows would be read twice."""
+    ends = [bound for one in asked.ranges for bound in one if bound is not None]
+    if not await in_order(conn, shape, ends):
+        raise BadRequest("the ranges overlap")
+
+
+async def _coarse(
+    conn: asyncpg.Connection, shape: Shape, asked: DigestRequest
+) -> AsyncGenerator[Line, None]:
+    """In views of their own: the whole table may be read long after it was cut."""
+    await _refuse_overlap(conn, shape, asked)
+    ranges = asked.ranges
+    if asked.what == "cuts":
+        async with conn.transaction(isolation="repeatable_read", readonly=True):
+            way = await cuts(conn, shape)
+        yield Cuts(bounds=way.bounds, ordered=way.ordered, large=way.large, brief=way.brief)
+        ranges = ((None, None),) if way.at_once else ()
+    async with aclosing(totals(conn, shape, ranges)) as found:
+        async for one in found:
+            yield Totals(rows=one.rows, digest=one.digest)
+    yield End()
+
+
 async def _blocks(
-    conn: asyncpg.Connection, shape: Shape, lower: Key | None
+    conn: asyncpg.Connection, shape: Shape, lower: Key | None, upper: Key | None
 ) -> AsyncGenerator[Line, None]:
     """Blocks until the end of the table, or of the time that one view is held.
 
@@ -246,7 +310,7 @@ async def _blocks(
     until = time.monotonic() + VIEW_S
     goes_on = (await read_order(conn, shape)).indexed  # else each view is a sort of the table
     kept: Block | None = None
-    async with aclosing(blocks(conn, shape, lower)) as lists:
+    async with aclosing(blocks(conn, shape, lower, upper)) as lists:
         async for some in lists:
             made = [kept, *some] if kept is not None else some
             told, kept = made[:-1], made[-1]
@@ -272,9 +336,7 @@ async def _rows(
     conn: asyncpg.Connection, shape: Shape, asked: DigestRequest
 ) -> AsyncGenerator[Line, None]:
     if asked.what == "rows":
-        ends = [bound for one in asked.ranges for bound in one if bound is not None]
-        if not await in_order(conn, shape, ends):  # their rows would be read twice
-            raise BadRequest("the ranges overlap")
+        await _refuse_overlap(conn, shape, asked)
         ranges = [Range(low, high, 0, 0) for low, high in asked.ranges]
         async for some in row_hashes(conn, shape, ranges):
             for part in cut(key_size(row.key) for row in some):

@@ -17,7 +17,8 @@ import asyncpg
 import msgspec
 
 from peersync.agent.databases import Databases
-from peersync.agent.proof.first import look_at_table
+from peersync.agent.proof.first import KEPT_CHARACTERS, look_at_table
+from peersync.agent.proof.kept import ask_to_keep
 from peersync.agent.proof.matched import Passed, Unsettled, Waits, settle
 from peersync.agent.proof.pairs import Comparable, NotCompared, Pairs, Sides, pair_tables
 from peersync.agent.proof.remote import of_shape, read_probe
@@ -40,6 +41,7 @@ from peersync.postgres.digest import probe
 from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.pool import Database
 from peersync.postgres.proofs import Proofs, Run, TableState
+from peersync.postgres.rangetotals import share_out
 from peersync.postgres.rights import read_rights, unreadable
 from peersync.transport.client import PeerClient
 from peersync.transport.peers import Peer
@@ -92,6 +94,7 @@ class Verification:
         self._set(state="running", started_at=_now())
         database = await self._databases.ready(self.database)
         async with database.connect("verify", what="comparing rows", lock_timeout_s=LOCK_S) as conn:
+            await share_out(conn, self._config.verify.processes)
             pairs = await self._pairs(conn)
             self._set(tables_total=len(pairs.comparable))
             self._tables = [_left(one) for one in pairs.left]
@@ -172,7 +175,7 @@ class Verification:
                 self._add(await self._ended(conn, looked))
                 continue
             waiting.append(looked)
-            if sum(len(w.unsettled.pending) for w in waiting) >= SETTLED_TOGETHER:
+            if _enough(waiting):
                 await self._settle(conn, waiting)
                 waiting = []
         await self._settle(conn, waiting)
@@ -181,7 +184,9 @@ class Verification:
         self._tables.append(proof)
         self._set(tables_done=self.view.tables_done + 1)
 
-    async def _first(self, conn: asyncpg.Connection, one: Comparable) -> _Looked | TableProof:
+    async def _first(
+        self, conn: asyncpg.Connection, one: Comparable, *, fresh: bool = True
+    ) -> _Looked | TableProof:
         """A table that was looked at, or the reason why it could not be."""
         self._set(table=str(one.table))
         began = time.monotonic()
@@ -189,7 +194,7 @@ class Verification:
             self._client, self.database, one.shape, one.types_there, only=one.only_there
         )
         try:
-            look = await look_at_table(conn, remote, one.shape, self._report)
+            look = await look_at_table(conn, remote, one.shape, self._report, fresh=fresh)
         except (PeersyncError, *TRANSLATED) as exc:
             error = _own(exc, conn)
             return _proof(one, "failed", reason=error.message, seconds=time.monotonic() - began)
@@ -202,7 +207,10 @@ class Verification:
 
         Rows that came between the blocks and the rows of them are seen by the next look.
         """
-        looked = await self._first(conn, one)
+        fresh = self.wanted.fresh or not self._config.verify.continuous_budget
+        if not fresh and not one.filtered:
+            await ask_to_keep(self._config, self._databases.get(self.database), one.shape)
+        looked = await self._first(conn, one, fresh=fresh or one.filtered)
         for _ in range(AGAIN):
             if isinstance(looked, TableProof) or looked.unsettled.pending or not looked.miscounted:
                 break
@@ -252,7 +260,8 @@ class Verification:
             }
         try:
             keys = await key_views(
-                conn, unsettled, fields=self.wanted.rows or self.wanted.values,
+                conn, unsettled, self.wanted.keys,
+                fields=self.wanted.rows or self.wanted.values,
                 values=self.wanted.values,
             )  # fmt: skip
         except (PeersyncError, *TRANSLATED) as exc:
@@ -275,6 +284,7 @@ class Verification:
             extra=look.extra,
             in_flight=unsettled.in_flight,
             exact=not look.more,
+            kept_at=look.kept_at,
             notes=tuple(notes),
             seconds=looked.seconds,
             keys=keys,
@@ -350,6 +360,13 @@ def _own(exc: Exception, conn: asyncpg.Connection) -> PeersyncError:
     if isinstance(error, _ENDS_ALL) or conn.is_closed():
         raise error from exc
     return error
+
+
+def _enough(waiting: Sequence[_Looked]) -> bool:
+    """So many rows wait to be looked at again, or with such long keys, that it is time."""
+    keys = sum(len(one.unsettled.pending) for one in waiting)
+    characters = sum(one.unsettled.look.kept_characters for one in waiting)
+    return keys >= SETTLED_TOGETHER or characters >= KEPT_CHARACTERS
 
 
 def _is(number: int) -> str:

@@ -22,6 +22,7 @@ class VerifyRequest(
     """`POST /api/admin/verify`. `peer` and `database`: None for all of them.
 
     rows: say which columns differ. values: and what is in them. paranoid: 128 bits, by SHA-256.
+    keys: of so many rows of a table that differ. fresh: read every row, whatever is kept.
     """
 
     peer: Name | None = None
@@ -31,6 +32,8 @@ class VerifyRequest(
     rows: bool = False
     values: bool = False
     paranoid: bool = False
+    fresh: bool = False
+    keys: Annotated[int, msgspec.Meta(ge=1, le=1000)] = SHOWN_KEYS
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=604_800)] | None = None
     requested_by: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
@@ -56,7 +59,8 @@ class TableProof(msgspec.Struct, frozen=True, kw_only=True):
     here. in_flight: rows that differed when they were looked at first, and were the same, or
     still changed, later. exact: false where so many differ that not all of them were looked at
     twice. intended: it is not compared because somebody configured it so, or no sync takes it.
-    key_columns: empty where whole rows are compared; the keys are then hashes.
+    key_columns: empty where whole rows are compared; the keys are then hashes. kept_at: of the
+    kept digests that stand for rows which were not read, when the oldest was made; null: none do.
     """
 
     schema: str
@@ -71,6 +75,7 @@ class TableProof(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0
     in_flight: int = 0
     exact: bool = True
+    kept_at: str | None = None
     intended: bool = False
     notes: tuple[str, ...] = ()
     seconds: float = 0.0

@@ -1,0 +1,186 @@
+"""One repair: two servers are compared, what differs is taken from one of them, and proved again.
+
+What changes rows is a full sync of exactly the tables that differ, so its plan, its undo journal
+and its rules for unsent work hold: a row that was changed since, and that the other side has not
+seen, is kept. Each step is written down before it is taken, so that an agent which stops in the
+middle knows afterwards what to go on with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from peersync.agent.jobs import Jobs
+from peersync.agent.proof.pairs import SPLIT_OTHERWISE
+from peersync.agent.proof.repair_view import RepairView
+from peersync.agent.proof.verifies import Verifies
+from peersync.agent.proof.view import TableProof, VerifyRequest, VerifyView
+from peersync.agent.requests import FullSyncRequest, start
+from peersync.core.errors import BadRequest, Cancelled, NotFound, PeersyncError, error_class
+from peersync.core.names import TableName
+from peersync.core.results import ErrorRecord
+from peersync.core.words import counted
+
+log = logging.getLogger("peersync.verify")
+
+AT_ONCE: Final = 100  # tables of one repair; more are a full sync of the database
+_LOOK_S: Final = 0.2
+_FINAL: Final = ("done", "partly", "failed", "cancelled")
+_NOT_NEWER: Final = (
+    "no membership tells what is newer: what is changed on {} from now on, until the rows are "
+    "locked, is overwritten, too"
+)
+_SPLIT: Final = (
+    "its rows are in other partitions on the two sides, or in none on one: peersync pull says what "
+    "it can do for each of its partitions"
+)
+
+
+class Repair:
+    """`compare`, then `write`. `view` says how far it is; `note` writes it down."""
+
+    def __init__(
+        self,
+        view: RepairView,
+        wanted: VerifyRequest,
+        verifies: Verifies,
+        jobs: Jobs,
+        note: Callable[[RepairView], Awaitable[None]],
+    ) -> None:
+        self.view = view
+        self.cancelled = False
+        self._wanted = wanted
+        self._verifies = verifies
+        self._jobs = jobs
+        self._note = note
+
+    @property
+    def changed(self) -> str:
+        """The side that is changed, in words."""
+        return "this server" if self.view.side == "peer" else self.view.peer
+
+    async def compare(self) -> bool:
+        """Up to the plan. Whether there is something to write; else it has ended."""
+        before = await self._compared("before", self._wanted)
+        wrong = [table for table in before.tables if table.result == "differs"]
+        split = [table for table in wrong if SPLIT_OTHERWISE in table.notes]
+        self.set(left_out=tuple((f"{t.schema}.{t.name}", _SPLIT) for t in split))
+        wrong = [table for table in wrong if table not in split]
+        if not wrong:
+            await self._end(before)
+            return False
+        if len(wrong) > AT_ONCE:
+            raise BadRequest(
+                f"{counted(len(wrong), 'table')} differ, which is more than a repair",
+                hint=f"take the database anew: peersync pull {self.view.peer}; or name tables",
+            )
+        warnings = () if before.matched else (_NOT_NEWER.format(self.changed),)
+        started = await start(self._jobs, self._request(wrong, dry_run=True))
+        self.set(state="planned", plan=started.plan, warnings=warnings)
+        await self._note(self.view)
+        return True
+
+    async def write(self) -> None:
+        """The full sync and the proof. A session that is known already is only waited for."""
+        if self.view.session is None:
+            assert self.view.before is not None
+            split = {name for name, _ in self.view.left_out}
+            wrong = [
+                t
+                for t in self.view.before.tables
+                if t.result == "differs" and f"{t.schema}.{t.name}" not in split
+            ]
+            self.set(state="writing")
+            await self._note(self.view)
+            started = await start(self._jobs, self._request(wrong, dry_run=False))
+            self.set(plan=started.plan, session=started.job)
+            await self._note(self.view)
+        await self._synced()
+        self.set(state="proving")
+        await self._note(self.view)
+        tables = self._tables()
+        after = await self._compared("after", msgspec.structs.replace(self._wanted, tables=tables))
+        await self._end(after)
+
+    async def cancel(self, by: str) -> None:
+        """Stops whatever it waits for."""
+        self.cancelled = True
+        view = self.view
+        if view.state == "writing" and view.session is not None:
+            await self._jobs.cancel(view.session, by)
+        run = view.before if view.state == "comparing" else view.after
+        if view.state in ("comparing", "proving") and run is not None:
+            await self._verifies.cancel(run.id)
+
+    # --- steps --------------------------------------------------------------------------
+    async def _compared(self, field: str, wanted: VerifyRequest) -> VerifyView:
+        (run,) = await self._verifies.start(wanted)
+        while run.state in ("waiting", "running"):
+            self.set(**{field: run})
+            if self.cancelled:
+                await self._verifies.cancel(run.id)
+            await asyncio.sleep(_LOOK_S)
+            run = await self._verifies.get(run.id)
+        self.set(**{field: run})
+        if run.state == "cancelled":
+            raise Cancelled("cancelled while rows were compared")
+        if run.error is not None:
+            raise error_class(run.error.code)(run.error.message, hint=run.error.hint)
+        return run
+
+    async def _synced(self) -> None:
+        assert self.view.session is not None
+        while True:
+            job = await self._jobs.views.get(self.view.session)
+            if job.state in _FINAL:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if job.state == "cancelled":
+            raise Cancelled("cancelled while rows were written")
+        if job.state == "failed":
+            error = job.error or ErrorRecord.of(PeersyncError("the full sync failed"))
+            raise error_class(error.code)(error.message, hint=error.hint)
+
+    def _tables(self) -> tuple[str, ...]:
+        """Those that were written, and nothing else."""
+        assert self.view.plan is not None
+        return tuple(TableName(t.schema, t.name).sql for t in self.view.plan.tables)
+
+    def _request(self, wrong: list[TableProof], *, dry_run: bool) -> FullSyncRequest:
+        return FullSyncRequest(
+            action="pull" if self.view.side == "peer" else "push",
+            peer=self.view.peer,
+            database=self.view.database,
+            tables=tuple(TableName(table.schema, table.name).sql for table in wrong),
+            mirror=self.view.mirror,
+            dry_run=dry_run,
+            requested_by=self.view.requested_by,
+        )
+
+    async def _end(self, last: VerifyView) -> None:
+        before = self.view.before
+        assert before is not None
+        known = [t for t in before.tables if t.result in ("equal", "differs") or t.intended]
+        whole = len(known) == len(before.tables) and not self.view.left_out
+        await self.end("done" if last.result == "identical" and whole else "partly")
+
+    # --- how far it is ------------------------------------------------------------------
+    def set(self, **given: object) -> None:
+        self.view = msgspec.structs.replace(self.view, **given)
+
+    async def end(self, state: str, error: PeersyncError | None = None) -> None:
+        self.set(
+            state=state,
+            completed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            error=ErrorRecord.of(error) if error is not None else None,
+        )
+        try:
+            await self._note(self.view)
+        except (PeersyncError, NotFound) as exc:
+            log.warning("repair %s: its end could not be written down: %s", self.view.id[:8], exc)

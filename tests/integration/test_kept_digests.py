@@ -1,0 +1,343 @@
+"""Kept digests of a table: in any view they are what reading the table gives, or they are not used.
+
+The oracle reads: every block that the list tells is hashed anew, in the same view.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import xor
+
+import asyncpg
+import pytest
+
+from peersync.core.patterns import Patterns
+from peersync.postgres.digest import Block, Shape, Tally, blocks
+from peersync.postgres.log.capture import enrol
+from peersync.postgres.log.members import found
+from peersync.postgres.log.prune import prune
+from peersync.postgres.log.publish import publish
+from peersync.postgres.migrate import migrate
+from peersync.postgres.pool import PINNED
+from peersync.postgres.proof_blocks import (
+    compare_kept,
+    hash_ranges,
+    kept_blocks,
+    kept_total,
+    open_kept,
+)
+from peersync.postgres.proof_lists import register
+from peersync.postgres.proof_work import Worked, work
+from tests.integration.digest_rig import shape_of
+from tests.plugins.clusters import MakeDatabase
+
+TABLES = """
+CREATE TABLE public.t (id int PRIMARY KEY, v text);
+INSERT INTO public.t SELECT g, 'row ' || g FROM generate_series(1, 3000) AS g;
+CREATE TABLE public.words (word text COLLATE "C", n numeric, v jsonb, PRIMARY KEY (word, n));
+INSERT INTO public.words SELECT 'w' || g / 3, g / 2.0, '{"a": 1}' FROM generate_series(1, 900) g;
+CREATE TABLE public.parted (day date, id int, v text, PRIMARY KEY (day, id))
+    PARTITION BY RANGE (day);
+CREATE TABLE public.p1 PARTITION OF public.parted FOR VALUES FROM ('2024-01-01') TO ('2024-07-01');
+CREATE TABLE public.p2 PARTITION OF public.parted FOR VALUES FROM ('2024-07-01') TO ('2025-01-01');
+INSERT INTO public.parted
+SELECT '2024-01-01'::date + g % 366, g, g FROM generate_series(1, 1500) AS g;
+"""
+
+
+@dataclass
+class Rig:
+    """`app`: somebody's session. `agent`: ours. `other`: a second one of somebody's."""
+
+    app: asyncpg.Connection
+    agent: asyncpg.Connection
+    other: asyncpg.Connection
+
+    async def keep(self, name: str) -> Shape:
+        """A list of the table, made and complete."""
+        shape = await shape_of(self.agent, name)
+        await register(self.agent, shape)
+        await self.agent.execute("UPDATE peersync.proof_list SET armed = true")
+        await self.work_off()
+        return shape
+
+    async def work_off(self, rows: int = 500) -> list[Worked]:
+        """Everything that is to be done, in pieces."""
+        done = []
+        for row in await self.agent.fetch("SELECT list FROM peersync.proof_list"):
+            more = True
+            while more:
+                done.append(await work(self.agent, row["list"], rows=rows))
+                more = done[-1].more
+        return done
+
+    async def told(self, shape: Shape) -> list[Block] | None:
+        """What the list tells in a view of now, checked by reading; None where it is not used."""
+        async with self.agent.transaction(isolation="repeatable_read"):
+            kept = await open_kept(self.agent, shape)
+            if kept is None:
+                return None
+            found = [block async for some in kept_blocks(self.agent, kept) for block in some]
+            lows = [block.low for block in found]
+            assert lows[0] is None and None not in lows[1:]
+            ranges = list(zip(lows, [*lows[1:], None], strict=True))
+            read = await hash_ranges(self.agent, shape, kept.subject.order, ranges)
+            assert [(b.rows, b.digest) for b in found] == read
+            await self._compared(shape, found)
+            rows = sum(count for count, _ in read)
+            assert await kept_total(self.agent, kept) == (rows, reduce(xor, (d for _, d in read)))
+        return found
+
+    async def _compared(self, shape: Shape, found: list[Block]) -> None:
+        """As the other side: against what is really there nothing differs, and a lie is found."""
+        real = [block async for some in blocks(self.agent, shape) for block in some]
+        for there, differing in ((found, 0), (real, 0), (_lying(found), 1)):
+            kept, tally = await open_kept(self.agent, shape), Tally()
+            assert kept is not None
+            ranges = [
+                one
+                async for some in compare_kept(self.agent, kept, _stream(there), tally=tally)
+                for one in some
+            ]
+            assert len(ranges) == differing == tally.differing
+            assert tally.rows_there == sum(block.rows for block in there)
+            assert tally.rows_here == sum(block.rows for block in real)
+
+    async def reads(self, name: str) -> int:
+        """Rows of a table that were read, ever."""
+        await self.agent.execute("SELECT pg_stat_force_next_flush()")
+        await self.agent.execute("SELECT pg_stat_clear_snapshot()")
+        return int(
+            await self.agent.fetchval(
+                "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) + (SELECT sum(idx_tup_read)"
+                " FROM pg_stat_user_indexes AS i WHERE i.relid = s.relid)::bigint"
+                " FROM pg_stat_user_tables AS s WHERE relname = $1",
+                name,
+            )
+        )
+
+
+def _lying(told: list[Block]) -> list[Block]:
+    some = len(told) // 2
+    return [*told[:some], replace(told[some], digest=told[some].digest ^ 1), *told[some + 1 :]]
+
+
+async def _stream(told: list[Block]) -> AsyncIterator[list[Block]]:
+    for at in range(0, len(told), 7):
+        yield told[at : at + 7]
+
+
+@pytest.fixture
+async def rig(make_database: MakeDatabase) -> AsyncIterator[Rig]:
+    database = make_database(18)
+    async with AsyncExitStack() as stack:
+        conns = []
+        for settings in ({}, PINNED, {}):
+            conn = await asyncpg.connect(
+                database.url(), server_settings=settings, statement_cache_size=0
+            )
+            stack.push_async_callback(conn.close)
+            conns.append(conn)
+        made = Rig(*conns)
+        await migrate(made.agent)
+        await made.app.execute(TABLES)
+        await found(made.agent, "a" * 32, "alpha")
+        await enrol(made.agent, Patterns(["public.*"]), lock_timeout_s=5)
+        yield made
+
+
+async def test_what_is_kept_is_what_reading_gives_whatever_is_written(rig: Rig) -> None:
+    t, words = await rig.keep("t"), await rig.keep("words")
+    p1, p2 = await rig.keep("p1"), await rig.keep("p2")
+    shapes = (t, words, p1, p2)
+    chance = random.Random(7)
+    statements = (
+        "UPDATE t SET v = v || '!' WHERE id % 97 = {n} % 97",
+        "DELETE FROM t WHERE id BETWEEN {n} AND {n} + 90",
+        "INSERT INTO t SELECT g, 'new' FROM generate_series({n}, {n} + 200) AS g"
+        " ON CONFLICT (id) DO UPDATE SET v = 'again'",
+        "UPDATE t SET id = -id WHERE id % 50 = {n} % 50 AND id > 0",
+        "UPDATE words SET n = n + 1000 WHERE word = 'w{n}'",
+        "UPDATE words SET n = n + 0.00 WHERE word < 'w2'",
+        "DELETE FROM words WHERE word LIKE 'w{n}%'",
+        "INSERT INTO words VALUES ('', {n}, NULL), ('\u00e4\u00f6', {n}, '[]')"
+        " ON CONFLICT DO NOTHING",
+        "UPDATE parted SET day = '2024-01-01'::date + (id + {n}) % 366 WHERE id % 20 = {n} % 20",
+        "DELETE FROM parted WHERE id % 100 = {n} % 100",
+        "BEGIN; UPDATE t SET v = 'gone'; ROLLBACK",
+        "BEGIN; UPDATE t SET v = 'kept' WHERE id = {n}; SAVEPOINT s; DELETE FROM t; ROLLBACK TO s;"
+        " INSERT INTO t VALUES ({n} + 100000, 'x') ON CONFLICT DO NOTHING; RELEASE s; COMMIT",
+    )
+    used = 0
+    for turn in range(40):
+        await rig.app.execute(chance.choice(statements).format(n=chance.randint(1, 3000)))
+        if turn % 3 == 0:
+            await publish(rig.agent)
+        for shape in shapes:
+            used += await rig.told(shape) is not None
+        if turn % 4 == 0:
+            await rig.work_off(rows=chance.choice((100, 1000)))
+            for shape in shapes:
+                assert await rig.told(shape) is not None, shape.table
+    assert used > 100
+
+
+async def test_nothing_is_read_of_a_table_that_nobody_writes(rig: Rig) -> None:
+    t = await rig.keep("t")
+    before = await rig.reads("t")
+    async with rig.agent.transaction(isolation="repeatable_read"):
+        kept = await open_kept(rig.agent, t)
+        assert kept is not None
+        told = [block async for some in kept_blocks(rig.agent, kept) for block in some]
+        ranges = [some async for some in compare_kept(rig.agent, kept, _stream(told))]
+    await rig.work_off()
+    assert sum(block.rows for block in told) == 3000 and not ranges
+    assert await rig.reads("t") == before
+    await rig.app.execute("UPDATE t SET v = 'new' WHERE id = 700")
+    before = await rig.reads("t")
+    async with rig.agent.transaction(isolation="repeatable_read"):
+        kept = await open_kept(rig.agent, t)
+        assert kept is not None
+        now = [block async for some in kept_blocks(rig.agent, kept) for block in some]
+    assert sum(one != two for one, two in zip(told, now, strict=True)) == 1
+    assert 0 < await rig.reads("t") - before < 1500
+
+
+async def test_a_transaction_that_was_open_when_the_list_was_made_is_seen(rig: Rig) -> None:
+    inside = rig.other.transaction()
+    await inside.start()
+    await rig.other.execute("UPDATE t SET v = 'late' WHERE id = 5; DELETE FROM t WHERE id = 2500")
+    t = await rig.keep("t")
+    old = await rig.told(t)
+    assert old is not None
+    await rig.app.execute("UPDATE t SET v = 'sooner' WHERE id = 1500")
+    await publish(rig.agent)
+    await rig.work_off()
+    await inside.commit()
+    assert await rig.told(t) != old  # told() has read it
+    await rig.work_off()
+    assert await rig.told(t) is not None
+
+
+ALTERED = (
+    "TRUNCATE t",
+    "TRUNCATE t; INSERT INTO t VALUES (1, 'one')",
+    "ALTER TABLE t ALTER COLUMN v TYPE varchar",
+    "ALTER TABLE t ALTER COLUMN id TYPE bigint",
+    "ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text",
+    "ALTER TABLE t ADD COLUMN w int DEFAULT 7",
+    "ALTER TABLE t DISABLE TRIGGER USER; UPDATE t SET v = 'unseen' WHERE id = 9;"
+    "ALTER TABLE t ENABLE TRIGGER USER",
+    "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text)",
+    "ALTER TABLE t RENAME TO u; CREATE TABLE t (LIKE u INCLUDING ALL)",
+    "ALTER TABLE t SET UNLOGGED; ALTER TABLE t SET LOGGED",
+)
+
+
+async def test_an_altered_table_is_read(rig: Rig) -> None:
+    for statement in ALTERED:
+        await rig.app.execute(
+            "DROP TABLE IF EXISTS t, u; CREATE TABLE t (id int PRIMARY KEY, v text);"
+            "INSERT INTO t SELECT g, g FROM generate_series(1, 700) AS g"
+        )
+        await enrol(rig.agent, Patterns(["public.*"]), lock_timeout_s=5)
+        t = await rig.keep("t")
+        for harmless in ("VACUUM t", "ANALYZE t", "CREATE INDEX ON t (v)"):
+            await rig.app.execute(harmless)
+            assert await rig.told(t) is not None, (statement, harmless)
+        await rig.app.execute(statement)
+        assert await rig.told(t) is None, statement
+        await rig.work_off()
+        await rig.told(t)  # whatever it is now, it is right
+        await enrol(rig.agent, Patterns(["public.*"]), lock_timeout_s=5)
+        again = await rig.keep("t")  # in the form that it has now
+        assert await rig.told(again) is not None, statement
+
+
+async def test_partitions_that_come_and_go(rig: Rig) -> None:
+    p1, p2 = await rig.keep("p1"), await rig.keep("p2")
+    await rig.app.execute("ALTER TABLE parted DETACH PARTITION p1")
+    assert await rig.told(p1) is None, "nothing of it is captured under the name of its root"
+    await rig.app.execute("DELETE FROM p1 WHERE id < 100; UPDATE p2 SET v = 'two' WHERE id = 400")
+    assert await rig.told(p2) is not None
+    await rig.app.execute(
+        "ALTER TABLE parted ATTACH PARTITION p1 FOR VALUES FROM ('2024-01-01') TO ('2024-07-01')"
+    )
+    assert await rig.told(p1) is None
+    await rig.app.execute("TRUNCATE p2")
+    assert (await rig.told(p2)) is None
+    await enrol(rig.agent, Patterns(["public.*"]), lock_timeout_s=5)
+    for name in ("p1", "p2"):
+        shape = await rig.keep(name)
+        assert await rig.told(shape) is not None
+
+
+async def test_a_list_whose_changes_have_left_the_log_is_begun_anew(rig: Rig) -> None:
+    await publish(rig.agent)
+    t = await rig.keep("t")
+    await prune(rig.agent)
+    await rig.app.execute("UPDATE t SET v = 'unknown' WHERE id = 77")
+    await publish(rig.agent)
+    assert (await prune(rig.agent)).transactions == 0, "the list still needs them"
+    await rig.work_off()
+    assert (await prune(rig.agent)).transactions == 1
+    assert await rig.told(t) is not None
+    await rig.app.execute("UPDATE t SET v = 'lost' WHERE id = 78")
+    await publish(rig.agent)
+    await rig.agent.execute("UPDATE peersync.proof_list SET advanced_at = now() - interval '1 day'")
+    assert (await prune(rig.agent)).transactions == 1, "nobody works on the list"
+    assert await rig.told(t) is None
+    await rig.work_off()
+    assert await rig.told(t) is not None
+
+
+async def test_a_row_that_nobody_told_of_is_found_when_its_block_is_read_again(rig: Rig) -> None:
+    t = await rig.keep("t")
+    await rig.app.execute(
+        "SET session_replication_role = replica; UPDATE t SET v = 'unseen' WHERE id = 2222;"
+        "RESET session_replication_role"
+    )
+    number = await rig.agent.fetchval("SELECT list FROM peersync.proof_list")
+    assert not (await work(rig.agent, number, rows=500, scrub_days=30)).unseen
+    await rig.agent.execute("UPDATE peersync.proof_block SET read_at = now() - interval '31 days'")
+    done = await work(rig.agent, number, rows=500, scrub_days=30)
+    assert done.unseen
+    await rig.work_off()
+    assert await rig.told(t) is not None
+
+
+UNSEEN = {
+    "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+    "CREATE TRIGGER x AFTER INSERT ON words FOR EACH ROW EXECUTE FUNCTION f();"
+    "ALTER TABLE words ENABLE ALWAYS TRIGGER x": "DROP TRIGGER x ON words",
+    "UPDATE peersync.replica SET state = 'held'": "UPDATE peersync.replica SET state = 'active'",
+    "UPDATE peersync.replica SET direction = 'receive'": "UPDATE peersync.replica"
+    " SET direction = 'both'",
+    "UPDATE peersync.replica SET origin = origin + 1": "UPDATE peersync.replica"
+    " SET origin = origin - 1",
+    "ALTER TABLE t ADD COLUMN c regclass": "ALTER TABLE t DROP COLUMN c",
+}
+
+
+async def test_where_a_change_could_go_unseen_no_list_is_used(rig: Rig) -> None:
+    t = await rig.keep("t")
+    for statement, back in UNSEEN.items():
+        assert await rig.told(t) is not None
+        await rig.app.execute(statement)
+        assert await rig.told(await shape_of(rig.agent, "t")) is None, statement
+        await rig.app.execute(back)
+
+
+async def test_an_enum_whose_label_changes_is_read(rig: Rig) -> None:
+    await rig.app.execute(
+        "CREATE TYPE mood AS ENUM ('sad', 'glad'); ALTER TABLE t ADD COLUMN m mood DEFAULT 'sad'"
+    )
+    await enrol(rig.agent, Patterns(["public.*"]), lock_timeout_s=5)
+    t = await rig.keep("t")
+    assert await rig.told(t) is not None
+    await rig.app.execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
+    assert await rig.told(t) is None
