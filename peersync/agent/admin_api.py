@@ -21,7 +21,8 @@ from peersync.agent.status import StatusReport, make_status
 from peersync.agent.undo import Undo
 from peersync.core.errors import NotFound
 from peersync.transport.app import json_response
-from peersync.transport.body import read_message
+from peersync.transport.body import ASKER, read_message
+from peersync.transport.problems import clean
 from peersync.transport.query import read_query
 from peersync.transport.sse import serve_events
 from peersync.wire.messages import SessionId
@@ -33,6 +34,12 @@ class ProgressQuery(msgspec.Struct, frozen=True, kw_only=True):
     """`session`: the whole id."""
 
     session: Annotated[SessionId, msgspec.Meta(description="32 hexadecimal digits")]
+
+
+class CancelQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`by`: who asks, where nobody is logged in."""
+
+    by: Annotated[str, msgspec.Meta(max_length=150)] = "api"
 
 
 class AdminApi:
@@ -106,7 +113,8 @@ class AdminApi:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         job = await self._jobs.views.find(request.match_info["job"])
-        return json_response(await self._jobs.cancel(job), status=202)
+        by = request.get(ASKER) or clean(read_query(request, CancelQuery).by)
+        return json_response(await self._jobs.cancel(job, by), status=202)
 
     async def _resume(self, request: web.Request) -> web.Response:
         job = await self._jobs.views.find(request.match_info["job"])

@@ -11,10 +11,12 @@ import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import MappingProxyType
 
 import msgspec
 
+from peersync.agent.delta.hold import held_view
 from peersync.agent.delta.taker import Taker
 from peersync.agent.fetch import Fetcher
 from peersync.agent.loader import Loader
@@ -93,6 +95,12 @@ class Attempt:
 
     async def run(self, fence: int, *, replica_role: bool) -> list[TableResult]:
         """When it returns, the target is what the source was."""
+        async with AsyncExitStack() as kept:
+            await self._load(kept)
+            return await self._commit(fence, replica_role=replica_role)
+
+    async def _load(self, kept: AsyncExitStack) -> None:
+        """What a comparison needs to be held stays `kept` until the end."""
         fetcher, loader = self._fetcher, self._loader
         async with asyncio.TaskGroup() as group:
             group.create_task(fetcher.run(), name=f"fetch-{self._record.session[:8]}")
@@ -100,9 +108,15 @@ class Attempt:
             parts = [s.part for s in fetcher.streams if s.part.probe is not None]
             self._note_not_compared(parts)
             if parts:
-                work = self._taker().run(fetcher.generation, parts)
+                exported = await kept.enter_async_context(
+                    held_view(self._database, self._record.session)
+                )
+                work = self._taker(exported).run(fetcher.generation, parts)
                 group.create_task(work, name=f"compare-{self._record.session[:8]}")
             await loader.load(fetcher.streams)
+
+    async def _commit(self, fence: int, *, replica_role: bool) -> list[TableResult]:
+        fetcher, loader = self._fetcher, self._loader
         if fetcher.baseline is None:
             raise PeersyncError("the source sent no baseline")
         if self._join is not None:
@@ -131,7 +145,7 @@ class Attempt:
             if table.table not in offered:
                 self._loader.note_whole(table.table, "the source does not compare it")
 
-    def _taker(self) -> Taker:
+    def _taker(self, exported: str) -> Taker:
         return Taker(
             self._record.session,
             self._client,
@@ -142,6 +156,7 @@ class Attempt:
             self._fetcher.initiate,
             parallel=self._parallel,
             lock_timeout_s=self._config.full_sync.lock_timeout_s,
+            exported=exported,
         )
 
     def _request(self) -> BackupRequest:
@@ -176,6 +191,7 @@ class _Notes:
     ) -> None:
         self.note_compared = loader.note_compared
         self.note_whole = loader.note_whole
+        self._note_looked_at = loader.note_looked_at
         self._fetcher = fetcher
         self._record = record
         self._row_bytes = {t.table: t.size_bytes / (t.rows or 1) for t in plans}
@@ -183,6 +199,7 @@ class _Notes:
     def note_progress(self, table: TableName, rows: int) -> None:
         """So many more rows of a table were compared."""
         self._fetcher.compared_bytes += int(rows * self._row_bytes[table])
+        self._note_looked_at(table, rows)
 
     def note_wire(self, size_bytes: int) -> None:
         """So many bytes of digests have come."""

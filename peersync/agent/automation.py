@@ -25,10 +25,11 @@ from peersync.agent.orchestration.bulk_api import BulkApi
 from peersync.agent.orchestration.bulk_records import BulkRecords
 from peersync.agent.orchestration.complete import CompleteSyncs
 from peersync.agent.orchestration.complete_api import CompleteApi
+from peersync.agent.orchestration.entries import ScheduleView
 from peersync.agent.orchestration.line import Line
 from peersync.agent.orchestration.schedule_api import ScheduleApi
 from peersync.agent.orchestration.schedule_state import ScheduleFile
-from peersync.agent.orchestration.scheduler import Scheduler, ScheduleView
+from peersync.agent.orchestration.scheduler import Scheduler
 from peersync.agent.orchestration.schedules import Starts, local_zone
 from peersync.agent.orchestration.sets import TableSets
 from peersync.agent.orchestration.sets_api import SetsApi
@@ -36,6 +37,9 @@ from peersync.agent.orchestration.ways import Ways
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.periodic.routes import PeriodicApi
+from peersync.agent.proof.continuous import Continuous
+from peersync.agent.proof.repair_api import RepairApi
+from peersync.agent.proof.repairs import Repairs
 from peersync.agent.proof.verifies import Verifies
 from peersync.agent.proof.verify_api import VerifyApi
 from peersync.agent.status import StatusReport, make_status
@@ -70,6 +74,15 @@ class Automation:
         self._spawn = spawn
         self._databases = databases
         self.verifies = verifies
+        self._repairs = Repairs(databases, book, verifies, jobs, spawn)
+        self._continuous = Continuous(
+            config,
+            databases,
+            lambda name: (
+                any(view.database == name for view in verifies.running())
+                or any(job.database == name for job in jobs.views.running())
+            ),
+        )
         line = Line()  # of all that copies into a database of this node
         self._completes = CompleteSyncs(config, databases, book, ways, line, spawn)
         self._bulks = BulkSyncs(config, self._completes, BulkRecords(state_dir / "bulk"), spawn)
@@ -105,6 +118,7 @@ class Automation:
             *ScheduleApi(self._scheduler).routes(),
             *NotifyApi(self.watcher).routes(),
             *VerifyApi(self.verifies).routes(),
+            *RepairApi(self._repairs).routes(),
         ]
 
     def troubles(self) -> tuple[str, ...]:
@@ -121,6 +135,8 @@ class Automation:
         self._spawn(self._bulks.recover(), name="bulk-recover")
         self._spawn(self._sets.recover(), name="sets-recover")
         self._spawn(self.verifies.begin(), name="proofs")
+        self._spawn(self._continuous.run(), name="kept-digests")
+        self._spawn(self._repairs.begin(), name="repairs-recover")
         self._spawn(self._scheduler.run(), name="schedules")
         self._spawn(self.watcher.run(), name="notify")
 

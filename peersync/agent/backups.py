@@ -297,7 +297,7 @@ class Backups:
             state="failed",
         )
         error = PeersyncError(f"{given.peer.name} did not come back for it")
-        failed = msgspec.structs.replace(progress, state="failed")
+        failed = msgspec.structs.replace(progress, state="failed", tables=None)
         await self._close(given, failed, error)
 
     def _checked(self, given: _Given, progress: Progress) -> Progress:

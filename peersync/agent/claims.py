@@ -12,6 +12,7 @@ from peersync.core.errors import PeersyncError, error_class
 from peersync.core.progress import Progress
 from peersync.core.results import ErrorRecord, TableResult
 from peersync.core.session import State
+from peersync.core.tables import SHOWN, TABLE_STATES, WAITING, TableProgress, TablesProgress
 from peersync.transport.problems import clean
 
 _MAX_COUNT = 1 << 60
@@ -19,6 +20,7 @@ _MAX_WORDS = 1000
 _MAX_TABLES = 50_000
 _MAX_NOTES = 100
 _COUNTS = ("raw_bytes", "wire_bytes", "saved_bytes", "rows", "resumed")
+_OF_TABLES = ("total", "waiting", "active", "done", "failed")
 _RESULTS = frozenset({"done", "partly", "failed", "blocked"})
 
 
@@ -42,8 +44,34 @@ def checked_progress(
         notes=tuple(filter(None, map(_words, progress.notes[:_MAX_NOTES]))),
         rate_bytes_s=None if progress.rate_bytes_s is None else min(progress.rate_bytes_s, 1e15),
         eta_s=None if progress.eta_s is None else min(max(progress.eta_s, 0.0), 1e9),
+        tables=_tables(progress.tables),
+        cancelled_by=_words(progress.cancelled_by),
         **{name: min(max(getattr(progress, name), 0), _MAX_COUNT) for name in _COUNTS},
     )
+
+
+def _tables(told: TablesProgress | None) -> TablesProgress | None:
+    if told is None:
+        return None
+    return TablesProgress(
+        **{name: _count(getattr(told, name)) for name in _OF_TABLES},
+        shown=tuple(
+            TableProgress(
+                schema=clean(table.schema)[:255],
+                name=clean(table.name)[:255],
+                state=table.state if table.state in TABLE_STATES else WAITING,
+                rows=_count(table.rows),
+                rows_total=None if table.rows_total is None else _count(table.rows_total),
+                bytes=_count(table.bytes),
+                bytes_total=None if table.bytes_total is None else _count(table.bytes_total),
+            )
+            for table in told.shown[:SHOWN]
+        ),
+    )
+
+
+def _count(number: int) -> int:
+    return min(max(number, 0), _MAX_COUNT)
 
 
 def checked_error(failure: ErrorRecord | None, words: str | None) -> PeersyncError | None:

@@ -19,6 +19,7 @@ import msgspec
 from peersync.agent import leftovers
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
+from peersync.agent.endings import Endings
 from peersync.agent.jobview import JobView, Started, view_entry
 from peersync.agent.jobviews import JobViews, Running
 from peersync.agent.metrics import JobTotals
@@ -88,7 +89,7 @@ class Jobs:
         self.views = JobViews(databases, backups, self._jobs)
         self._starting = {name: asyncio.Lock() for name in databases.names()}
         self._recovery = Recovery(self, config, databases, book, spool_root, workers)
-        self.on_end: list[Callable[[JobView], None]] = []  # each that has ended here
+        self.on_end: Endings[JobView] = Endings()  # each that has ended here
         book.watch(removed=self._peer_removed)
 
     # --- starting -----------------------------------------------------------------------
@@ -261,9 +262,7 @@ class Jobs:
 
     async def _tell_hooks(self, target: TargetSession) -> None:
         if target.state.final:  # not one that is left to be taken up at the next start
-            view = await self.views.get(target.session)
-            for hook in self.on_end:
-                hook(view)
+            self.on_end.tell(await self.views.get(target.session))
 
     def is_running(self, job: str) -> bool:
         running = self._jobs.get(job)
@@ -292,23 +291,26 @@ class Jobs:
             del self._jobs[job]
 
     # --- stopping -----------------------------------------------------------------------
-    async def cancel(self, job: str) -> JobView:
-        """Asks a job to stop; answers at once. Harmless when it has ended, or to repeat."""
+    async def cancel(self, job: str, by: str = "") -> JobView:
+        """Asks a job to stop; answers at once. Harmless when it has ended, or to repeat.
+
+        `by`: who asks; kept with it, and shown on both servers.
+        """
         running = self._jobs.get(job)
         if running is not None and running.session.state is State.RUNNING:
-            running.session.cancelling()
+            running.session.cancelling(by)
             running.task.cancel()
         elif running is None and (entry := await self.views.entry(job)):
-            await self._cancel_entry(entry)
+            await self._cancel_entry(entry, by)
         return await self.views.get(job)
 
-    async def _cancel_entry(self, entry: Entry) -> None:
+    async def _cancel_entry(self, entry: Entry, by: str) -> None:
         """One that does not run here: the peer's, or one that waits to be taken up."""
         if entry.role == "source":
-            return await self.pushes.cancel(entry)
-        await self._recovery.cancel(entry)
+            return await self.pushes.cancel(entry, by)
+        await self._recovery.cancel(entry, by)
         if entry.session in self._jobs:  # it was taken up meanwhile
-            await self.cancel(entry.session)
+            await self.cancel(entry.session, by)
         return None
 
     # --- after a failure, and after a restart -------------------------------------------

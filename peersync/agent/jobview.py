@@ -34,6 +34,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     requested_by: str
     started_at: str
     completed_at: str | None
+    cancelled_by: str | None = None
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ def view_entry(entry: Entry) -> JobView:
         requested_by=entry.requested_by,
         started_at=entry.started_at,
         completed_at=entry.completed_at,
+        cancelled_by=entry.progress.cancelled_by if entry.progress else None,
     )
 
 
@@ -73,5 +75,6 @@ def view_given(entry: Entry, progress: Progress) -> JobView:
         view_entry(entry),
         state=progress.state,
         progress=progress,
+        cancelled_by=progress.cancelled_by,
         seconds={step.name.value: step.seconds for step in progress.steps},
     )

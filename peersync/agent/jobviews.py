@@ -129,6 +129,7 @@ class JobViews:
             requested_by=running.requested_by,
             started_at=progress.started_at,
             completed_at=progress.updated_at if session.state.final else None,
+            cancelled_by=progress.cancelled_by,
         )
 
     async def _recorded(self, view: JobView) -> Entry | None:

@@ -48,7 +48,9 @@ async def close(
         error.detail = "\n".join(["left behind:", *left])
     if committed:
         state = success(entry)
-    progress = msgspec.structs.replace(progress_of(entry), state=state.value, waiting_for=None)
+    progress = msgspec.structs.replace(
+        progress_of(entry), state=state.value, waiting_for=None, tables=None
+    )
     await history.finish(progress, error=None if committed else error)
 
 

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 
 import psycopg
 
-from peersync.agent.plan import Plan
+from peersync.agent.plan import Plan, TablePlan
 from peersync.agent.stream import PartStream
 from peersync.agent.workers import Workers
 from peersync.config.model import FullSync
@@ -25,6 +25,16 @@ from peersync.core.names import TableName
 from peersync.core.progress import Step
 from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord
+from peersync.core.tables import (
+    COMPARING,
+    COPIED,
+    COPYING,
+    DONE,
+    FAILED,
+    WAITING,
+    TableProgress,
+    sum_up,
+)
 from peersync.dump.pieces import Statement
 from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
@@ -37,6 +47,8 @@ from peersync.postgres.restore import Final, commit_session
 from peersync.wire.messages import Baseline, Options
 
 MAX_SCHEMA_BYTES = 256 << 20
+TABLES_S = 0.25
+TABLES_PAUSE = 20.0  # times what counting them has taken
 _Job = tuple[Callable[[], None], Callable[[], None]]  # how to stop it, and the work itself
 
 
@@ -73,6 +85,9 @@ class Loader:
         self._log: LogStage | None = None
         self._merged_bytes = 0
         self._verified = 0
+        self._restored: set[TableName] = set()
+        self._looked_at: dict[TableName, int] = {}  # rows, of tables that are being compared
+        self._tables_due = 0.0
         self._compared: dict[TableName, Comparison] = {}
         self._whole: dict[TableName, str] = {
             t.table: t.way_reason for t in plan.tables if t.way_reason is not None
@@ -82,6 +97,7 @@ class Loader:
     def count(self, data_bytes: int | None) -> None:
         """Brings the record up to date with what the threads have done."""
         loading = self._loading
+        self._count_tables(loading)
         if loading is None:
             return
         record = self._record
@@ -90,7 +106,45 @@ class Loader:
         record.count(Step.RESTORE, loading.direct_bytes + self._merged_bytes, data_bytes)
         record.count(Step.VERIFY, self._verified, len(loading.tables))
 
+    def _count_tables(self, loading: Loading | None) -> None:
+        """Now and then: there may be 50,000 of them, and many who look."""
+        began = self._now()
+        if began < self._tables_due:
+            return
+        loads = loading.tables if loading is not None else {}
+        self._record.tables = sum_up(
+            self._table(table, loads.get(table.table)) for table in self._plan.wanted()
+        )
+        self._tables_due = began + max(TABLES_S, TABLES_PAUSE * (self._now() - began))
+
+    def _table(self, plan: TablePlan, load: TableLoad | None) -> TableProgress:
+        looked_at, rows, raw_bytes = self._looked_at.get(plan.table), 0, 0
+        rows_total, bytes_total = plan.rows, plan.size_bytes or None
+        state = COMPARING if looked_at is not None else WAITING
+        if load is not None and load.columns:
+            rows, raw_bytes, state = load.rows_seen, load.raw_bytes, COPYING
+            rows_total = None if load.compared else rows_total
+        if load is not None and load.loaded:
+            rows_total, bytes_total, state = rows, raw_bytes, COPIED
+        if load is not None and plan.table in self._restored:
+            state = DONE
+        if load is not None and load.error is not None:
+            state = FAILED
+        return TableProgress(
+            schema=plan.schema,
+            name=plan.name,
+            state=state,
+            rows=looked_at or 0 if state == COMPARING else rows,
+            rows_total=rows_total,
+            bytes=raw_bytes,
+            bytes_total=bytes_total,
+        )
+
     # --- of a delta ---------------------------------------------------------------------
+    def note_looked_at(self, table: TableName, rows: int) -> None:
+        """So many more rows of a table were compared."""
+        self._looked_at[table] = self._looked_at.get(table, 0) + rows
+
     def note_compared(self, table: TableName, found: Comparison) -> None:
         """Only the rows that differ come of this table."""
         self._compared[table] = found
@@ -98,6 +152,7 @@ class Loader:
     def note_whole(self, table: TableName, reason: str) -> None:
         """All rows come of this table, although only some were asked for."""
         self._compared.pop(table, None)
+        self._looked_at.pop(table, None)
         self._whole[table] = reason
 
     def _note_ways(self, loading: Loading) -> None:
@@ -309,6 +364,7 @@ class Loader:
             restored=self._table_restored,
             verified=self._table_verified,
             partial=frozenset(t.table for t in self._plan.tables if t.filtered),
+            look_back=lambda: self._connect("look-back", "reading rows as they were"),
         )
         self._record.begin(Step.VERIFY, self._now())
 
@@ -321,6 +377,7 @@ class Loader:
         return results
 
     def _table_restored(self, load: TableLoad) -> None:
+        self._restored.add(load.table.name)
         if not load.created:
             self._merged_bytes += load.raw_bytes
 

@@ -274,7 +274,13 @@ class Node:
             automation.verifies.summaries,
         )
         lookout = Lookout(
-            self._config, report, self._periodic, self._positions, automation.schedules, spawn
+            self._config,
+            report,
+            self._periodic,
+            self._positions,
+            automation.schedules,
+            spawn,
+            lambda: len(self._desk.pending()),
         )
         look = LookApi(self._config, self._databases, self.book, self._clients.get)
         links = LinkMetrics(self._periodic, self._samples)

@@ -167,7 +167,8 @@ def _small(
         yield PartJob(part, [], tuple(table_copy(catalog.tables[n], shapes[n]) for n in filtered))
     rest = [name for name in sizes if name not in shapes]
     part = Part(id=0, kind="data", estimated_bytes=sum(sizes[n] for n in rest))
-    if request.method == "http":
+    only_compared = bool(request.compare) and not rest and request.schema == "none"
+    if request.method == "http" or only_compared:  # pg_dump would read the catalog for nothing
         tables = tuple(table_copy(catalog.tables[n], None) for n in rest)
         objects = request.large_objects
         yield PartJob(part, [], tables, sequences=True, large_objects=objects)

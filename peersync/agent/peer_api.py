@@ -173,7 +173,8 @@ class PeerApi:
         entry = await self._jobs.views.entry(wanted.session)
         refuse_others(peer, wanted.session, entry)
         if wanted.action == "cancel":
-            await self._jobs.cancel(wanted.session)
+            by = f"{clean(wanted.requested_by)} on {request[PEER].name}".strip()
+            await self._jobs.cancel(wanted.session, by)
         else:
             await self._jobs.resume(wanted.session)
         return json_response(Ok(), status=202)

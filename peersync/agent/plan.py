@@ -51,6 +51,7 @@ class TablePlan(msgspec.Struct, frozen=True, kw_only=True):
     way: Literal["full", "delta"] = "full"  # delta: only rows that are found to differ are sent
     way_reason: str | None = None  # why all rows are sent, although a delta was asked for
     compared: tuple[str, ...] = ()  # the columns by which rows are found to differ
+    most_differing: float | None = None  # share of its blocks; beyond, all its rows are sent
 
     @property
     def table(self) -> TableName:

@@ -26,7 +26,7 @@ from peersync.core.patterns import Patterns
 from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catalog
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
-from peersync.postgres.log.baseline import refuse_with_gaps
+from peersync.postgres.log.baseline import refuse_to_sponsor
 from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
@@ -69,7 +69,7 @@ async def describe(
     """What a peer may know of a database before it pulls it; `name` is this node's.
 
     With `wanted.join` it comes to stay. Raises PermissionMissing where changes can't be captured
-    here then, and what `refuse_with_gaps` and `narrowed` raise.
+    here then, and what `refuse_to_sponsor` and `narrowed` raise.
     """
     chosen = Patterns(wanted.tables or ("*",), wanted.exclude_tables)
     async with database.acquire("reading the catalog", lock_timeout_s=LOCK_S) as connection:
@@ -78,7 +78,7 @@ async def describe(
         rights = await read_rights(connection)
         closed = unreadable(rights)
         if wanted.join:
-            await refuse_with_gaps(connection)
+            await refuse_to_sponsor(connection)
         async with connection.transaction(readonly=True):
             shapes = await shapes_for_peer(connection, backups.filters(database.name), catalog)
             names = [n for n in catalog.tables if patterns.match(n) and chosen.match(n)]
@@ -231,7 +231,7 @@ async def plan_pull(
         taken={n: RELATIONS.get(k, "something else") for n, k in kinds.items()},
     )
     plan = with_refused(_with_surroundings(plan, catalog), source, peer.name)
-    if options.method == "delta":
+    if options.method in ("auto", "delta"):
         plan = choose_tables(plan, source, catalog, options, replica_role=bool(replica))
     expected_s = await _expected_seconds(database, peer, plan)
     if plan.schema_scope == "all" and (options.tables or options.exclude_tables):

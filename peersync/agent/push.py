@@ -93,7 +93,7 @@ class Pushes:
             "POST", RECEIVE_PATH, request, Started, read_timeout_s=_PLAN_TIMEOUT_S
         )
 
-    async def cancel(self, entry: Entry) -> None:
+    async def cancel(self, entry: Entry, by: str) -> None:
         """BadRequest for what the peer does by itself."""
         if entry.completed_at is not None:
             return
@@ -103,7 +103,8 @@ class Pushes:
                 hint=f"On {entry.peer}: peersync jobs cancel {entry.session[:8]}\n"
                 f"To stop giving to it at all: peersync peer deny {entry.peer} --pull",
             )
-        await self._ask(entry, RestoreRequest(session=entry.session, action="cancel"))
+        wanted = RestoreRequest(session=entry.session, action="cancel", requested_by=by)
+        await self._ask(entry, wanted)
 
     async def resume(self, entry: Entry) -> None:
         """BadRequest for what the peer does by itself, or says that it can't."""

@@ -75,13 +75,15 @@ class Recovery:
                 hint="Watch it: peersync jobs list",
             ) from None
 
-    async def cancel(self, entry: Entry) -> None:
+    async def cancel(self, entry: Entry, by: str) -> None:
         """Closes as cancelled, instead of taking it up, what waits for its database."""
         if entry.completed_at is not None or not self._is_ours(entry):
             return
         self._cancelled.add(entry.session)
         progress = leftovers.progress_of(entry)
-        cancelling = msgspec.structs.replace(progress, state=State.CANCELLING.value)
+        cancelling = msgspec.structs.replace(
+            progress, state=State.CANCELLING.value, cancelled_by=by or None
+        )
         await History(self._databases.get(entry.database)).update(cancelling)
 
     def refuse_cancelled(self, session: str) -> None:

@@ -8,7 +8,15 @@ from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
 from peersync.core.errors import BadRequest
 from peersync.transport.problems import clean
-from peersync.wire.messages import Bandwidth, Method, Options, Parallel, Patterns, SyncType
+from peersync.wire.messages import (
+    Bandwidth,
+    Direction,
+    Method,
+    Options,
+    Parallel,
+    Patterns,
+    SyncType,
+)
 
 MAX_BY = 150
 
@@ -31,6 +39,7 @@ class FullSyncRequest(
     join: bool = False
     merge: bool = False
     anew: bool = False
+    direction: Direction | None = None
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()

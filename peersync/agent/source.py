@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import msgspec
-
 from peersync.agent.delta.giver import Giver
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.giveway import GiveWay
+from peersync.agent.inventory import Inventory
 from peersync.agent.parts import Means, PartJob, Run, plan_parts, table_name
 from peersync.agent.periodic.joining import found_group
 from peersync.agent.refused import left_alone, refuse_if_gone
@@ -44,12 +41,11 @@ from peersync.postgres.log.baseline import Taken, baseline
 from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
-from peersync.wire.chunks import ChunkCutter, manifest_digest
+from peersync.wire.chunks import ChunkCutter
 from peersync.wire.delta import Wanted
 from peersync.wire.messages import (
     BackupRequest,
     Baseline,
-    Chunk,
     ManifestPage,
     ManifestRequest,
     Part,
@@ -57,22 +53,6 @@ from peersync.wire.messages import (
 from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.source")
-
-PAGE_CHUNKS = 1000
-_GENERATION_BITS = 48
-
-
-class _Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of the spool's journal; exactly one field is set."""
-
-    request: BackupRequest | None = None
-    peer_id: str | None = None
-    filters: Filters = ()  # a backup made with others must not be served
-    generation: int | None = None
-    parts: tuple[Part, ...] | None = None
-    baseline: Baseline | None = None
-    chunk: Chunk | None = None
-    complete: str | None = None
 
 
 class SourceBackup:
@@ -95,20 +75,12 @@ class SourceBackup:
         self._spool = spool
         self._config = config
         self._node_id = node_id
-        self._generation = 0
-        self._parts: dict[int, Part] = {}
-        self._chunks: list[Chunk] = []
-        self._known: dict[str, Chunk] = {}
-        self._sent: set[str] = set()
+        self._made = Inventory(spool)
         self._closing = False
-        self._digest: str | None = None
-        self._baseline: Baseline | None = None
         self._waiting_for: str | None = None
         self._told_waiting: str | None = None
-        self._dumped_bytes = 0
         self._giver: Giver | None = None
         self._changed = asyncio.Event()
-        self._guard = threading.Lock()
         self._way = GiveWay(database, self._kind, self._say)
 
     @property
@@ -122,17 +94,18 @@ class SourceBackup:
     # --- serving ------------------------------------------------------------------------
     @property
     def complete(self) -> bool:
-        return self._digest is not None
+        return self._made.complete
 
     async def page(self, asked: ManifestRequest) -> ManifestPage:
         """The manifest after what the target has; waits until there is something to say."""
         deadline = asyncio.get_running_loop().time() + asked.wait_s
         while True:
-            after = asked.after if asked.generation == self._generation else 0
-            news = len(self._chunks) > after or self.complete or self.error is not None
+            known = asked.generation == self._made.generation
+            after = asked.after if known else 0
+            news = self._made.has_after(after) or self.complete or self.error is not None
             news = news or self._closing or self._waiting_for != self._told_waiting
             # parts may wait for what the target says of them: it must know them at once
-            news = news or (asked.generation != self._generation and bool(self._parts))
+            news = news or (not known and bool(self._made.parts))
             left = deadline - asyncio.get_running_loop().time()
             if news or left <= 0:
                 return self._page(after)
@@ -141,43 +114,17 @@ class SourceBackup:
                 async with asyncio.timeout(min(left, 1.0)):
                     await self._changed.wait()
             except TimeoutError:
-                if self._dumped_bytes and left < asked.wait_s - 1:
+                if self._made.dumped_bytes and left < asked.wait_s - 1:
                     return self._page(after)
 
     def _page(self, after: int) -> ManifestPage:
         self._told_waiting = self._waiting_for
-        with self._guard:
-            chunks = tuple(self._chunks[after : after + PAGE_CHUNKS])
-            last = after + len(chunks) == len(self._chunks)
-            return ManifestPage(
-                generation=self._generation,
-                parts=tuple(self._parts.values()),
-                chunks=chunks,
-                complete=self.complete and last,
-                digest=self._digest if last else None,
-                baseline=self._baseline,
-                dumped_bytes=self._dumped_bytes,
-                error=_words(self.error) if self.error else None,
-                waiting_for=self._waiting_for,
-            )
+        error = _words(self.error) if self.error else None
+        return self._made.page(after, error=error, waiting_for=self._waiting_for)
 
     async def chunk_path(self, digest: str, workers: Workers) -> Path:
-        """The file of a chunk of this backup. Raises NotFound for any other digest.
-
-        A file that is asked for again may have been found damaged, so it is looked at; when
-        it is, or is gone, the whole backup is not what it says, and must be made anew.
-        """
-        chunk = self._known.get(digest)
-        if chunk is None:
-            raise NotFound("this backup has no such chunk")
-        looks = self._spool.proves if digest in self._sent else self._spool.has
-        self._sent.add(digest)
-        if not await workers.run(looks, chunk):
-            log.error("backup %s: chunk %d is damaged", self.request.session, chunk.number)
-            await workers.run(self._spool.discard, chunk)
-            self._digest = None
-            raise NotFound("this chunk was damaged on the disk of the source")
-        return self._spool.path(digest)
+        """The file of a chunk of this backup. Raises NotFound for any other, or a damaged one."""
+        return await self._made.chunk_path(digest, workers)
 
     @property
     def giver(self) -> Giver:
@@ -188,14 +135,15 @@ class SourceBackup:
 
     async def want(self, wanted: Wanted) -> None:
         """Notes what the target wants; it may not have heard that it was heard."""
-        if not (self.complete and wanted.generation == self._generation):
+        if not (self.complete and wanted.generation == self._made.generation):
             await self.giver.want(wanted)
 
     def renew(self, request: BackupRequest) -> None:
         """The target has begun anew, and compares its rows anew: so must this. It must not run."""
         self.request = request
-        self._forget_generation()
-        self._generation = 0
+        self._giver = None
+        self._made.forget()
+        self._made.generation = 0
 
     def leave(self) -> None:
         """The agent stops: whoever waits for news gets what there is."""
@@ -220,33 +168,7 @@ class SourceBackup:
 
         A journal of another peer's or of another request is not this backup's: begun anew.
         """
-        try:
-            self._replay()
-        except msgspec.MsgspecError as exc:
-            log.warning("backup %s: its journal can't be read: %s", self.request.session, exc)
-            self._digest = None
-        if self.complete and not all(self._spool.has(chunk) for chunk in self._chunks):
-            self._digest = None  # somebody cleaned up: dump again
-        self._known = {chunk.digest: chunk for chunk in self._chunks}
-        self._dumped_bytes = sum(chunk.raw_size for chunk in self._chunks)
-        return self.complete
-
-    def _replay(self) -> None:
-        for line in self._spool.journal():
-            entry = msgspec.json.decode(line, type=_Line)
-            if entry.request is not None:
-                self._digest = None
-                made_for = (entry.request, entry.peer_id, entry.filters)
-                if made_for != (self.request, self.peer_id, self._filters):
-                    return
-            if entry.generation is not None:
-                self._generation = entry.generation
-                self._parts, self._chunks = {}, []
-            self._parts.update({p.id: p for p in entry.parts or ()})
-            self._baseline = entry.baseline or self._baseline
-            if entry.chunk is not None:
-                self._chunks.append(entry.chunk)
-            self._digest = entry.complete or self._digest
+        return self._made.reload(self.request, self.peer_id, self._filters)
 
     # --- making -------------------------------------------------------------------------
     async def run(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
@@ -289,7 +211,8 @@ class SourceBackup:
         return f"backup/{self.request.session[:8]}"
 
     async def _dump_all(self, workers: Workers, choose: Callable[[int], Tool]) -> None:
-        await workers.run(self._begin_generation)
+        self._giver = None
+        await workers.run(self._made.begin, self.request, self.peer_id, self._filters)
         if self.request.join is not None:
             await found_group(
                 self._database, self._config, node_id=self._node_id, name=self._config.node.name
@@ -335,16 +258,11 @@ class SourceBackup:
             )
             self._giver = giver = self._make_giver(workers, view, catalog, jobs)
             kept.callback(giver.close)
-            parts = tuple(job.part for job in jobs)
-            self._parts = {part.id: part for part in parts}
-            self._baseline = made
-            await workers.run(self._spool.append, _Line(parts=parts, baseline=made))
+            await workers.run(self._made.plan, [job.part for job in jobs], made)
             self._waiting_for = None
             self._changed.set()
             await self._dump_parts(workers, tool, taken, jobs)
-        digest = manifest_digest(self._chunks)
-        await workers.run(self._spool.append, _Line(complete=digest))
-        self._digest = digest
+        await workers.run(self._made.end)
         self._changed.set()
 
     def _make_giver(
@@ -356,25 +274,8 @@ class SourceBackup:
             if job.part.probe is not None and job.part.table is not None
         }
         return Giver(
-            self._database, self._kind, view, self._generation, compared, self._spool, workers
+            self._database, self._kind, view, self._made.generation, compared, self._spool, workers
         )
-
-    def _begin_generation(self) -> None:
-        self._spool.create()
-        self._spool.remove_chunks()  # of a view that is gone: the target has what it has
-        self._forget_generation()
-        # Not counted up: a journal that was lost must not give an old number again.
-        self._generation = secrets.randbits(_GENERATION_BITS)
-        self._spool.restart_journal()
-        self._spool.append(_Line(request=self.request, peer_id=self.peer_id, filters=self._filters))
-        self._spool.append(_Line(generation=self._generation))
-
-    def _forget_generation(self) -> None:
-        with self._guard:
-            self._giver = None
-            self._parts, self._chunks, self._digest = {}, [], None
-            self._known, self._sent = {}, set()
-            self._baseline, self._dumped_bytes = None, 0
 
     async def _dump_parts(
         self, workers: Workers, tool: Tool | None, taken: Taken, jobs: Sequence[PartJob]
@@ -425,44 +326,24 @@ class SourceBackup:
             nonlocal index
             digest, data, raw_size = cutter.take()
             self._spool.write(digest, data)
-            self._add_chunk(part, index, digest, len(data), raw_size)
+            self._made.add_chunk(
+                part, index, self.request.codec, digest=digest, size=len(data), raw_size=raw_size
+            )
             index += 1
             loop.call_soon_threadsafe(self._changed.set)
 
         def take(data: bytes) -> None:
             nonlocal total
             total += len(data)
-            with self._guard:
-                self._dumped_bytes += len(data)
+            self._made.dumped(len(data))
             if cutter.add(data):
                 emit()
 
         run.run(take)
         if cutter.raw_size:
             emit()
-        self._end_part(part, index, total)
+        self._made.end_part(part, index, total)
         loop.call_soon_threadsafe(self._changed.set)
-
-    def _add_chunk(self, part: Part, index: int, digest: str, size: int, raw_size: int) -> None:
-        with self._guard:
-            chunk = Chunk(
-                number=len(self._chunks),
-                part=part.id,
-                index=index,
-                digest=digest,
-                size=size,
-                raw_size=raw_size,
-                codec=self.request.codec,
-            )
-            self._spool.append(_Line(chunk=chunk))
-            self._chunks.append(chunk)
-            self._known[digest] = chunk
-
-    def _end_part(self, part: Part, chunks: int, raw_bytes: int) -> None:
-        ended = msgspec.structs.replace(part, done=True, chunks=chunks, raw_bytes=raw_bytes)
-        with self._guard:
-            self._parts[part.id] = ended
-            self._spool.append(_Line(parts=(ended,)))
 
 
 def _words(error: PeersyncError) -> str:

@@ -27,21 +27,15 @@ from peersync.core.backoff import Backoff
 from peersync.core.errors import (
     Cancelled,
     DatabaseUnreachable,
-    DiskFull,
-    DumpRestarted,
     Locked,
     PeersyncError,
-    PeerUnreachable,
-    ProtocolError,
-    RefusedInput,
     RowsChanged,
-    SchemaMismatch,
-    VerifyFailed,
     root_error,
 )
 from peersync.core.names import TableName
 from peersync.core.progress import Progress, Step
 from peersync.core.results import TableResult
+from peersync.core.retries import Retries, may_be_resumed
 from peersync.core.session import SessionRecord, State
 from peersync.postgres.history import Entry, History
 from peersync.postgres.locks import Holder, lease
@@ -54,12 +48,7 @@ from peersync.wire.spool import Spool
 
 log = logging.getLogger("peersync.target")
 
-ATTEMPTS = 5
 _CHANGED = "what was compared was changed here meanwhile, or other rows came than asked for"
-_PAUSE_S = 0.5
-_FRESH_S = 60.0  # an attempt that went well for so long begins a new count of failures
-# What the same plan and the same bytes would only fail on again.
-_FINAL_ERRORS = (ProtocolError, RefusedInput, SchemaMismatch, VerifyFailed)
 
 
 class TargetSession:
@@ -127,9 +116,10 @@ class TargetSession:
     def seconds(self) -> dict[str, float]:
         return self._record.seconds(time.monotonic())
 
-    def cancelling(self) -> None:
+    def cancelling(self, by: str = "") -> None:
         """Says at once that a cancel has been heard; the task's cancellation does the work."""
         if self._record.state is State.RUNNING:
+            self._record.cancelled_by = by or None
             self._record.become(State.CANCELLING)
             self._reports.publish()
 
@@ -190,8 +180,7 @@ class TargetSession:
         )
 
     async def _attempts(self) -> None:
-        tries = 0
-        backoff = self._backoff()
+        retries = Retries(self._backoff)
         while True:
             began, last = time.monotonic(), self._current
             try:
@@ -202,13 +191,7 @@ class TargetSession:
                 error = exc
             if isinstance(error, RowsChanged):
                 self._compare_no_more(error)
-            now = time.monotonic()
-            if isinstance(error, DatabaseUnreachable):
-                backoff = self._backoff() if now - began > _FRESH_S else backoff
-                pause = backoff.next_pause(now)
-            else:
-                tries += 1
-                pause = self._pause_before_next(error, tries)
+            pause = retries.pause_s(error, began, time.monotonic())
             if pause is None:
                 raise error
             log.warning("session %s: %s; trying again", self.session, error)
@@ -229,15 +212,6 @@ class TargetSession:
     def _backoff(self) -> Backoff:
         network = self._config.network
         return Backoff(maximum_s=network.retry_max_s, total_s=network.retry_for_s)
-
-    @staticmethod
-    def _pause_before_next(error: BaseException, tries: int) -> float | None:
-        """An unreachable peer has had its time already, and a full disk does not mend itself."""
-        if not isinstance(error, PeersyncError) or not error.retryable or tries == ATTEMPTS:
-            return None
-        if isinstance(error, PeerUnreachable | DiskFull):
-            return None
-        return 0.0 if isinstance(error, DumpRestarted) else _PAUSE_S * tries
 
     async def _attempt(self) -> None:
         async with lease(self._database, LEASE, self._holder("a full sync")) as held:
@@ -278,6 +252,7 @@ class TargetSession:
             node_id=self._node_id,
             name=self.plan.target,
             anew=self.options.anew,
+            direction=self.options.direction,
         )
 
     async def _refuse_if_closed(self) -> None:
@@ -398,7 +373,7 @@ class TargetSession:
         if error is not None and self._leftovers:
             error.detail = "\n".join([error.detail or "", "left behind:", *self._leftovers]).strip()
         self._record.become(state)
-        resumable = state is State.FAILED and not isinstance(error, _FINAL_ERRORS)
+        resumable = state is State.FAILED and may_be_resumed(error)
         self.resumable = resumable and self._config.full_sync.keep_spool_h > 0
         if self.recorded:
             await self._record_end(error)

@@ -77,7 +77,7 @@ def add(ctx: Context, name: str, role: str) -> None:
 @click.argument("name")
 @click.pass_obj
 def remove(ctx: Context, name: str) -> None:
-    """Remove a user, and end his sessions."""
+    """Remove a user, and end his sessions and the tokens that he has made on the page."""
     from peersync.agent.people.people_api import UserView
 
     gone = ask(ctx, lambda agent: agent.delete(_path(name), UserView))
@@ -85,6 +85,7 @@ def remove(ctx: Context, name: str) -> None:
         emit_json(msgspec.to_builtins(gone))
     else:
         print_err(f"{gone.name} was removed.")
+        _print_revoked(gone)
 
 
 @users.command("set-role")
@@ -100,6 +101,12 @@ def set_role(ctx: Context, name: str, role: str) -> None:
         emit_json(msgspec.to_builtins(view))
     else:
         print_err(f"{view.name} is {view.role} now.")
+        _print_revoked(view)
+
+
+def _print_revoked(view: UserView) -> None:
+    if view.revoked_tokens:
+        print_err(f"tokens that ended with it: {', '.join(view.revoked_tokens)}")
 
 
 @command.command("sessions")

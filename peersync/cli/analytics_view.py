@@ -25,7 +25,7 @@ from peersync.cli.output import (
 
 if TYPE_CHECKING:
     from peersync.agent.analytics import Compared, CostReport, Day, Measures
-    from peersync.agent.analytics_api import Analytics, DatabaseAnalytics
+    from peersync.agent.analytics_view import Analytics, DatabaseAnalytics
 
 PATH = "/api/admin/statistics"
 T = TypeVar("T")
@@ -52,7 +52,7 @@ def export(ctx: Context, database: str | None, days: int, form: str) -> int:
 
     Exit code 5 when a database does not answer.
     """
-    from peersync.agent.analytics_api import Analytics, csv_text, export_rows
+    from peersync.agent.analytics_view import Analytics, csv_text, export_rows
 
     found = _fetch(ctx, "", Analytics, database, days)
     rows = export_rows(found)
@@ -72,7 +72,7 @@ def anomalies(ctx: Context, database: str | None, days: int) -> int:
 
     Exit code 5 when a database does not answer.
     """
-    from peersync.agent.analytics_api import Anomalies
+    from peersync.agent.analytics_view import Anomalies
 
     found = _fetch(ctx, "/anomalies", Anomalies, database, days)
     if ctx.json:

@@ -33,7 +33,7 @@ null_option = click.option(
 )
 
 
-def get(ctx: Context, path: str, kind: type[T], **params: object) -> T:
+def get(ctx: Context, path: str, kind: type[T], /, **params: object) -> T:
     """GET; parameters that are None or False are left out."""
 
     async def asked() -> T:
@@ -46,7 +46,7 @@ def get(ctx: Context, path: str, kind: type[T], **params: object) -> T:
     return asyncio.run(asked())
 
 
-def post(ctx: Context, path: str, kind: type[T], **body: object) -> T:
+def post(ctx: Context, path: str, kind: type[T], /, **body: object) -> T:
     """POST, with who asks for it; fields that are None are left out."""
 
     async def asked() -> T:

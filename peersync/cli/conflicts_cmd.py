@@ -19,6 +19,7 @@ from peersync.cli.asking import (
     shown,
     side_by_side,
 )
+from peersync.cli.conflicts_bulk import bulk_options, one_or_all, settle
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, print_err, print_out, print_table
 from peersync.cli.tables_cmd import shown_table
@@ -77,49 +78,75 @@ def show(ctx: Context, conflict: str, database: str | None) -> None:
 
 
 @command.command()
-@click.argument("conflict", metavar="ID")
+@click.argument("conflict", metavar="[ID]", required=False)
 @database_option
 @click.option("--side", type=click.Choice(["kept", "incoming"]), help="Which side is written.")
 @click.option("--force", is_flag=True, help="Also where the row has been changed since.")
+@bulk_options
 @click.pass_obj
 def restore(
-    ctx: Context, conflict: str, database: str | None, side: str | None, force: bool
+    ctx: Context,
+    /,
+    conflict: str | None,
+    database: str | None,
+    side: str | None,
+    force: bool,
+    **bulk: Any,
 ) -> None:
-    """Write the side that lost back, as a new change that goes to all nodes."""
+    """Write the side that lost back, as a new change that goes to all nodes.
+
+    With --all of every conflict that was decided and is meant; a row that has been changed since is
+    left as it is.
+    """
     from peersync.postgres.log.conflicts import Settled
 
-    number = checked_id(conflict)
+    if one_or_all(conflict, bulk):
+        if side is not None or force:
+            raise BadRequest("--side and --force are for one conflict")
+        return settle(ctx, ctx.database_name(database), "restore", bulk)
+    number = checked_id(conflict or "")
     name = ctx.database_name(database)
     settled = post(ctx, f"{PATH}/{number}/restore", Settled, database=name, side=side, force=force)
-    _report(ctx, settled)
+    return _report(ctx, settled)
 
 
 @command.command()
-@click.argument("conflict", metavar="ID")
+@click.argument("conflict", metavar="[ID]", required=False)
 @database_option
 @click.option("--keep", is_flag=True, help="The row that was here stays.")
 @click.option("--take", is_flag=True, help="The row that came in is taken.")
 @click.option("--set", "pairs", metavar="COLUMN=VALUE", multiple=True, help="A row of your own.")
 @null_option
 @click.option("--force", is_flag=True, help="Also where the row has been changed since.")
+@bulk_options
 @click.pass_obj
 def resolve(
     ctx: Context,
-    conflict: str,
+    /,
+    conflict: str | None,
     database: str | None,
     keep: bool,
     take: bool,
     pairs: tuple[str, ...],
     nulls: tuple[str, ...],
     force: bool,
+    **bulk: Any,
 ) -> None:
-    """Decide an open conflict, for all nodes: --keep, --take, or --set for the row as it is."""
+    """Decide an open conflict, for all nodes: --keep, --take, or --set for the row as it is.
+
+    With --all every open conflict that is meant (--table, --peer, --since …), by --keep or --take.
+    """
     from peersync.postgres.log.conflicts import Settled
 
-    number = checked_id(conflict)
+    everything = one_or_all(conflict, bulk)
+    if everything and (pairs or nulls or force):
+        raise BadRequest("--set, --null and --force are for one conflict")
     values = assignments(pairs, nulls)
     if keep + take + bool(values) != 1:
         raise BadRequest("how is it to be decided?", hint="one of --keep, --take, --set")
+    if everything:
+        return settle(ctx, ctx.database_name(database), "keep" if keep else "take", bulk)
+    number = checked_id(conflict or "")
     settled = post(
         ctx,
         f"{PATH}/{number}/resolve",
@@ -129,7 +156,7 @@ def resolve(
         values=values,
         force=force,
     )
-    _report(ctx, settled)
+    return _report(ctx, settled)
 
 
 def _print_list(ctx: Context, found: list[ConflictView]) -> None:

@@ -142,6 +142,7 @@ def full_sync(
         "join": options.get("join", False),
         "merge": options.get("merge", False),
         "anew": options.get("anew", False),
+        "direction": options.get("direction"),
         "method": options["method"],
         "tables": list(options.get("tables", ())),
         "excludeTables": list(options.get("exclude_table", ())),

@@ -12,8 +12,8 @@ import msgspec
 from peersync.cli.clear_stuck_cmd import command as clear_stuck
 from peersync.cli.context import Context
 from peersync.cli.failure import as_text
-from peersync.cli.names import job_path
-from peersync.cli.output import emit_json, print_err, print_out
+from peersync.cli.names import job_path, user_name
+from peersync.cli.output import clean, emit_json, print_err, print_out
 
 if TYPE_CHECKING:
     from peersync.agent.jobview import JobView
@@ -53,7 +53,9 @@ def show(ctx: Context, job: str) -> None:
         emit_json(msgspec.to_builtins(view))
         return
     side = "from" if view.role == "target" else "to"
-    print_out(f"{view.id}  {view.action} {view.database} {side} {view.peer}: {view.state}")
+    by = f" by {clean(view.cancelled_by)}" if view.cancelled_by else ""
+    by = by if view.state in ("cancelling", "cancelled") else ""
+    print_out(f"{view.id}  {view.action} {view.database} {side} {view.peer}: {view.state}{by}")
     if view.progress is not None:
         print_out("\n".join(screen(view.progress)))
     print_result(ctx, view)
@@ -128,7 +130,8 @@ async def _cancel(ctx: Context, job: str) -> JobView:
     from peersync.transport.local import AgentClient
 
     async with AgentClient(Path(ctx.config.node.socket)) as agent:
-        return await agent.post(job_path(job, "cancel"), None, JobView)
+        by = {"by": user_name()}
+        return await agent.post(job_path(job, "cancel"), None, JobView, params=by)
 
 
 async def _resume(ctx: Context, job: str) -> JobView:

@@ -16,10 +16,33 @@ from peersync.cli.output import emit_json, print_err
 from peersync.cli.seconds import Seconds
 from peersync.core.errors import BadRequest, PeersyncError
 
+_ONE_WAY = (
+    click.option(
+        "--receive-only",
+        "direction",
+        flag_value="receive",
+        help="Rows come here, and what is changed here goes to nobody: the next change that comes "
+        "for a row takes its place, and what it had here is kept as a conflict.",
+    ),
+    click.option(
+        "--give-only",
+        "direction",
+        flag_value="give",
+        help="What is changed here is sent, and no change comes here after the first full sync.",
+    ),
+)
+
+
+def one_way_options(function: Callable[..., int]) -> Callable[..., int]:
+    for option in reversed(_ONE_WAY):
+        function = option(function)
+    return function
+
 
 @click.command()
 @join_options
 @click.option("--mirror", is_flag=True, help="Delete rows that only this server has.")
+@one_way_options
 @click.pass_obj
 def join(ctx: Context, /, **options: Any) -> int:
     """Take PEER's database, and keep both in step from then on.
@@ -46,6 +69,12 @@ def merge(ctx: Context, /, **options: Any) -> int:
 
 @click.command()
 @join_options
+@click.option(
+    "--both-ways",
+    "direction",
+    flag_value="both",
+    help="Of a one-way database: from now on rows go both ways.",
+)
 @click.pass_obj
 def rebaseline(ctx: Context, /, **options: Any) -> int:
     """Take everything anew from PEER, and go on: after a restored backup, or too long an absence.
@@ -53,6 +82,9 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
     Rows that only this server has are deleted, unless they are changes that it has not sent:
     those are sent now. Where the others have a newer change of the same row, theirs stays, and
     this server's is kept as an open conflict (peersync conflicts list --open).
+
+    It is also how a one-way database comes to give and take again, with --both-ways. What was
+    changed in one that only received counts as not sent.
     """
     wanted = {**options, "join": True, "anew": True, "mirror": True}
     return full_sync(ctx, "pull", wanted, done=_in_step(ctx))

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from peersync.cli.context import Context
+from peersync.cli.direction import LINKS
 from peersync.cli.output import (
     ago,
+    clean,
     count,
     duration,
     emit_json,
@@ -79,6 +81,9 @@ def _print(ctx: Context, links: list[LinkView]) -> None:
     for link in links:
         if link.problem:
             print_err(f"{link.database}, {link.peer}: {indented(link.problem)}")
+        if link.direction in LINKS:
+            words = LINKS[link.direction].format(peer=clean(link.peer))
+            print_out(f"{link.database}, {clean(link.peer)}: {words}")
     if {link.state for link in links} - {"expired"} == {"in sync"}:
         print_out("")
         print_out("Each side has applied everything that the other has.")

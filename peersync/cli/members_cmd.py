@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from peersync.cli.context import Context
+from peersync.cli.direction import MEMBERS
 from peersync.cli.names import user_name
 from peersync.cli.output import ago, emit_json, print_err, print_table
 from peersync.core.errors import BadRequest
@@ -45,11 +46,16 @@ def list_(ctx: Context, database: str | None, everybody: bool) -> int:
 @click.argument("node")
 @_DATABASE
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Also if NODE was heard in the last minute.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also if NODE was heard in the last minute; without asking the others.",
+)
 @click.pass_obj
 def expire(ctx: Context, node: str, database: str | None, yes: bool, force: bool) -> int:
     """Keep no more changes for NODE, which does not come back, or not soon.
 
+    More than half of the members must miss it; of two members, the one where this is typed decides.
     When NODE comes back it takes everything anew (there: peersync rebaseline PEER); changes that it
     has made meanwhile are kept and sent.
     """
@@ -61,7 +67,14 @@ def expire(ctx: Context, node: str, database: str | None, yes: bool, force: bool
         click.confirm(f"Keep no more changes of {name} for {node}?", abort=True, err=True)
     view = asyncio.run(_expire(ctx, name, node, force=force, dry_run=False))
     _print(ctx, view)
-    if not ctx.json and not ctx.quiet:
+    waits = any(m.name == node and m.state == "expiring" for m in view.members)
+    if waits and not ctx.json and not ctx.quiet:
+        print_err(
+            f"{node} is not expired yet: that takes the word of more than half of the members, "
+            "which are asked for five minutes. If you are sure that no other part of the group "
+            f"goes on without this one: peersync members expire {node} --database {name} --force"
+        )
+    elif not ctx.json and not ctx.quiet:
         own = next((m.name for m in view.members if m.own), "PEER")
         print_err(f"{node} was expired. When it is back: peersync rebaseline {own}, typed there")
     return 0
@@ -102,7 +115,7 @@ def _print(ctx: Context, view: MembersView) -> None:
         rows = [
             (
                 f"{m.name} (this node)" if m.own else m.name,
-                m.state,
+                m.state + MEMBERS.get(m.direction, ""),
                 str(m.applied),
                 str(m.has),
                 None if m.own else _heard(m.heard_s),

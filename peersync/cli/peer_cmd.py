@@ -1,4 +1,4 @@
-"""`peersync peer`: invite, join, list, remove, and what each peer may do.
+"""`peersync peer`: invite, join, accept, list, remove, and what each peer may do.
 
 Everything goes through the agent of this node, which owns the peer book.
 """
@@ -7,27 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from peersync.cli.context import Context
+from peersync.cli.names import user_name
 from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
-from peersync.core.errors import BadRequest, Locked, PeersyncError, PeerUnreachable
+from peersync.cli.pairing_cmd import PATH, accept, ask, invites, pending, refuse, revoke, segment
+from peersync.cli.seconds import Seconds
+from peersync.core.errors import (
+    BadRequest,
+    Locked,
+    PairingWaits,
+    PeersyncError,
+    PeerUnreachable,
+)
 
 if TYPE_CHECKING:
     from peersync.transport.local import AgentClient
-    from peersync.transport.peer_routes import PeerView
+    from peersync.transport.peer_routes import JoinRequest, PeerView
 
-T = TypeVar("T")
-
-PATH = "/api/admin/peers"
 ALL_DATABASES = "*"
 MAX_LINE_BYTES = 4096
+AGAIN_S = 2.0
 _ACTIVE = frozenset({"member", "joining"})
 
 
@@ -38,19 +44,20 @@ def command() -> None:
 
 @command.command()
 @click.option("--address", metavar="HOST:PORT", help="Where the other server reaches this one.")
+@click.option("--confirm", is_flag=True, help="Ask here before a server that uses it is a peer.")
 @click.pass_obj
-def invite(ctx: Context, address: str | None) -> None:
+def invite(ctx: Context, address: str | None, confirm: bool) -> None:
     """Print a line that pairs one other server with this one, within 15 minutes.
 
-    stdout has the line and nothing else.
+    stdout has the line and nothing else. With --confirm who uses the line waits until somebody here
+    has compared its fingerprint: peersync peer pending, then peersync peer accept.
     """
     from peersync.transport.peer_routes import InviteReply, InviteRequest
 
     if address == "":
         raise BadRequest("--address is empty", hint="leave it out to use node.advertise")
-    reply = _ask(
-        ctx, lambda agent: agent.post(f"{PATH}/invite", InviteRequest(address), InviteReply)
-    )
+    request = InviteRequest(address, confirm, user_name())
+    reply = ask(ctx, lambda agent: agent.post(f"{PATH}/invite", request, InviteReply))
     if ctx.json:
         emit_json(msgspec.to_builtins(reply))
         return
@@ -58,18 +65,33 @@ def invite(ctx: Context, address: str | None) -> None:
         print_err("On the other server, within 15 minutes (the line works once):")
         print_err("peersync peer join LINE, where LINE is:\n")
     print_out(reply.line)
+    if confirm and not ctx.quiet:
+        print_err("\nThen here: peersync peer pending")
 
 
 @command.command()
 @click.argument("line", required=False)
 @click.option("--address", metavar="HOST:PORT", help="Where the other server reaches this one.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=Seconds(0, 86_400),
+    default=900.0,
+    show_default=True,
+    metavar="S",
+    help="How long to wait where the other server asks somebody first.",
+)
 @click.pass_obj
-def join(ctx: Context, line: str | None, address: str | None) -> None:
-    """Pair with the server that printed LINE. "-" reads it from standard input."""
-    from peersync.transport.peer_routes import JoinRequest, PeerView
+def join(ctx: Context, line: str | None, address: str | None, wait_s: float) -> None:
+    """Pair with the server that printed LINE. "-" reads it from standard input.
+
+    Where the line was made with --confirm this waits until somebody over there has accepted this
+    server; it may be stopped, and typed again within a day.
+    """
+    from peersync.transport.peer_routes import JoinRequest
 
     request = JoinRequest(_invite_line(ctx, line), address)
-    peer = _ask(ctx, lambda agent: agent.post(f"{PATH}/join", request, PeerView))
+    peer = ask(ctx, lambda agent: _joined(ctx, agent, request, wait_s))
     if ctx.json:
         emit_json({"peer": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
@@ -79,6 +101,27 @@ def join(ctx: Context, line: str | None, address: str | None) -> None:
         print_err(f"      or, to take a copy of it once: peersync pull {peer.name}")
 
 
+async def _joined(
+    ctx: Context, agent: AgentClient, request: JoinRequest, wait_s: float
+) -> PeerView:
+    """Asks until the other side's admin has decided; PairingWaits when that takes too long."""
+    from peersync.transport.peer_routes import PeerView
+
+    until, told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return await agent.post(f"{PATH}/join", request, PeerView)
+        except PairingWaits as waits:
+            if time.monotonic() + AGAIN_S > until:
+                raise
+            if not told and not ctx.quiet:
+                own = waits.data.get("short_id", "?")
+                print_err(clean(f"{waits.message}."))
+                print_err(f"The fingerprint of this server, to compare over there: {own}")
+            told = True
+        await asyncio.sleep(AGAIN_S)
+
+
 @command.command("list")
 @click.option("--probe", is_flag=True, help="Try to reach each of them.")
 @click.pass_obj
@@ -86,7 +129,7 @@ def list_(ctx: Context, probe: bool) -> None:
     """Show the peers of this server, and what they may do here."""
     from peersync.transport.peer_routes import PeerList
 
-    found = _ask(
+    found = ask(
         ctx, lambda agent: agent.get(PATH, PeerList, params={"probe": "1"} if probe else None)
     )
     if ctx.json:
@@ -107,10 +150,10 @@ def remove(ctx: Context, name: str, force: bool) -> None:
     """Forget a peer. It is refused from its next request on."""
     from peersync.transport.peer_routes import PeerView
 
-    path = f"{PATH}/{_segment(name)}"
+    path = f"{PATH}/{segment(name)}"
     if not force:
-        _ask(ctx, lambda agent: _refuse_member(agent, name, [*ctx.config.database]))
-    peer = _ask(ctx, lambda agent: agent.delete(path, PeerView))
+        ask(ctx, lambda agent: _refuse_member(agent, name, [*ctx.config.database]))
+    peer = ask(ctx, lambda agent: agent.delete(path, PeerView))
     if ctx.json:
         emit_json({"removed": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
@@ -179,20 +222,13 @@ def _change_rights(
     wanted = {right: given for right, named in rights.items() if named}
     if not wanted:
         raise BadRequest("which right?", hint="--pull, --push or --schema")
-    path = f"{PATH}/{_segment(name)}/rights"
+    path = f"{PATH}/{segment(name)}/rights"
     body = {"rights": wanted, "database": _database(ctx, database)}
-    peer = _ask(ctx, lambda agent: agent.put(path, body, PeerView))
+    peer = ask(ctx, lambda agent: agent.put(path, body, PeerView))
     if ctx.json:
         emit_json({"peer": msgspec.to_builtins(peer)})
     elif not ctx.quiet:
         print_err(f"{peer.name}: {_rights_text(peer)}")
-
-
-def _segment(name: str) -> str:
-    """A peer's name as a part of a path; BadRequest where it cannot be one."""
-    if not name.strip("."):
-        raise BadRequest(f"{name!r} is no peer's name", hint="peersync peer list shows all of them")
-    return quote(name, safe="", errors="replace")
 
 
 def _database(ctx: Context, name: str | None) -> str:
@@ -252,11 +288,5 @@ def _from_stdin() -> str:
     return sys.stdin.buffer.read(MAX_LINE_BYTES).decode("utf-8", "replace")
 
 
-def _ask(ctx: Context, call: Callable[[AgentClient], Awaitable[T]]) -> T:
-    from peersync.transport.local import AgentClient
-
-    async def run() -> T:
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
-            return await call(agent)
-
-    return asyncio.run(run())
+for _one in (invites, revoke, pending, accept, refuse):
+    command.add_command(_one)

@@ -58,15 +58,17 @@ def plan_lines(plan: Plan, verb: str | None = None) -> list[str]:
 
 
 def _ways(plan: Plan) -> list[str]:
-    """Of a delta: what is compared first, and what travels whole."""
+    """How the rows travel and why; of a delta what is compared first, and what travels whole."""
+    why = [f"  method: {plan.method}, {plan.method_reason}"] if plan.method_reason else []
     if plan.method != "delta":
-        return []
+        return why
     compared = [t for t in plan.wanted() if t.way == "delta"]
     size = human(sum(t.size_bytes for t in compared))
     whole = sorted((t for t in plan.wanted() if t.way != "delta"), key=lambda t: -t.size_bytes)
     lines = [
+        *why,
         f"  compared first: {counted(len(compared), 'table')} ({size}); only rows that differ "
-        "are sent"
+        "are sent",
     ]
     lines += [f"  sent whole: {t.table}: {t.way_reason}" for t in whole[:_SHOWN_TABLES]]
     if len(whole) > _SHOWN_TABLES:

@@ -14,8 +14,8 @@ from peersync.cli.names import user_name
 from peersync.cli.output import clean, duration, emit_json, flat, print_err, print_out, print_table
 
 if TYPE_CHECKING:
+    from peersync.agent.orchestration.entries import ScheduleView
     from peersync.agent.orchestration.schedule_api import SchedulesView
-    from peersync.agent.orchestration.scheduler import ScheduleView
 
 PATH = "/api/admin/schedules"
 
@@ -83,7 +83,7 @@ async def _list(ctx: Context) -> SchedulesView:
 
 
 async def _post(ctx: Context, name: str, deed: str) -> ScheduleView:
-    from peersync.agent.orchestration.scheduler import ScheduleView
+    from peersync.agent.orchestration.entries import ScheduleView
     from peersync.transport.local import AgentClient
 
     body = {"requestedBy": user_name()}

@@ -25,7 +25,7 @@ from peersync.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from peersync.agent.analytics_api import Analytics
+    from peersync.agent.analytics_view import Analytics
     from peersync.agent.statistics_view import (
         DatabaseStatistics,
         LastSync,
@@ -76,7 +76,7 @@ command.add_command(cost)
 async def _ask(
     ctx: Context, database: str | None, days: int | None
 ) -> tuple[Statistics, Analytics | None]:
-    from peersync.agent.analytics_api import Analytics
+    from peersync.agent.analytics_view import Analytics
     from peersync.agent.statistics_view import Statistics
     from peersync.transport.local import AgentClient
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peersync.cli.context import Context
+from peersync.cli.direction import LINKS
 from peersync.cli.output import (
     ago,
     clean,
@@ -81,6 +82,9 @@ def _print(ctx: Context, status: Status) -> None:
         for link in status.links:
             if link.problem:
                 print_err(f"{link.database}, {link.peer}: {indented(link.problem)}")
+            if link.periodic is not None and link.periodic.direction in LINKS:
+                words = LINKS[link.periodic.direction].format(peer=clean(link.peer))
+                print_out(f"{link.database}, {clean(link.peer)}: {words}")
     for progress in status.running:
         print_out(one_line(progress))
     for progress in status.giving:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from peersync.agent.safe import SafeAnswer
 
 PATH = "/api/sync/safe"
+PROVED = {
+    "receive": "one-way: this side has everything of {peer}, and gives nothing of its own",
+    "give": "one-way: {peer} has everything of this side, and gives nothing of its own",
+    "none": "neither side gives anything",
+}
 
 
 @click.group()
@@ -135,6 +140,30 @@ def resume(ctx: Context, peer: str | None, database: str | None) -> None:
     _set_paused(ctx, peer, database, paused=False)
 
 
+@command.command()
+@click.argument("direction", type=click.Choice(["receive", "give", "both"]), required=False)
+@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def direction(ctx: Context, direction: str | None, database: str | None, yes: bool) -> None:
+    """Make this database one-way: it only receives, or it only gives. Without a word: how it is.
+
+    \b
+    receive  changes come here; what is changed here goes to nobody. The next change that comes
+             for a row takes its place; what it had here is kept as a conflict.
+    give     changes are sent; none comes here. Nothing is passed on from others either.
+
+    It holds for all links of the database. The way back is `peersync rebaseline PEER --both-ways`.
+    """
+    from peersync.cli.direction import set_direction, show_direction
+
+    name = ctx.database_name(database)
+    if direction is None:
+        show_direction(ctx, name)
+    else:
+        set_direction(ctx, name, direction, yes=yes)
+
+
 def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused: bool) -> None:
     from peersync.agent.periodic.answers import PausedLinks
     from peersync.transport.local import AgentClient
@@ -172,6 +201,8 @@ def _print_proofs(ctx: Context, answer: NowAnswer) -> None:
     words = {"proved": "both sides have everything", "asked": "asked"}
     for link in answer.links:
         said = words.get(link.result, link.result)
+        if link.result == "proved":
+            said = PROVED.get(link.direction, said).format(peer=clean(link.peer))
         if link.problem:
             print_err(f"{link.database}, {link.peer}: {said}: {indented(link.problem)}")
             if link.hint:

@@ -59,6 +59,7 @@ def command() -> None:
 @click.option("--rows", is_flag=True, help="Say of each row which columns differ.")
 @click.option("--values", is_flag=True, help="And what is in them, here and there.")
 @click.option("--paranoid", is_flag=True, help="128 bits of SHA-256 a row; slower.")
+@click.option("--fresh", is_flag=True, help="Read every row, whatever digests are kept.")
 @click.option("--timeout", metavar="SECONDS", type=Seconds(1), help="Give up after.")
 @click.option("--all", "every", is_flag=True, help="Every database with every peer, in turn.")
 @click.pass_obj
@@ -180,6 +181,7 @@ async def _run(ctx: Context, peer: str | None, **options: Any) -> int:
         "rows": options["rows"],
         "values": options["values"],
         "paranoid": options["paranoid"],
+        "fresh": options["fresh"],
         "timeoutS": options["timeout"],
         "requestedBy": user_name(),
     }
@@ -201,10 +203,12 @@ async def watched(
     """Until it has ended."""
     from peersync.cli.verify_view import Line
 
+    pause_s = LOOK_S / 8  # most are ended soon
     with Line(quiet=ctx.quiet or ctx.json) as line:
         while view.state in ("waiting", "running"):
             line.show(view)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(LOOK_S, 1.5 * pause_s)
             view = await agent.get(f"{PATH}/{view.id}", type(view))
     return await agent.get(f"{PATH}/{view.id}/values", type(view)) if values else view
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -86,6 +87,7 @@ def print_view(view: VerifyView, *, quiet: bool, color: bool) -> None:
             print_out(f"    and {count(hidden)} more rows of {_name(table)}")
     if not quiet or view.result != "identical":
         print_out(_sentence(view))
+        _print_kept(view)
     if view.error is not None:
         print_err(f"{clean(view.database)} with {clean(view.peer)}: {flat(view.error.message)}")
         if view.error.hint:
@@ -114,6 +116,16 @@ def _print_tables(view: VerifyView, tables: list[TableProof], *, color: bool) ->
         "in flight", "result",
     )  # fmt: skip
     print_table(columns, rows, color=color)
+
+
+def _print_kept(view: VerifyView) -> None:
+    kept = [t.kept_at for t in view.tables if t.kept_at is not None]
+    if kept:
+        oldest = f"{datetime.fromisoformat(min(kept)):%Y-%m-%d %H:%M} UTC"
+        print_out(
+            f"{counted(len(kept), 'table')} from kept digests, the oldest made at {oldest}, and "
+            "what the log says since; --fresh reads every row"
+        )
 
 
 def _print_notes(table: TableProof) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from peersync.agent.jobview import JobView
 from peersync.cli.context import Context
+from peersync.cli.names import job_path, user_name
 from peersync.cli.output import (
     clean,
     count,
@@ -130,7 +131,8 @@ async def _heed(
             watching.cancel()
             return
         if answer == "c":
-            await agent.post(f"/api/admin/jobs/{job}/cancel", None, JobView)
+            by = {"by": user_name()}
+            await agent.post(job_path(job, "cancel"), None, JobView, params=by)
             print_err("cancelling; nothing has been changed unless it was committing already …")
 
 

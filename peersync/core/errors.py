@@ -78,6 +78,12 @@ class TooManyTries(Denied):
     code, exit_code, http_status, retryable = "too-many-tries", 5, 429, True
 
 
+class PairingWaits(Denied):
+    """The other server's admin has to accept this one first; `data["short_id"]` is compared."""
+
+    code, exit_code, http_status, retryable = "pairing-waits", 5, 409, True
+
+
 class Locked(PeersyncError):
     """Somebody else holds what this needs; `data["holder"]` names them."""
 

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 import msgspec
 
+from peersync.core.tables import TablesProgress
+
 SCHEMA_VERSION = 1
 RATE_WINDOW_S = 20.0
 STALL_S = 10.0
@@ -87,7 +89,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     `saved_bytes` what a resume found already here. `rate` is in raw bytes a second over
     the last 20 seconds; `eta_s` in seconds. `elapsed_s` counts from the session's beginning,
     through every resume; the seconds of the steps, since it was last taken up. `notes` say what
-    was passed over beside the tables.
+    was passed over beside the tables. `tables`: how far each is, while it runs. `cancelled_by`: who
+    has asked it to stop.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -115,6 +118,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str = ""
     elapsed_s: float | None = None
     notes: tuple[str, ...] = ()
+    tables: TablesProgress | None = None
+    cancelled_by: str | None = None
 
 
 class RateMeter:

@@ -28,6 +28,7 @@ from peersync.core.progress import (
     overall_percent,
     seconds_between,
 )
+from peersync.core.tables import TablesProgress
 
 
 class State(StrEnum):
@@ -96,6 +97,8 @@ class SessionRecord:
         self.waiting_for: str | None = None
         self.message: str | None = None
         self.notes: tuple[str, ...] = ()
+        self.tables: TablesProgress | None = None
+        self.cancelled_by: str | None = None
         self.started_at = ""
         self._ended_at: str | None = None
         self._steps = {step: _StepRecord() for step in STEPS}
@@ -205,6 +208,8 @@ class SessionRecord:
             updated_at=updated_at,
             elapsed_s=seconds_between(self.started_at, updated_at),
             notes=self.notes,
+            tables=None if self.state.final else self.tables,
+            cancelled_by=self.cancelled_by,
         )
 
     def _total(self, step: Step) -> int | None:

@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager
 import msgspec
 from aiohttp import web
 
-from peersync.core.errors import BadRequest, Denied, NotFound, PeersyncError
+from peersync.core.errors import BadRequest, Denied, NotFound, PairingWaits, PeersyncError
 from peersync.transport.identity import Identity, fingerprint, short_form
 from peersync.transport.lines import Lines
 from peersync.transport.listener import (
@@ -245,7 +245,12 @@ async def _explain_errors(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def _was_said(request: web.Request, error: PeersyncError) -> bool:
-    """Whether a peer that asks again and again was refused with these words a while ago."""
+    """Whether a peer that asks again and again was refused with these words a while ago.
+
+    Who waits to be accepted asks every two seconds; that it waits is logged where that is noted.
+    """
+    if isinstance(error, PairingWaits):
+        return True
     peer = request.get(PEER)
     if peer is None:
         return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -18,18 +19,21 @@ from peersync.transport.app import PAIR_PATH, json_response
 from peersync.transport.body import read_message
 from peersync.transport.client import PeerClient
 from peersync.transport.identity import Identity, short_form
-from peersync.transport.pairing import PairingDesk
+from peersync.transport.invites import KEEP_ENDED_S, InviteState, StoredInvite, Waiting
+from peersync.transport.pairing import PairingDesk, node_id
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Right, Rights
+from peersync.transport.problems import clean
 from peersync.transport.query import read_query
 from peersync.transport.renewal import renewal_routes
 from peersync.transport.ways import Way
 from peersync.wire.messages import Message
-from peersync.wire.pairing import MAX_PAIR_BYTES, PairRequest
+from peersync.wire.pairing import MAX_PAIR_BYTES, PairRequest, invite_id
 
 ADMIN_PATH = "/api/admin/peers"
 PING_PATH = "/api/sync/ping"
 PROBE_S = 5.0
 MAX_BODY_BYTES = 64 * 1024
+SHOWN_ID = 16  # digits of an invite's id: who knows all 64 can spoil it with wrong proofs
 
 
 class ProbeQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,16 +43,66 @@ class ProbeQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InviteRequest(msgspec.Struct, frozen=True):
-    """`address`: where the joiner will find this node, if not at node.advertise."""
+    """`address`: where the joiner will find this node, if not at node.advertise.
+
+    `confirm`: who uses the line waits until an admin here accepts it.
+    """
 
     address: str | None = None
+    confirm: bool = False
+    requested_by: Annotated[str, msgspec.Meta(max_length=200)] = msgspec.field(
+        default="", name="requestedBy"
+    )
 
 
 class InviteReply(msgspec.Struct, frozen=True):
+    """`id` names the invitation from now on; it says nothing of the secret in the line."""
+
     line: str
     address: str
     node_id: str
     expires_at: str
+    id: str
+    confirm: bool
+
+
+class InviteView(msgspec.Struct, frozen=True, kw_only=True):
+    """An invitation without its secret. `used_by`: the short fingerprint of who was paired by it.
+
+    `waiting`: how many nodes wait with it for a person. `made_at` is null of one that an earlier
+    version made.
+    """
+
+    id: str
+    state: InviteState
+    confirm: bool
+    address: str
+    made_at: str | None
+    made_by: str
+    expires_at: str
+    used_by: str | None
+    waiting: int
+    wrong_proofs: int
+
+
+class PendingView(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that has used an invitation and waits to be accepted.
+
+    `id` and `fingerprint` are those of its certificate, `short_id` what people compare.
+    `came_from`: the address that asked; `problem`: why it can't be accepted as things are.
+    """
+
+    id: str
+    name: str
+    fingerprint: str
+    short_id: str
+    address: str | None
+    came_from: str
+    asked_at: str
+    expires_at: str
+    invite: str
+    invited_by: str
+    problem: str | None
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -108,7 +162,7 @@ def pair_routes(desk: PairingDesk) -> list[web.RouteDef]:
 
     async def pair(request: web.Request) -> web.Response:
         message = await read_message(request, PairRequest, limit=MAX_PAIR_BYTES, timeout_s=10)
-        return json_response(await desk.answer(message))
+        return json_response(await desk.answer(message, clean(request.remote or "")))
 
     async def ping(_request: web.Request) -> web.Response:
         return json_response(Pong(name=desk.name, version=__version__))
@@ -132,10 +186,33 @@ def peer_book_routes(
 
     async def invite(request: web.Request) -> web.Response:
         wanted = await read_message(request, InviteRequest, limit=MAX_BODY_BYTES)
-        made, expires_at = await desk.invite(wanted.address)
-        until = datetime.fromtimestamp(expires_at, UTC).isoformat(timespec="seconds")
-        reply = InviteReply(made.line(), str(made.address), desk.identity.node_id, until)
+        by = clean(wanted.requested_by)
+        made, expires_at = await desk.invite(wanted.address, confirm=wanted.confirm, by=by)
+        reply = InviteReply(
+            made.line(),
+            str(made.address),
+            desk.identity.node_id,
+            _iso(expires_at),
+            invite_id(made.secret)[:SHOWN_ID],
+            wanted.confirm,
+        )
         return json_response(reply, status=201)
+
+    async def invites(_request: web.Request) -> web.Response:
+        return json_response([_invite_view(*one) for one in desk.invites()])
+
+    async def revoke(request: web.Request) -> web.Response:
+        return json_response(_invite_view(await desk.revoke(request.match_info["id"]), "revoked"))
+
+    async def pending(_request: web.Request) -> web.Response:
+        return json_response([_pending_view(desk, *one) for one in desk.pending()])
+
+    async def accept(request: web.Request) -> web.Response:
+        return json_response(view(await desk.accept(request.match_info["id"])))
+
+    async def refuse(request: web.Request) -> web.Response:
+        refused = await desk.refuse(request.match_info["id"])
+        return json_response(_pending_view(desk, *refused))
 
     async def join(request: web.Request) -> web.Response:
         wanted = await read_message(request, JoinRequest, limit=MAX_BODY_BYTES)
@@ -163,6 +240,11 @@ def peer_book_routes(
 
     return [
         web.post(f"{ADMIN_PATH}/invite", invite),
+        web.get(f"{ADMIN_PATH}/invites", invites),
+        web.delete(f"{ADMIN_PATH}/invites/{{id}}", revoke),
+        web.get(f"{ADMIN_PATH}/pending", pending),
+        web.post(f"{ADMIN_PATH}/pending/{{id}}/accept", accept),
+        web.post(f"{ADMIN_PATH}/pending/{{id}}/refuse", refuse),
         web.post(f"{ADMIN_PATH}/join", join),
         web.get(ADMIN_PATH, list_peers),
         web.delete(f"{ADMIN_PATH}/{{name}}", remove),
@@ -184,6 +266,41 @@ def view(
         problem=error.message if error else None,
         hint=error.hint if error else None,
     )
+
+
+def _invite_view(stored: StoredInvite, state: InviteState) -> InviteView:
+    return InviteView(
+        id=stored.id[:SHOWN_ID],
+        state=state,
+        confirm=stored.confirm,
+        address=stored.address,
+        made_at=_iso(stored.made_at) if stored.made_at is not None else None,
+        made_by=stored.made_by,
+        expires_at=_iso(stored.expires_at),
+        used_by=short_form(stored.used_by) if stored.used_by else None,
+        waiting=len(stored.waiting),
+        wrong_proofs=stored.wrong_proofs,
+    )
+
+
+def _pending_view(desk: PairingDesk, stored: StoredInvite, waiting: Waiting) -> PendingView:
+    return PendingView(
+        id=waiting.joiner,
+        name=waiting.request.name,
+        fingerprint=waiting.joiner,
+        short_id=short_form(node_id(waiting)),
+        address=waiting.request.address,
+        came_from=waiting.came_from,
+        asked_at=_iso(waiting.asked_at),
+        expires_at=_iso(waiting.asked_at + KEEP_ENDED_S),
+        invite=stored.id[:SHOWN_ID],
+        invited_by=stored.made_by,
+        problem=desk.problem_of(waiting),
+    )
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _with_way(shown: PeerView, way: Way | None) -> PeerView:

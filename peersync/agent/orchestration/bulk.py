@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from peersync.agent.endings import Endings
 from peersync.agent.orchestration.bulk_outcome import (
     BulkDatabase,
     BulkPlan,
@@ -83,7 +84,7 @@ class BulkSyncs:
         self._spawn = spawn
         self._run: _Run | None = None
         self._ended: BulkView | None = None  # the last one, in case its record has no place
-        self.on_end: list[Callable[[BulkView], None]] = []
+        self.on_end: Endings[BulkView] = Endings()
 
     async def recover(self) -> None:
         """At the start: what a dead agent left running is interrupted."""
@@ -287,11 +288,7 @@ class BulkSyncs:
 
     def _tell(self, view: BulkView) -> None:
         log.info("bulk sync %s: %s", view.id[:8], view.message)
-        for hook in self.on_end:
-            try:
-                hook(view)
-            except Exception:
-                log.exception("internal error in what follows a bulk sync")
+        self.on_end.tell(view)
 
 
 def _request(database: str, sync_type: SyncType, by: str) -> CompleteRequest:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from peersync.agent.databases import Databases
+from peersync.agent.endings import Endings
 from peersync.agent.orchestration.line import Line
 from peersync.agent.orchestration.outcome import (
     CompletePlan,
@@ -65,7 +66,7 @@ class CompleteSyncs:
         self._line = line
         self._spawn = spawn
         self._runs: dict[str, Run] = {}
-        self.on_end: list[Callable[[CompleteView], None]] = []
+        self.on_end: Endings[CompleteView] = Endings()
 
     # --- starting -----------------------------------------------------------------------
     async def plan(self, wanted: CompleteRequest) -> CompletePlan:
@@ -185,14 +186,7 @@ class CompleteSyncs:
     async def _tell_end(self, run: Run) -> None:
         view = await self.get(run.database.name, run.id)
         log.info("complete sync %s of %s: %s", run.id[:8], view.database, view.status)
-        self._tell(view)
-
-    def _tell(self, view: CompleteView) -> None:
-        for listener in self.on_end:
-            try:
-                listener(view)
-            except Exception:
-                log.exception("telling the end of complete sync %s", view.id[:8])
+        self.on_end.tell(view)
 
     async def wait(self, database: str, complete: str) -> CompleteView:
         """How it ended, when it has."""
@@ -311,7 +305,7 @@ class CompleteSyncs:
         ended = await Completes(database).close(None, "interrupted", why)
         for complete in ended:
             log.warning("complete sync %s of %s was interrupted", complete[:8], database.name)
-            self._tell(await self.get(database.name, complete))
+            self.on_end.tell(await self.get(database.name, complete))
 
 
 async def _refuse_done(run: Run, since: datetime | None) -> None:

@@ -164,7 +164,7 @@ class Run:
         if (job := self._jobs.get(place)) is None:
             return
         try:
-            await self._ways.stop(job)
+            await self._ways.stop(job, self.cancelled_by or "a complete sync that has ended")
         except PeersyncError as error:
             log.warning("job %s could not be cancelled: %s", job[:8], error.message)
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 from aiohttp import web
 
-from peersync.agent.orchestration.scheduler import Scheduler, ScheduleView
+from peersync.agent.orchestration.entries import ScheduleView
+from peersync.agent.orchestration.scheduler import Scheduler
 from peersync.transport.app import json_response
 from peersync.transport.body import read_message
 

@@ -11,15 +11,16 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
 import msgspec
 
-from peersync.agent.orchestration.schedule_state import Result, ScheduleFile, State
+from peersync.agent.orchestration.entries import Asked, Entry, Outcome, ScheduleView, tried
+from peersync.agent.orchestration.schedule_state import ScheduleFile, State
 from peersync.core.errors import BadRequest, Locked, NotFound, PeersyncError, root_error
-from peersync.core.schedule import Budget, When
+from peersync.core.schedule import Budget
 from peersync.core.words import counted
 
 log = logging.getLogger("peersync.schedule")
@@ -28,62 +29,6 @@ LOOK_S: Final = 60.0  # the clock may be set, and the file changed by another pr
 LATE_S: Final = 120.0  # later than that it was missed
 AHEAD_S: Final = 60.0  # a last turn that lies further in the future is that of a wrong clock
 FOREVER_S: Final = 366 * 86_400.0
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one try. `retry`: another may help, after `retry_after_s` if that is known.
-
-    `again`: the databases that a further try is for; all without it.
-    """
-
-    result: Result
-    message: str | None = None
-    retry: bool = False
-    retry_after_s: float | None = None
-    again: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Asked:
-    """By whom, a schedule or a person. `since`: what has begun since then was this turn.
-
-    None where a person asks. `again`: databases that are tried again, of those of the last try.
-    """
-
-    by: str
-    since: datetime | None = None
-    again: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One schedule. `what` it does in words, and what does it."""
-
-    name: str
-    what: str
-    when: When
-    do: Callable[[Asked], Awaitable[Outcome]]
-    jitter_s: float = 0.0
-    catch_up: bool = True
-    paused: bool = False
-
-
-class ScheduleView(msgspec.Struct, frozen=True, kw_only=True):
-    """A schedule as people and scripts see it (docs/cli-json.md)."""
-
-    name: str
-    what: str
-    at: str
-    next: str | None
-    last: str | None
-    seconds: float | None
-    result: str | None
-    message: str | None
-    errors: int
-    recovered_after: int
-    missed: str | None
-    paused_by: str | None
-    running_since: str | None
 
 
 Sleep = Callable[[asyncio.Event, float], Awaitable[None]]
@@ -306,7 +251,7 @@ class Scheduler:
         log.info("%s begins: %s", entry.name, entry.what)
         until, failures = entry.when.after(due).timestamp(), 0
         while True:
-            outcome = await _tried(entry, asked)
+            outcome = await tried(entry, asked)
             if outcome.result not in ("error", "partial"):
                 break
             failures += 1
@@ -390,18 +335,3 @@ class Scheduler:
             paused_by=paused_by,
             running_since=self._iso(running) if running is not None else None,
         )
-
-
-async def _tried(entry: Entry, asked: Asked) -> Outcome:
-    """A bug in what is started is aloud, and no reason to stop the schedule."""
-    try:
-        return await entry.do(asked)
-    except Locked as error:
-        return Outcome(result="skipped", message=error.message)
-    except PeersyncError as error:
-        after = error.data.get("retry_after_s")
-        retry = error.retryable or bool(error.data.get("peer_retryable"))
-        return Outcome(result="error", message=error.message, retry=retry, retry_after_s=after)
-    except Exception:
-        log.exception("internal error in %s", entry.name)
-        return Outcome(result="error", message="internal error; the agent's log has it")

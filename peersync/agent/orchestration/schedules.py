@@ -17,9 +17,9 @@ import msgspec
 from peersync.agent.orchestration.bulk import BulkSyncs
 from peersync.agent.orchestration.bulk_outcome import BulkDatabase, BulkRequest
 from peersync.agent.orchestration.complete import CompleteSyncs
+from peersync.agent.orchestration.entries import Asked, Entry, Outcome
 from peersync.agent.orchestration.outcome import CompleteRequest
 from peersync.agent.orchestration.schedule_state import Result
-from peersync.agent.orchestration.scheduler import Asked, Entry, Outcome
 from peersync.agent.orchestration.sets import SetsRequest, TableSets
 from peersync.config.model import Config
 from peersync.config.orchestration import Schedule

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, tzinfo
 import msgspec
 
 from peersync.agent.databases import Databases
+from peersync.agent.endings import Endings
 from peersync.agent.jobs import Jobs
 from peersync.agent.orchestration.line import Line
 from peersync.agent.orchestration.sets_outcome import (
@@ -67,7 +68,7 @@ class TableSets:
         self._zone = zone
         self._now = now
         self._chance = chance
-        self.on_end: list[Callable[[SetRun], None]] = []
+        self.on_end: Endings[SetRun] = Endings()
 
         self._turn = SetTurn(config, jobs, ways, line, chance)
 
@@ -355,8 +356,7 @@ class TableSets:
         return self._tell(done)
 
     def _tell(self, run: SetRun) -> SetRun:
-        for tell in self.on_end:
-            tell(run)
+        self.on_end.tell(run)
         return run
 
     def _unrecorded(

@@ -166,8 +166,9 @@ class Ways:
                 return view
             await asyncio.sleep(JOB_S)
 
-    async def stop(self, job: str) -> None:
-        await self._jobs.cancel(job)
+    async def stop(self, job: str, by: str) -> None:
+        """`by`: who is kept as the one that has cancelled it."""
+        await self._jobs.cancel(job, by)
 
 
 _STATUS: Final = {

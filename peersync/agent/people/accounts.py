@@ -18,8 +18,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from peersync.agent.people.rights import Role
-from peersync.core.errors import BadRequest, ConfigError, Locked, NotFound
+from peersync.agent.people.rights import Role, may
+from peersync.core.errors import BadRequest, ConfigError, Denied, Locked, NotFound
 from peersync.transport.files import make_private_directory, read_private, write_private
 
 SCHEMA_VERSION: Final = 1
@@ -56,7 +56,11 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A key for scripts. `id` names it, `digest` is the SHA-256 of the token itself."""
+    """A key for scripts. `id` names it, `digest` is the SHA-256 of the token itself.
+
+    `owner`: the user who has made it, on the page or by another token; it ends with his right. None
+    of one that was made on the command line.
+    """
 
     id: str
     name: str
@@ -65,6 +69,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     created_by: str
     expires_at: str
+    owner: str | None = None
 
 
 class _File(msgspec.Struct):
@@ -145,21 +150,31 @@ class Accounts:
             await self._commit(users={**self._state.users, name: user})
         return user
 
-    async def remove(self, name: str) -> User:
-        """Forgets a user; Locked for the last admin."""
+    async def remove(self, name: str) -> tuple[User, list[Token]]:
+        """Forgets a user and the tokens that he has made; Locked for the last admin."""
         async with self._lock:
             gone = self.get(name)
             self._refuse_last(gone)
             users = {k: u for k, u in self._state.users.items() if k != name}
-            await self._commit(users=users)
-        return gone
+            ended = [t for t in self.tokens() if t.owner == name]
+            await self._commit(users=users, tokens=self._without(ended))
+        return gone, ended
 
-    async def change_role(self, name: str, role: Role) -> User:
+    async def change_role(self, name: str, role: Role) -> tuple[User, list[Token]]:
+        """The user, and the tokens that he has made and that end: they might do more than he."""
         async with self._lock:
             user = self.get(name)
             if role != "admin":
                 self._refuse_last(user)
-            return await self._replace(msgspec.structs.replace(user, role=role))
+            user = msgspec.structs.replace(user, role=role)
+            ended = [t for t in self.tokens() if t.owner == name and not may(role, t.role)]
+            users = {**self._state.users, name: user}
+            await self._commit(users=users, tokens=self._without(ended))
+        return user, ended
+
+    def _without(self, ended: list[Token]) -> dict[str, Token]:
+        gone = {token.digest for token in ended}
+        return {d: t for d, t in self._state.tokens.items() if d not in gone}
 
     async def set_password(
         self, name: str, phc: str, *, link: str | None = None, before: User | None = None
@@ -194,9 +209,12 @@ class Accounts:
             return await self._replace(user), secret
 
     async def add_token(
-        self, name: str, role: Role, expires_at: datetime, *, by: str
+        self, name: str, role: Role, expires_at: datetime, *, by: str, owner: str | None = None
     ) -> tuple[Token, str]:
-        """A new token, and its text, which is told only now."""
+        """A new token, and its text, which is told only now.
+
+        NotFound where its owner was removed meanwhile, Denied where he may do less by now.
+        """
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = Token(
             id=secrets.token_hex(4),
@@ -206,8 +224,11 @@ class Accounts:
             created_at=self._iso(),
             created_by=by,
             expires_at=expires_at.astimezone(UTC).isoformat(timespec="seconds"),
+            owner=owner,
         )
         async with self._lock:
+            if owner is not None and not may(self.get(owner).role, role):
+                raise Denied(f"{owner} may not make a token with the role {role} any more")
             if len(self._state.tokens) >= MOST:
                 raise BadRequest(f"there are {MOST} tokens", hint="revoke those that are not used")
             await self._commit(tokens={**self._state.tokens, token.digest: token})

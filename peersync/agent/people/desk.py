@@ -18,6 +18,7 @@ from peersync.agent.people.sessions import Session, Sessions
 from peersync.agent.people.tries import Tries
 from peersync.agent.workers import Workers
 from peersync.core.errors import LoginFailed, LoginNeeded, NotFound
+from peersync.wire.address import network_of
 
 log = logging.getLogger("peersync.people")
 
@@ -30,13 +31,17 @@ _NEW_LINK = "make another on the server: peersync admin link"
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. `key` is the id of the session or token, `session` only of a login."""
+    """Who asks. `key` is the id of the session or token, `session` only of a login.
+
+    `owner`: the user whose right it is; None of a token that was made on the command line.
+    """
 
     user: str
     role: Role
     kind: Literal["session", "token"]
     key: str
     session: Session | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Desk:
         user = self.accounts.find(session.user) if session else None
         if session is None or user is None or session.stamp != _stamp(user):
             raise LoginNeeded("you are not logged in, or not any more", hint=_LOGIN)
-        return Principal(user.name, user.role, "session", session.id, session)
+        return Principal(user.name, user.role, "session", session.id, session, user.name)
 
     def of_token(self, secret: str) -> Principal:
         """LoginNeeded for a token that does not exist, was revoked, or is too old."""
@@ -73,7 +78,7 @@ class Desk:
         if token is None:
             raise LoginNeeded("this token is not valid, or not any more", hint=_LOGIN)
         self._used[token.id] = self.accounts.now()
-        return Principal(token.name, token.role, "token", token.id)
+        return Principal(token.name, token.role, "token", token.id, owner=token.owner)
 
     def last_used(self, token_id: str) -> str | None:
         """ISO 8601; None: not since the agent started."""
@@ -93,7 +98,7 @@ class Desk:
     # --- logging in ---------------------------------------------------------------------------
     async def login(self, name: str, password: str, browser: Browser) -> tuple[Session, str]:
         """A new session and its secret; LoginFailed, or TooManyTries."""
-        self.tries.begin(browser.address, name)
+        self.tries.begin(browser.address, name, known=self._is_in(name, browser.address))
         before = self.accounts.find(name)
         fits = await self.passwords.fits(password, before.password if before else None)
         user = self.accounts.find(name)  # a removed one, or an old password, is no login
@@ -103,6 +108,11 @@ class Desk:
             raise LoginFailed(_WRONG, hint=_WRONG_HINT)
         self.tries.forgive(browser.address, name)
         return await self._begin(user, browser)
+
+    def _is_in(self, name: str, address: str) -> bool:
+        """Whether a user is logged in from there: whatever others try, he may log in again."""
+        network = network_of(address)
+        return any(s.user == name and network_of(s.address) == network for s in self.sessions.all())
 
     async def login_by_link(
         self, secret: str, password: str | None, browser: Browser
@@ -138,7 +148,7 @@ class Desk:
         """Sets one's own password; every session of the user ends, and a new one begins here."""
         user = self.accounts.get(session.user)
         if not session.first:
-            self.tries.begin(browser.address, user.name)
+            self.tries.begin(browser.address, user.name, known=True)
             if not await self.passwords.fits(old or "", user.password):
                 raise LoginFailed("the old password is wrong", hint=_WRONG_HINT)
             self.tries.forgive(browser.address, user.name)
@@ -162,6 +172,28 @@ class Desk:
     async def end_all(self, user: str) -> None:
         """Ends every session of a user."""
         await self.sessions.end(lambda s: s.user == user)
+
+    async def remove(self, name: str) -> tuple[User, list[Token]]:
+        """Forgets a user with all that he has: sessions, and the tokens that he has made."""
+        user, gone = await self.accounts.remove(name)
+        await self.end_all(name)
+        self._cut(gone)
+        return user, gone
+
+    async def change_role(self, name: str, role: Role) -> tuple[User, list[Token]]:
+        """With a lower role his tokens end that may do more; what is under way is cut."""
+        user, gone = await self.accounts.change_role(name, role)
+        for session in self.sessions.all():
+            if session.user == name:
+                self.sessions.cut(session.id)  # what is under way began with other rights
+        self._cut(gone)
+        return user, gone
+
+    def _cut(self, gone: list[Token]) -> None:
+        for token in gone:
+            self.sessions.cut(token.id)
+        if gone:
+            log.info("tokens revoked with their owner: %s", ", ".join(t.name for t in gone))
 
     async def revoke(self, token: str) -> Token:
         """Forgets a token, and cuts what it has open."""

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final
 
 from peersync import __version__
-from peersync.agent.orchestration.scheduler import ScheduleView
+from peersync.agent.orchestration.entries import ScheduleView
 from peersync.agent.people.overview import HISTORY, Facts, Waiting
 from peersync.agent.periodic.answers import LinkView
 from peersync.agent.periodic.hub import Hub
@@ -46,6 +46,7 @@ PROBES_S: Final = 1.0  # how often it is looked who is due
 PROBES: Final = 32
 READS: Final = 4
 ASK_S: Final = 2.0  # a peer, for its position
+AGAIN_S: Final = 2.0  # after a look that could not tell of the links
 PAUSE: Final = 10.0  # times what a look has taken
 LONGEST_PAUSE_S: Final = 5.0  # after a look, where something has happened
 HEARD_S: Final = 60.0  # so long a link that was heard needs no probe
@@ -65,6 +66,7 @@ class _Known:
     at: float
     cost_s: float
     links: list[LinkStatus] | None = None
+    partly: bool = False  # it has not told of the links
 
 
 @dataclass
@@ -92,8 +94,12 @@ class Lookout:
         positions: Positions,
         schedules: Callable[[], Awaitable[list[ScheduleView]]],
         spawn: Callable[..., asyncio.Task[None]],
+        requests: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`requests`: how many nodes wait to be accepted as peers."""
         self._config = config
+        self._requests = requests
+        self._requested = 0
         self._report = report
         self._periodic = periodic
         self._positions = positions
@@ -118,6 +124,9 @@ class Lookout:
         """Starts to read what is too old, or has changed; gives all that is under way."""
         now = time.monotonic()
         self._proved = _newest(self._report.proofs)
+        if (requested := self._requests()) != self._requested:
+            self._requested = requested
+            self.changes += 1
         for database in self._report.databases:
             known = self._known.get(database.name)
             self._asked.setdefault(database.name, now)
@@ -144,7 +153,7 @@ class Lookout:
         age_s = now - known.at
         if age_s < min(known.cost_s, LONGEST_PAUSE_S):  # much of that may be waiting for a peer
             return False
-        too_old = age_s > max(max_age_s, PAUSE * known.cost_s)
+        too_old = age_s > (AGAIN_S if known.partly else max(max_age_s, PAUSE * known.cost_s))
         return too_old or self._mark(known.look.name) != known.mark
 
     def _start(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -178,15 +187,16 @@ class Lookout:
                 look = group.create_task(look_at(database), name=f"status-{name}")
                 views = group.create_task(self._views(self._periodic.hubs[name]))
                 waiting = group.create_task(self._read_waiting(database))
-            by_peer = {view.peer: view for view in views.result()}
+            told = views.result()
+            by_peer = {view.peer: view for view in told or ()}
             ended = time.monotonic()
             del self._failed[name]
-            self._known[name] = _Known(
-                look.result(), by_peer, waiting.result(), mark, ended, ended - began
-            )
+            known = _Known(look.result(), by_peer, waiting.result(), mark, ended, ended - began)
+            known.partly = told is None
+            self._known[name] = known
             self.changes += 1
 
-    async def _views(self, hub: Hub) -> list[LinkView]:
+    async def _views(self, hub: Hub) -> list[LinkView] | None:
         async def ask(peer: Peer, local: Local) -> PositionReply:
             link = hub.links.get(peer.node_id)
             if link is not None and isinstance(link.trouble.error, PeerUnreachable):
@@ -202,7 +212,7 @@ class Lookout:
             peers = self._report.book.peers()
             return await read_links(hub, peers, ask, patience_s=self._periodic.patience_s)
         except (PeersyncError, *TRANSLATED):
-            return []  # what is wrong with the database is said by the look at it
+            return None  # what is wrong with the database is said by the look at it
 
     async def _read_waiting(self, database: Database) -> Waiting:
         kept = self._lags.setdefault(database.name, _Lags())
@@ -295,6 +305,7 @@ class Lookout:
             history=self._history,
             next_at=lambda name: self._soonest(links[name]),
             warnings=[*report.troubles(), *(w for d in databases for w in d.warnings)],
+            requests=self._requests(),
         )
 
     def _is_new(self, name: str) -> bool:

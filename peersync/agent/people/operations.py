@@ -7,18 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from peersync.agent.admin_api import ProgressQuery
+from peersync.agent.admin_api import CancelQuery, ProgressQuery
 from peersync.agent.analytics import CostReport
-from peersync.agent.analytics_api import (
-    Analytics,
-    Anomalies,
-    CostQuery,
-    DayOfPeer,
-    DaysQuery,
-    ExportQuery,
-    HoursQuery,
-    LagTrends,
-)
+from peersync.agent.analytics_api import CostQuery, DaysQuery, ExportQuery, HoursQuery
+from peersync.agent.analytics_view import Analytics, Anomalies, DayOfPeer, LagTrends
 from peersync.agent.check_result import CheckResult
 from peersync.agent.jobview import JobView, Started
 from peersync.agent.notify.api import (
@@ -30,15 +22,14 @@ from peersync.agent.notify.api import (
 )
 from peersync.agent.orchestration.bulk_outcome import BulkPlan, BulkRequest, BulkView
 from peersync.agent.orchestration.complete_api import CancelRequest
+from peersync.agent.orchestration.entries import ScheduleView
 from peersync.agent.orchestration.outcome import CompletePlan, CompleteRequest, CompleteView
 from peersync.agent.orchestration.schedule_api import ScheduleRequest, SchedulesView
-from peersync.agent.orchestration.scheduler import ScheduleView
 from peersync.agent.orchestration.sets import SetsPlan, SetsRequest, SetsResult
 from peersync.agent.orchestration.sets_api import SetQuery, SetsHistory
 from peersync.agent.people.operation import EVENTS, FOUND, JSON, KEYED, TAKEN, Number, Operation
 from peersync.agent.periodic.admin_api import (
     ChangeTables,
-    ConflictsQuery,
     EditQuarantined,
     InDatabaseQuery,
     QuarantineQuery,
@@ -50,9 +41,10 @@ from peersync.agent.periodic.admin_api import (
 )
 from peersync.agent.periodic.answers import Lag, NowAnswer, PausedLinks
 from peersync.agent.periodic.leaving import LeaveRequest, Left
-from peersync.agent.periodic.look_api import SequencesRequest, TraceQuestion
-from peersync.agent.periodic.members_api import ExpireRequest, MembersView
+from peersync.agent.periodic.look_api import SequencesRequest, TraceQuery, TraceQuestion
+from peersync.agent.periodic.members_api import DirectionRequest, ExpireRequest, MembersView
 from peersync.agent.periodic.routes import NowRequest, PauseRequest
+from peersync.agent.periodic.settle_api import ConflictsQuery, SettleConflicts
 from peersync.agent.requests import FullSyncRequest, UndoRequest
 from peersync.agent.safe import SafeAnswer, SafeRequest
 from peersync.agent.script_api import (
@@ -71,14 +63,17 @@ from peersync.postgres.log.chosen import TableView
 from peersync.postgres.log.conflicts import ConflictView, Settled
 from peersync.postgres.log.quarantine import QuarantineView, Tried
 from peersync.postgres.log.sequence_views import SequencesCheck, SequencesPlan
+from peersync.postgres.log.settling import BulkSettled
 from peersync.postgres.log.trace import Trace
 from peersync.transport.health import Alive, Readiness, ReadyQuery
 from peersync.transport.peer_routes import (
     InviteReply,
     InviteRequest,
+    InviteView,
     JoinRequest,
     PeerList,
     PeerView,
+    PendingView,
     ProbeQuery,
     RightsRequest,
 )
@@ -140,7 +135,13 @@ OPERATIONS: Final = (
         media=(EVENTS,),
         errors=FOUND,
     ),
-    _post("/api/admin/jobs/{job}/cancel", "Stop a job", {202: JobView}, errors=TAKEN),
+    _post(
+        "/api/admin/jobs/{job}/cancel",
+        "Stop a job",
+        {202: JobView},
+        query=CancelQuery,
+        errors=TAKEN,
+    ),
     _post("/api/admin/jobs/{job}/resume", "Take up a failed sync", {202: JobView}, errors=TAKEN),
     _post(
         "/api/admin/jobs/{job}/undo",
@@ -222,6 +223,13 @@ OPERATIONS: Final = (
         ExpireRequest,
         errors=TAKEN,
     ),
+    _post(
+        "/api/admin/members/direction",
+        "Make a database one-way",
+        MembersView,
+        DirectionRequest,
+        errors=FOUND,
+    ),
     _post("/api/admin/periodic/leave", "Leave the group", Left, LeaveRequest, errors=TAKEN),
     _get(
         "/api/admin/conflicts",
@@ -252,6 +260,13 @@ OPERATIONS: Final = (
         Settled,
         ResolveConflict,
         path=Number,
+        errors=TAKEN,
+    ),
+    _post(
+        "/api/admin/conflicts/settle",
+        "Settle many conflicts, or count them",
+        BulkSettled,
+        SettleConflicts,
         errors=TAKEN,
     ),
     _get(
@@ -321,7 +336,8 @@ OPERATIONS: Final = (
         query=InDatabaseQuery,
         errors=FOUND,
     ),
-    _post("/api/admin/trace", "Where one row stands", Trace, TraceQuestion, errors=TAKEN),
+    _get("/api/admin/trace", "Where one row stands", Trace, query=TraceQuery, errors=TAKEN),
+    _post("/api/admin/trace", "The same by a body", Trace, TraceQuestion, errors=TAKEN),
     # --- complete and bulk syncs, sets, schedules ---------------------------------------------
     _post(
         "/api/complete-sync",
@@ -407,6 +423,27 @@ OPERATIONS: Final = (
         "Pair with the server that made a code",
         {201: PeerView},
         JoinRequest,
+        errors=TAKEN,
+    ),
+    _get("/api/admin/peers/invites", "The invitations, without their secrets", list[InviteView]),
+    Operation(
+        "DELETE",
+        "/api/admin/peers/invites/{id}",
+        "Revoke an invitation",
+        {200: InviteView},
+        errors=TAKEN,
+    ),
+    _get("/api/admin/peers/pending", "Who waits to be accepted", list[PendingView]),
+    _post(
+        "/api/admin/peers/pending/{id}/accept",
+        "Make a node that waits a peer",
+        PeerView,
+        errors=TAKEN,
+    ),
+    _post(
+        "/api/admin/peers/pending/{id}/refuse",
+        "Turn a node that waits away",
+        PendingView,
         errors=TAKEN,
     ),
     Operation(

@@ -27,8 +27,9 @@ LATE_S: Final = 1.0  # less is a change on its way
 class PeerOverview(msgspec.Struct, frozen=True, kw_only=True):
     """One peer, in the state of its worst database. null is not known.
 
-    rows_waiting: changes that one side has and the other has not. history: seconds of lag, a value
-    a minute, the newest last. databases: the worst first, the first of databases_total.
+    rows_waiting: changes that one side has and the other has not; bytes_waiting: an estimate of
+    what they hold. history: seconds of lag, a value a minute, the newest last. databases: the worst
+    first, the first of databases_total. paused: each of them whose changes travel is, by a person.
     """
 
     peer: str
@@ -43,10 +44,15 @@ class PeerOverview(msgspec.Struct, frozen=True, kw_only=True):
     databases: list[LinkStatus]
     databases_total: int
     history: list[float]
+    paused: bool
+    paused_databases: int
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the whole node, whatever was filtered. quarantined: single rows, parked: tables."""
+    """Of the whole node, whatever was filtered. quarantined: single rows, parked: tables.
+
+    requests: nodes that wait to be accepted as peers.
+    """
 
     peers: int
     links: int
@@ -54,6 +60,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     parked: int
     running: int
+    requests: int
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +108,7 @@ class Facts:
     history: Callable[[str], list[float]]
     next_at: Callable[[str], str | None]
     warnings: Sequence[str] = ()
+    requests: int = 0
 
 
 def make_overview(
@@ -125,6 +133,7 @@ def make_overview(
             quarantined=facts.waiting.quarantined,
             parked=facts.waiting.parked,
             running=len(facts.running) + len(facts.giving),
+            requests=facts.requests,
         ),
         peers=[_peer(facts, name, each) for name in shown],
         peers_total=len(order),
@@ -173,6 +182,7 @@ def _peer(facts: Facts, name: str, databases: int) -> PeerOverview:
     links = facts.links[name]
     worst = links[0] if links else None
     lags = [lag for lag in map(lag_of, links) if lag is not None]
+    paused = sum(link.periodic is not None and link.periodic.paused for link in links)
     return PeerOverview(
         peer=name,
         state=_state(facts, name),
@@ -181,11 +191,13 @@ def _peer(facts: Facts, name: str, databases: int) -> PeerOverview:
         last_sync=max(filter(None, map(_last, links)), default=None),
         lag_s=max(lags, default=None),
         rows_waiting=_waiting(links),
-        bytes_waiting=None,
+        bytes_waiting=_bytes(links),
         next_at=facts.next_at(name),
         databases=[*links[:databases]],
         databases_total=len(links),
         history=facts.history(name),
+        paused=0 < paused == sum(link.periodic is not None for link in links),
+        paused_databases=paused,
     )
 
 
@@ -210,6 +222,17 @@ def _waiting(links: Iterable[LinkStatus]) -> int | None:
         if count is not None
     ]
     return sum(counts) if counts else None
+
+
+def _bytes(links: Iterable[LinkStatus]) -> int | None:
+    sizes = [
+        size
+        for link in links
+        if link.periodic is not None
+        for size in (link.periodic.bytes_to_take, link.periodic.bytes_to_give)
+        if size is not None
+    ]
+    return sum(sizes) if sizes else None
 
 
 def _last(link: LinkStatus) -> str | None:

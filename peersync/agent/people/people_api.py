@@ -6,7 +6,7 @@ answer that made them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -58,7 +58,10 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
 
 
 class UserView(msgspec.Struct, frozen=True, kw_only=True):
-    """`link_expires_at`: of the one-time link that is open, if there is one."""
+    """`link_expires_at`: of the one-time link that is open, if there is one.
+
+    `revoked_tokens`: names of those that have ended with what was just changed.
+    """
 
     name: str
     role: str
@@ -66,6 +69,7 @@ class UserView(msgspec.Struct, frozen=True, kw_only=True):
     has_password: bool
     link_expires_at: str | None
     sessions: int
+    revoked_tokens: tuple[str, ...] = ()
 
 
 class OneTimeLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +95,10 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):
-    """`token`: its text, only in the answer that made it. `last_used`: since the agent started."""
+    """`token`: its text, only in the answer that made it. `last_used`: since the agent started.
+
+    `owner`: the user with whom it ends; null of one that was made on the command line.
+    """
 
     id: str
     name: str
@@ -101,6 +108,7 @@ class TokenView(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: str
     expired: bool
     last_used: str | None
+    owner: str | None
     token: str | None = None
 
 
@@ -146,21 +154,18 @@ class PeopleApi:
 
     async def _change_user(self, request: web.Request) -> web.Response:
         asked = await read_message(request, UserChange, limit=BODY_BYTES)
-        user = self._desk.accounts.get(request.match_info["name"])
+        user, gone = self._desk.accounts.get(request.match_info["name"]), list[Token]()
         if asked.role is not None:
-            user = await self._desk.accounts.change_role(user.name, asked.role)
-            for session in self._desk.sessions.all():
-                if session.user == user.name:
-                    self._desk.sessions.cut(session.id)  # what is under way began with other rights
+            user, gone = await self._desk.change_role(user.name, asked.role)
         if asked.password is not None:
             user = await self._desk.set_password(user.name, asked.password)
-        return json_response(self._user_view(user))
+        return json_response(self._user_view(user, gone))
 
     async def _remove_user(self, request: web.Request) -> web.Response:
-        gone = await self._desk.accounts.remove(request.match_info["name"])
-        view = self._user_view(gone)
-        await self._desk.end_all(gone.name)
-        return json_response(view)
+        name = request.match_info["name"]
+        sessions = sum(s.user == name for s in self._desk.sessions.all())
+        view = self._user_view(*await self._desk.remove(name))
+        return json_response(msgspec.structs.replace(view, sessions=sessions))
 
     async def _link(self, request: web.Request) -> web.Response:
         return json_response(await self._new_link(request.match_info["name"]), status=201)
@@ -175,7 +180,7 @@ class PeopleApi:
             expires_at=user.link.expires_at,
         )
 
-    def _user_view(self, user: User) -> UserView:
+    def _user_view(self, user: User, gone: Sequence[Token] = ()) -> UserView:
         link = user.link
         open_link = link is not None and not self._desk.accounts.is_over(link.expires_at)
         return UserView(
@@ -185,6 +190,7 @@ class PeopleApi:
             has_password=user.password is not None,
             link_expires_at=link.expires_at if link and open_link else None,
             sessions=sum(s.user == user.name for s in self._desk.sessions.all()),
+            revoked_tokens=tuple(token.name for token in gone),
         )
 
     # --- sessions -----------------------------------------------------------------------------
@@ -233,7 +239,7 @@ class PeopleApi:
         who = request.get(guard.PRINCIPAL)
         by = who.user if who else clean(asked.requested_by) or "command line"
         token, secret = await self._desk.accounts.add_token(
-            asked.name, asked.role, expires_at, by=by
+            asked.name, asked.role, expires_at, by=by, owner=who.owner if who else None
         )
         view = msgspec.structs.replace(self._token_view(token), token=secret)
         return json_response(view, status=201)
@@ -252,6 +258,7 @@ class PeopleApi:
             expires_at=token.expires_at,
             expired=self._desk.accounts.is_over(token.expires_at),
             last_used=self._desk.last_used(token.id),
+            owner=token.owner,
         )
 
     async def _settings(self, _request: web.Request) -> web.Response:
