@@ -18,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,9 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import quote, urlencode
 
+import pgplain
+import psycopg
+from pgguard import Guard, children_of
 from pgprograms import (
     SOCKET_PATH_BYTES,
     SUPERUSER,
@@ -75,75 +77,7 @@ SETTINGS = {
 NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-# --- processes ------------------------------------------------------------------------------
-def children_of(pid: int) -> dict[int, str]:
-    """The direct children of a process: {pid: one-letter state as in /proc, "Z" is ended}."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if int(parent) == pid:
-                    found[int(entry.name)] = state
-    return found
-
-
-class _Guard:
-    """A small process that outlives this one, and then ends the servers that are left.
-
-    It waits for the end of its standard input, which comes whatever ends this process,
-    SIGKILL too. PR_SET_PDEATHSIG would not do: it fires when the *thread* ends that started
-    the server. A registered pid is ended only while it runs in that data directory.
-    """
-
-    SCRIPT = """
-        while read -r pid fate root; do set -- "$@" "$pid" "$fate" "$root"; done
-        while [ $# -gt 0 ]; do
-            if [ "/proc/$1/cwd" -ef "$3/data" ]; then
-                kill -QUIT "$1"
-                tries=100
-                while [ $tries -gt 0 ] && [ "/proc/$1/cwd" -ef "$3/data" ]; do
-                    sleep 0.1
-                    tries=$((tries - 1))
-                done
-                [ $tries -gt 0 ] || kill -KILL "$1"
-            fi
-            [ "$2" = keep ] || rm -rf -- "$3"
-            shift 3
-        done
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    def watch(self, pid: int, root: Path, *, keep: bool) -> None:
-        with self._lock:
-            if self._process is None:
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", self.SCRIPT],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    text=True,
-                    cwd="/",
-                    start_new_session=True,  # Ctrl-C is not meant for it
-                )
-            assert self._process.stdin is not None
-            self._process.stdin.write(f"{pid} {'keep' if keep else 'remove'} {root}\n")
-            self._process.stdin.flush()
-
-    def dismiss(self) -> None:
-        """Let it look once more, and end."""
-        if self._process is not None:
-            self._process.communicate()
-
-
-_guard = _Guard()
+_guard = Guard()
 _running: set[Cluster] = set()
 
 
@@ -373,7 +307,12 @@ class Cluster:
 
     def psql(self, sql: str, dbname: str = "postgres", *, user: str = SUPERUSER) -> str:
         """Run statements, stopping at the first error; rows come as unaligned lines."""
-        return self._client(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1"], dbname, sql, user)
+        if (plain := pgplain.statements(sql)) is None:
+            return self._client(["psql", "-XqAt", "-v", "ON_ERROR_STOP=1"], dbname, sql, user)
+        try:
+            return pgplain.run(self.conninfo(dbname, user=user), plain)
+        except psycopg.Error as error:
+            raise ClusterError(f"psql on {dbname} failed: {error}") from error
 
     def _client(self, command: list[str], dbname: str, stdin: str, user: str) -> str:
         done = subprocess.run(
@@ -396,7 +335,9 @@ class Cluster:
     def createdb(self, name: str, *, template: str | None = None, owner: str | None = None) -> None:
         given = {"TEMPLATE": template, "OWNER": owner}
         options = "".join(f" {key} {identifier(value)}" for key, value in given.items() if value)
-        self.psql(f"CREATE DATABASE {identifier(name)}{options}")
+        # copying files costs half of what going through the log does, and nobody replays it here
+        how = " STRATEGY FILE_COPY" if self.major >= 15 else ""
+        self.psql(f"CREATE DATABASE {identifier(name)}{options}{how}")
 
     def dropdb(self, name: str) -> None:
         """Drop it if it is there, ending its sessions."""

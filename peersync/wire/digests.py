@@ -27,14 +27,19 @@ SHOWN_CHARACTERS = 2_000  # of a value
 Part = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 KeyText = Annotated[tuple[Part, ...], msgspec.Meta(min_length=1, max_length=64)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=1700)]
-Wanted = Literal["probe", "blocks", "rows", "keys", "values"]
+Wanted = Literal[
+    "probe", "kept total", "kept", "cuts", "totals", "blocks", "rows", "keys", "values"
+]
 
 
 class DigestRequest(Message, frozen=True, kw_only=True):
     """Asks for digests of one table, of the columns and by the key that both sides have.
 
-    blocks: of the keys from `lower` on. rows: of `ranges`, (low, high), null is open. keys,
-    values: of the rows with these keys. probe: no table, only how this server hashes.
+    cuts: where the table is cut into ranges, and the total of all of it where that is read at
+    once. totals: of each of `ranges`, (low, high), null is
+    open. blocks: of the keys from `lower` on, below `upper`. rows: of `ranges`. keys, values: of
+    the rows with these keys. probe: no table, only how this server hashes. kept, kept total: blocks
+    of the whole table, or all of it as one, as known without reading it; nothing where it is not.
     """
 
     database: Name
@@ -49,6 +54,7 @@ class DigestRequest(Message, frozen=True, kw_only=True):
     wide: bool = False
     portable: bool = False
     lower: KeyText | None = None
+    upper: KeyText | None = None
     ranges: Annotated[
         tuple[tuple[KeyText | None, KeyText | None], ...], msgspec.Meta(max_length=MAX_RANGES)
     ] = ()
@@ -61,6 +67,22 @@ class _Line(Message, frozen=True, kw_only=True, tag_field="is", tag=str.lower):
 
 class Probe(_Line, frozen=True, kw_only=True):
     text: str
+
+
+class Cuts(_Line, frozen=True, kw_only=True):
+    """Where ranges begin; what the flags mean: `postgres.rangetotals.Cuts`."""
+
+    bounds: tuple[KeyText, ...] = ()
+    ordered: bool = False
+    large: bool = False
+    brief: bool = False
+
+
+class Totals(_Line, frozen=True, kw_only=True):
+    """All rows of the next one of the ranges."""
+
+    rows: Count
+    digest: Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class Blocks(_Line, frozen=True, kw_only=True):
@@ -99,12 +121,16 @@ class Broken(_Line, frozen=True, kw_only=True):
 
 
 class End(_Line, frozen=True, kw_only=True):
-    """`next`: where to go on; the view of the database was let go of."""
+    """`next`: where to go on; the view of the database was let go of.
+
+    kept: when the oldest of the blocks that were told without reading them was read.
+    """
 
     next: KeyText | None = None
+    kept: Annotated[str, msgspec.Meta(max_length=40)] | None = None
 
 
-Line = Probe | Blocks | Rows | Values | Broken | End
+Line = Probe | Cuts | Totals | Blocks | Rows | Values | Broken | End
 
 
 def cut(sizes: Iterable[int]) -> list[slice]:

@@ -44,13 +44,14 @@ Group = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9
 TypeName = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 Columns = Annotated[tuple[Name, ...], msgspec.Meta(max_length=1_600)]
 # data, heartbeat, join, leave, expire, a conflict that a person has decided
-Kind = Literal["d", "b", "j", "l", "e", "c"]
+Kind = Literal["d", "b", "j", "l", "e", "c", "w"]
 
 
 class FeedRequest(Message, frozen=True, kw_only=True):
     """Asks for what comes after `vector`, in at most so much; a transaction is never cut.
 
-    `wait_s`: how long the answer may wait for something to say, in seconds.
+    `wait_s`: how long the answer may wait for something to say, in seconds. Without `rows` the
+    transactions come without their changes: the asker only gives, and wants to know where it is.
     """
 
     database: Name
@@ -61,6 +62,7 @@ class FeedRequest(Message, frozen=True, kw_only=True):
     max_changes: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = MAX_CHANGES
     max_bytes: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] = MAX_BYTES
     transactions: Annotated[int, msgspec.Meta(ge=1, le=MAX_TRANSACTIONS)] = MAX_TRANSACTIONS
+    rows: bool = True
 
 
 class TransactionHead(Message, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
 Codec = Literal["zstd", "none"]
+Direction = Literal["both", "receive", "give"]  # of rows, as a database of a group has it
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Patterns = Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=1000)]
 
@@ -217,6 +218,7 @@ class MemberInfo(Message, frozen=True, kw_only=True):
     joined_at: Count | None = None
     expired_by: Origin | None = None
     expired_at: Count | None = None
+    direction: Direction = "both"
 
 
 class GroupBaseline(Message, frozen=True, kw_only=True):
@@ -282,6 +284,7 @@ class Options(Message, frozen=True, kw_only=True):
     join: bool = False  # the taker becomes a member of the source's group
     merge: bool = False  # and sends it the rows that only the taker has
     anew: bool = False  # the taker was a member, and comes back under a new origin
+    direction: Direction | None = None  # which way its rows go then; None: as they went
     method: Method = "auto"
     tables: Patterns = ()
     exclude_tables: Patterns = ()
@@ -323,6 +326,7 @@ class RestoreRequest(Message, frozen=True, kw_only=True):
 
     session: SessionId
     action: Literal["resume", "cancel"]
+    requested_by: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 class ProgressReport(Message, frozen=True, kw_only=True):

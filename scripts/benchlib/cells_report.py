@@ -6,7 +6,7 @@ As in `report`: where all turns of a line were contaminated, it is made of those
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -181,6 +181,24 @@ def render_failed(ledger: Ledger) -> str:
         for cell in ledger.failed
     ]
     return "## Failed\n\n" + "\n".join(lines)
+
+
+def render_sources(
+    ledger: Ledger, what: str, goals: list[Goal], section: Callable[[Source], str]
+) -> str:
+    """A section for each data set, the goals of `what`, then what failed."""
+    texts = [section(source) for source in ledger.sources]
+    texts += [render_goals(f"Goals of {what}", goals), render_failed(ledger)]
+    return "\n\n".join(text for text in texts if text)
+
+
+def render_section(
+    source: Source, sizes: str, head: list[str], rows: list[list[str]], own: list[Line]
+) -> str:
+    """The table of one data set; `rows` are of the lines that are its `own`."""
+    case = source.case
+    title = f"## {case.name}, PostgreSQL {source.version}: {case.rows:,} rows, {sizes}"
+    return f"{title}\n\n{with_links(head, rows, own) if own else 'Nothing was measured.'}"
 
 
 # --- JSON -----------------------------------------------------------------------------------

@@ -10,9 +10,8 @@ from benchlib.cells_report import (
     find,
     memory_goals,
     ratio,
-    render_failed,
-    render_goals,
-    with_links,
+    render_section,
+    render_sources,
 )
 from benchlib.report import mb
 
@@ -48,22 +47,15 @@ def goals(lines: list[Line]) -> list[Goal]:
 
 def render(ledger: Ledger, lines: list[Line]) -> str:
     """A table for each data set, the goals, then what failed."""
-    texts = [_source_text(source, lines) for source in ledger.sources]
-    texts.append(render_goals("Goals of delta", goals(lines)))
-    texts.append(render_failed(ledger))
-    return "\n\n".join(text for text in texts if text)
+    return render_sources(ledger, "delta", goals(lines), lambda source: _section(source, lines))
 
 
-def _source_text(source: Source, lines: list[Line]) -> str:
-    case = source.case
-    title = (
-        f"## {case.name}, PostgreSQL {source.version}: {case.rows:,} rows,"
-        f" {mb(source.table_bytes)} MB; dump {mb(source.dump_bytes)} MB,"
+def _section(source: Source, lines: list[Line]) -> str:
+    sizes = (
+        f"{mb(source.table_bytes)} MB; dump {mb(source.dump_bytes)} MB,"
         f" zstd -1 {mb(source.dump_zstd_bytes)} MB"
     )
-    own = [line for line in lines if line.case == case]
-    if not own:
-        return f"{title}\n\nNothing was measured."
+    own = [line for line in lines if line.case == source.case]
     beside = [name for name in RIVALS if any(line.engine == name for line in own)]
     head = [
         "differs %",
@@ -78,7 +70,7 @@ def _source_text(source: Source, lines: list[Line]) -> str:
     ]
     head += [f"{figure} / {BACKUP}" for figure in ("wall", "CPU", "wire")]
     head += [f"wall / {name}" for name in beside]
-    return f"{title}\n\n{with_links(head, [_row(line, own, beside) for line in own], own)}"
+    return render_section(source, sizes, head, [_row(line, own, beside) for line in own], own)
 
 
 def _row(line: Line, own: list[Line], beside: list[str]) -> list[str]:

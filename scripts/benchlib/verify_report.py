@@ -10,9 +10,8 @@ from benchlib.cells_report import (
     find,
     memory_goals,
     ratio,
-    render_failed,
-    render_goals,
-    with_links,
+    render_section,
+    render_sources,
 )
 from benchlib.report import mb
 
@@ -36,21 +35,12 @@ def goals(lines: list[Line]) -> list[Goal]:
 
 def render(ledger: Ledger, lines: list[Line]) -> str:
     """A table for each data set, the goals, then what failed."""
-    texts = [_source_text(source, lines) for source in ledger.sources]
-    texts.append(render_goals("Goals of verify", goals(lines)))
-    texts.append(render_failed(ledger))
-    return "\n\n".join(text for text in texts if text)
+    return render_sources(ledger, "verify", goals(lines), lambda source: _section(source, lines))
 
 
-def _source_text(source: Source, lines: list[Line]) -> str:
-    case = source.case
-    title = (
-        f"## {case.name}, PostgreSQL {source.version}: {case.rows:,} rows,"
-        f" {mb(source.table_bytes)} MB without indexes"
-    )
-    own = [line for line in lines if line.case == case]
-    if not own:
-        return f"{title}\n\nNothing was measured."
+def _section(source: Source, lines: list[Line]) -> str:
+    sizes = f"{mb(source.table_bytes)} MB without indexes"
+    own = [line for line in lines if line.case == source.case]
     head = ["differs %", "engine", "n", "wall s", "look s", "rows/s", "GB/s"]
     head += [
         "CPU s",
@@ -60,7 +50,7 @@ def _source_text(source: Source, lines: list[Line]) -> str:
         "rows/s × reladiff",
         "source CPU / reladiff",
     ]
-    return f"{title}\n\n{with_links(head, [_row(line, source, own) for line in own], own)}"
+    return render_section(source, sizes, head, [_row(line, source, own) for line in own], own)
 
 
 def _row(line: Line, source: Source, own: list[Line]) -> list[str]:

@@ -18,6 +18,7 @@ from tests.integration.periodic_rig import QUICK, make_group, wait_until
 from tests.plugins.clusters import Database
 from tests.plugins.nodes import Node
 
+OPEN = ("--open", "--database", "stock")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -81,8 +82,11 @@ def stock(node: Node) -> Node:
     return replace(node, database=database)
 
 
-def conflict(house: House, row: int) -> None:
-    """Both sides change one row while they do not hear of each other; server-b was later."""
+def conflict(house: House, row: int, *, settled: bool = True) -> None:
+    """Both sides change one row while they do not hear of each other; server-b was later.
+
+    `settled`: by the rule; else it waits for a person on server-b.
+    """
     a, b = house.a, house.b
     stock(a).database.psql(f"INSERT INTO prices VALUES ({row}, 100)")
     wait_until("the row is there", lambda: cents(b, row) == "100")
@@ -90,7 +94,10 @@ def conflict(house: House, row: int) -> None:
     stock(a).database.psql(f"UPDATE prices SET cents = 111 WHERE id = {row}")
     stock(b).database.psql(f"UPDATE prices SET cents = 222 WHERE id = {row}")
     b.run("sync", "resume", "--database", "stock")
-    wait_until("the later one has won", lambda: cents(a, row) == cents(b, row) == "222")
+    if settled:
+        wait_until("the later one has won", lambda: cents(a, row) == cents(b, row) == "222")
+    else:
+        wait_until("it waits", lambda: f"({row})" in b.run("conflicts", "list", *OPEN).out)
 
 
 def refused(house: House, row: int) -> None:

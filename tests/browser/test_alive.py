@@ -106,6 +106,34 @@ async def test_a_thousand_peers_with_fifty_databases_each_do_not_hold_up_the_pag
     assert longest < STUTTER_MS
 
 
+async def test_an_answer_that_comes_late_does_not_hide_what_is_newer(
+    show: Show, house: House
+) -> None:
+    """As on a server that has much to do: the page asks, and is told by its stream meanwhile."""
+    here = await show(house.b)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        asked.set()
+        await answer.wait()
+        await route.fulfill(json=overview(1) | {"generated_at": "2026-01-01T00:00:00.000+00:00"})
+
+    async def after_that(route: Route) -> None:
+        await asked.wait()
+        await route.continue_()
+
+    await here.page.route("**/api/admin/overview*", late)
+    await here.page.route("**/api/admin/events", after_that)
+    page = await here.open()
+    await expect(row_of(page, "server-a")).to_be_visible()
+    async with page.expect_response("**/api/admin/overview*") as response:
+        answer.set()
+    await (await response.value).finished()
+    await page.evaluate("async () => (await fetch('/api/me')).text()")
+    await expect(page.get_by_text("peer-0001")).to_have_count(0)
+    await expect(row_of(page, "server-a")).to_be_visible()
+
+
 async def watch_for_stutter(page: Page) -> None:
     """`window.longest`: the longest time in which the page could not answer, in ms."""
     await page.evaluate(

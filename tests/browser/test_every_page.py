@@ -25,7 +25,7 @@ NOWHERE = (
     "#/%", "#/__proto__", "#/constructor", "#/shared", "#/job", "#/job/..", "#/conflict/%2e%2e",
     "#/complete/constructor/x", "#/complete/__proto__/x", "#/complete/bulk/..", "#/verify/.",
 )  # fmt: skip
-NO_PAGES = {"shared", "login", "job", "conflict"}  # helpers, and what needs more than its name
+NO_PAGES = {"login", "job", "conflict"}  # helpers, and what needs more than its name
 
 
 def pages(node: Node) -> dict[str, str]:

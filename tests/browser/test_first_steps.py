@@ -12,6 +12,8 @@ from tests.browser.watched import NOT_LOGGED_IN, STREAM_CUT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+WAITS = r"status of 409"  # an admin has not decided yet
+
 
 async def log_in(page: Page, password: str) -> None:
     await page.get_by_label("Name").fill(USER)
@@ -19,12 +21,12 @@ async def log_in(page: Page, password: str) -> None:
     await page.get_by_role("button", name="Log in").click()
 
 
-async def test_a_new_server_is_opened_by_its_link_and_paired_in_the_page(
+async def test_a_new_server_is_opened_by_its_link_and_paired_once_its_fingerprint_is_accepted(
     show: Show, house: House
 ) -> None:
     link = link_of(house.c)
     guest = await show(house.c, login=False)
-    guest.allowed = [NOT_LOGGED_IN]
+    guest.allowed = [NOT_LOGGED_IN, WAITS]
     page = guest.page
     await page.goto(link)
     await expect(page.get_by_role("heading", name="Welcome to peersync")).to_be_visible()
@@ -41,13 +43,23 @@ async def test_a_new_server_is_opened_by_its_link_and_paired_in_the_page(
 
     inviting = await show(house.a)
     await inviting.open("#/peers")
+    await inviting.page.get_by_label("Ask me first").check()
     await inviting.page.get_by_role("button", name="Make a code").click()
     code = inviting.page.locator("code", has_text="psync1:").last
     await code.wait_for()
     await guest.go("#/peers")
     await page.get_by_label("The code of the other server").fill(await code.inner_text())
     await page.get_by_role("button", name="Join", exact=True).click()
+    own = await page.locator(".warning code").inner_text()
+    waiting = inviting.page.get_by_role("table", name="Requests")
+    request = waiting.get_by_role("row", name="server-c")
+    await expect(request).to_contain_text(own)
+    await inviting.photograph("pairing-request")
+    assert await inviting.complaints() == []
+    await request.get_by_role("button", name="Accept").click()
+    await inviting.page.get_by_role("dialog").get_by_role("button", name="Accept").click()
     await expect(page.get_by_role("table", name="Peers").get_by_text("server-a")).to_be_visible()
+    await expect(request).to_have_count(0)
     assert "server-c" in house.a.run("peer", "list").out
 
 

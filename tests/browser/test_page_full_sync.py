@@ -57,6 +57,10 @@ async def test_a_pull_is_seen_on_both_servers_survives_a_reload_and_can_be_cance
         await started(page)
         await expect(page.get_by_role("heading", name="Pull of shop")).to_be_visible()
         await expect(page.get_by_text(re.compile(r"Step [45] of 5"))).to_be_visible()
+        by_table = page.get_by_text(re.compile("of . tables have come"))
+        await by_table.click()
+        table = page.get_by_role("table", name="How far each table is")
+        await expect(table).to_contain_text(HOSTILE)
         await taking.photograph("progress")
         assert await taking.complaints() == []
         job = page.url.rpartition("/")[2]

@@ -105,3 +105,20 @@ async def test_a_difference_is_readable_for_everyone(
     await here.photograph(f"verification-{size}-{scheme}")
     assert await here.complaints() == []
     assert await here.widest() == 0
+
+
+async def test_it_is_repaired_once_it_was_agreed_what_is_lost(show: Show, drifted: House) -> None:
+    drifted.b.run("verify", "server-a", "--database", "shop", "--rows", check=False)
+    run = drifted.b.run("verify", "list", "--json").json["verifications"][0]
+    here = await show(drifted.b)
+    page = await here.open(f"#/verify/{run['id']}")
+    await page.get_by_role("button", name="Repair …").first.click()
+    question = page.get_by_role("dialog")
+    await expect(question).to_contain_text("the values of 1 row")
+    await here.photograph("repair")
+    assert await here.complaints() == []
+    await question.get_by_role("textbox").fill("shop")
+    await question.get_by_role("button", name="Change server-b").click()
+    outcome = page.locator("p").filter(has_text=re.compile("Repair [0-9a-f]{8}"))
+    await expect(outcome).to_contain_text("partly")  # what is only here stays
+    assert drifted.b.database.psql("SELECT name FROM items WHERE id = 7") == "item 7"

@@ -11,8 +11,7 @@ import http.client
 import json
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import psycopg
 from tests.plugins.clusters import Database
 from tests.plugins.nodes import Node, free_port
 from tests.plugins.proxy import Proxy
+from tests.plugins.waiting import eventually
 
 ROWS, OLD_ROWS = 30_000, 500
 FINAL = ("done", "partly", "failed", "cancelled")
@@ -53,16 +53,6 @@ STATE = (
     "SELECT (SELECT count(*) || ':' || coalesce(sum(v), 0) FROM items),"
     " (SELECT count(*) || ':' || coalesce(sum(v), 0) FROM notes)"
 )
-
-
-def eventually(what: str, found: Callable[[], Any], limit_s: float = 30.0) -> Any:
-    """The first answer that is true; fails when none comes in time."""
-    deadline = time.monotonic() + limit_s
-    while not (answer := found()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain: {what}")
-        time.sleep(0.02)
-    return answer
 
 
 class _Unix(http.client.HTTPConnection):
@@ -247,7 +237,7 @@ class Rig:
         eventually(f"{application} waits", lambda: node.database.psql(query) != "0")
 
     # --- what must be gone afterwards ---------------------------------------------------
-    def assert_clean(self, limit_s: float = 10.0) -> None:
+    def assert_clean(self, limit_s: float = 30.0) -> None:
         """No staging table, no spool, no session in PostgreSQL, no pg_dump: soon."""
         eventually("nothing is left", lambda: not self.left(), limit_s)
 

@@ -10,10 +10,10 @@ from tests.fault.rig import OLD, Refused, Rig, ask, eventually
 
 
 def cancel(rig: Rig, job: str) -> None:
-    """As `jobs cancel` does it; the answer comes within a second."""
+    """As `jobs cancel` does it; the answer does not wait for the end, which is far."""
     asked = time.monotonic()
     view = ask(rig.target, "POST", f"/api/admin/jobs/{job}/cancel")
-    assert time.monotonic() - asked < 1
+    assert time.monotonic() - asked < 10
     assert view["state"] in ("cancelling", "cancelled")
 
 

@@ -5,12 +5,12 @@ The group is made by hand, without a join: all databases have the same rows when
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from peersync.transport.identity import load_identity
 from tests.plugins import least
 from tests.plugins.nodes import Node
+from tests.plugins.waiting import LIMIT_S, eventually
 
 TABLE = "CREATE TABLE t (id int PRIMARY KEY, v text)"
 GROUP = "6f3c2b52-1c51-4e0b-9f43-0d1f2a3b4c5d"
@@ -56,14 +56,11 @@ def rows(node: Node, table: str = "t") -> str:
     )
 
 
-def wait_until(what: str, ready: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
+def wait_until(what: str, ready: Callable[[], object], seconds: float = LIMIT_S) -> None:
+    eventually(what, ready, seconds)
 
 
-def wait_equal(*nodes: Node, table: str = "t", seconds: float = 20.0) -> None:
+def wait_equal(*nodes: Node, table: str = "t", seconds: float = LIMIT_S) -> None:
     """Until all of them have the same rows."""
     wait_until(
         f"{', '.join(n.name for n in nodes)} have the same rows",

@@ -215,7 +215,7 @@ class Nodes:
 
 async def open_nodes(stack: AsyncExitStack, make_database: MakeDatabase, major: int) -> Nodes:
     """All from one template, in which the table is captured."""
-    first = make_database(major)
+    first = make_database(major, migrated=True)
     conn = await asyncpg.connect(first.url(), server_settings=PINNED)
     try:
         await migrate(conn)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import psycopg
 from tests.integration.terminal import Terminal
 from tests.plugins.clusters import Database, GetCluster
 from tests.plugins.nodes import PROGRAM, Node, TwoNodes
+from tests.plugins.waiting import LIMIT_S, eventually
 
 
 @contextmanager
@@ -65,8 +65,5 @@ def sessions(node: Node) -> list[dict[str, Any]]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+def wait_until(condition: Callable[[], bool], timeout_s: float = LIMIT_S) -> None:
+    eventually("what the test asks", condition, timeout_s)

@@ -24,7 +24,7 @@ SELECT e.origin, e.position, e.ordinal, e.hlc, e.op::text AS op, e.key, e.image,
 async def group(
     stack: AsyncExitStack, make_database: MakeDatabase, size: int, strategy: str, sql: str
 ) -> list[Node]:
-    databases = [make_database(18, nth=n) for n in range(size)]
+    databases = [make_database(18, nth=n, migrated=True) for n in range(size)]
     nodes = await make_group(stack, *databases, sql=sql)
     for node in nodes:
         await set_strategy(node, strategy)

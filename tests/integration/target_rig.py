@@ -9,7 +9,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.compared import Comparison, Seen, form_sql
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.load import Loading, TableLoad, create_stages, load_part
+from peersync.postgres.meanwhile import file_sql
 from peersync.postgres.migrate import migrate
 from peersync.postgres.restore import Final, commit_session
 from peersync.postgres.schema import Definitions, drop_stages
@@ -47,6 +48,7 @@ class Session:
     loading: Loading
     left_out: list[TableResult]
     created: Mapping[str, str]  # tables that this session creates: their definitions come later
+    target: Database
 
     def commit(self, **options: Any) -> Results:
         given: dict[str, Any] = {
@@ -63,9 +65,14 @@ class Session:
             "lock_timeout_s": 5,
             "restored": lambda load: None,
             "verified": lambda load: None,
+            "look_back": self._look_back,
         }
         final = Final(**{**given, **options})
         return {r.name: r for r in commit_session(self.connection, self.loading, final)}
+
+    def _look_back(self) -> AbstractContextManager[psycopg.Connection]:
+        resolved = resolve(self.target.conninfo())
+        return bulk.connect(resolved, "back", self.loading.stop, what="reading rows as they were")
 
 
 @dataclass
@@ -113,9 +120,10 @@ class Rig:
             create_stages(connection, loading)
             try:
                 load_part(connection, iter([data]), loading)
-                for load in loads.values() if delta else ():
-                    _compare(connection, load)
-                yield Session(session, connection, loading, left_out, {})
+                with _held_view(self.target) as exported:
+                    for load in loads.values() if delta else ():
+                        _compare(connection, load, exported)
+                    yield Session(session, connection, loading, left_out, {}, self.target)
             finally:
                 drop_stages(connection, stage_prefix(session))
 
@@ -163,7 +171,17 @@ class Rig:
         return found
 
 
-def _compare(connection: psycopg.Connection, load: TableLoad) -> None:
+@contextmanager
+def _held_view(database: Database) -> Iterator[str]:
+    """A snapshot of what is compared, which is held until the sync has ended."""
+    with psycopg.connect(database.conninfo()) as holder:
+        holder.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        row = holder.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None
+        yield row[0]
+
+
+def _compare(connection: psycopg.Connection, load: TableLoad, exported: str) -> None:
     """Leaves in the stage what differs, and notes what a comparison would have found."""
     merge, table = load.merge, f"ONLY {load.table.name.sql}"
     if merge.key is None or not load.loaded:
@@ -181,13 +199,13 @@ def _compare(connection: psycopg.Connection, load: TableLoad) -> None:
     with connection.transaction():
         row = connection.execute(
             "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,"
-            f" (SELECT count(*) FROM {table})".encode()
+            f" (SELECT count(*) FROM {table}), {file_sql(load.table.name)}".encode()
         ).fetchone()
         form = connection.execute(form_sql(load.table.name).encode()).fetchone()
     assert row is not None
     assert form is not None
     there, load.rows = load.rows, load.rows - equal
-    seen = Seen(row[0], (0, "0"), form[0])
+    seen = Seen(row[0], form[0], row[2], exported)
     load.compared = Comparison(seen, there, row[1], only_here, 1, 1, load.rows)
 
 

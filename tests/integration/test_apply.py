@@ -34,7 +34,9 @@ async def two(
     request: pytest.FixtureRequest, stack: AsyncExitStack, make_database: MakeDatabase
 ) -> list[Node]:
     """a with PostgreSQL 18, b with 15 or 18."""
-    return await make_group(stack, make_database(18), make_database(request.param), sql=TABLES)
+    return await make_group(
+        stack, *(make_database(n, migrated=True) for n in (18, request.param)), sql=TABLES
+    )
 
 
 async def test_inserts_updates_and_deletes_arrive(two: list[Node]) -> None:
@@ -150,7 +152,9 @@ async def test_tables_without_a_key_keep_their_number_of_equal_rows(two: list[No
 async def test_three_nodes_relay_and_end_equal(
     stack: AsyncExitStack, make_database: MakeDatabase
 ) -> None:
-    a, b, c = await make_group(stack, *(make_database(18) for _ in "abc"), sql=TABLES)
+    a, b, c = await make_group(
+        stack, *(make_database(18, migrated=True) for _ in "abc"), sql=TABLES
+    )
     for n, node in enumerate((a, b, c)):
         await node.execute("INSERT INTO acc VALUES ($1, 0, $2)", n, node.name)
         await node.execute("INSERT INTO acc VALUES (9, $1, $2)", n, node.name)

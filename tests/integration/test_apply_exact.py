@@ -78,7 +78,9 @@ async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
 
 
 async def pair(stack: AsyncExitStack, make: MakeDatabase, sql: str, other: int = 18) -> list[Node]:
-    return await make_group(stack, make(18), make(other, nth=1), sql=sql)
+    return await make_group(
+        stack, make(18, migrated=True), make(other, nth=1, migrated=True), sql=sql
+    )
 
 
 @pytest.mark.parametrize("other", [15, 18])

@@ -23,7 +23,9 @@ WAITING = "SELECT key, reason FROM peersync.quarantine WHERE state = 'waiting' O
 @pytest.fixture
 async def two(make_database: MakeDatabase) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        yield await make_group(stack, make_database(18), make_database(18, nth=1), sql="SELECT 1")
+        yield await make_group(
+            stack, *(make_database(18, nth=n, migrated=True) for n in (0, 1)), sql="SELECT 1"
+        )
 
 
 async def look(*nodes: Node) -> None:

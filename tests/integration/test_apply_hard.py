@@ -29,13 +29,15 @@ ALL = "SELECT id, n, note FROM acc ORDER BY id"
 @pytest.fixture
 async def two(make_database: MakeDatabase) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        yield await make_group(stack, make_database(18), make_database(18, nth=1), sql=TABLES)
+        yield await make_group(
+            stack, *(make_database(18, nth=n, migrated=True) for n in (0, 1)), sql=TABLES
+        )
 
 
 @pytest.fixture
 async def three(make_database: MakeDatabase) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        databases = [make_database(18, nth=n) for n in range(3)]
+        databases = [make_database(18, nth=n, migrated=True) for n in range(3)]
         yield await make_group(stack, *databases, sql=TABLES)
 
 

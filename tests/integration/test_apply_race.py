@@ -95,7 +95,9 @@ async def race(nodes: list[Node], seconds: float) -> None:
 async def test_nodes_that_write_the_same_rows_end_equal(
     stack: AsyncExitStack, make_database: MakeDatabase, size: int
 ) -> None:
-    nodes = await make_group(stack, *(make_database(18) for _ in range(size)), sql=TABLES)
+    nodes = await make_group(
+        stack, *(make_database(18, migrated=True) for _ in range(size)), sql=TABLES
+    )
     await race(nodes, SECONDS)  # three are a ring: each relays
     a = nodes[0]
     rows = "SELECT ROW(id)::text, hot::text FROM hot ORDER BY 1"
@@ -118,7 +120,9 @@ async def test_a_session_that_is_ended_at_any_moment_applies_nothing_twice(
     stack: AsyncExitStack, make_database: MakeDatabase
 ) -> None:
     sql = "CREATE TABLE public.heap (n int)"
-    a, b = await make_group(stack, make_database(18), make_database(18, nth=1), sql=sql)
+    a, b = await make_group(
+        stack, *(make_database(18, nth=n, migrated=True) for n in (0, 1)), sql=sql
+    )
     for n in range(300):
         await a.execute("INSERT INTO heap SELECT $1 FROM generate_series(1, 20)", n)
     ended = failed = 0

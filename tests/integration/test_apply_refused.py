@@ -24,7 +24,9 @@ WAITING = (
 @pytest.fixture
 async def two(make_database: MakeDatabase) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        yield await make_group(stack, make_database(18), make_database(18, nth=1), sql=TABLES)
+        yield await make_group(
+            stack, *(make_database(18, nth=n, migrated=True) for n in (0, 1)), sql=TABLES
+        )
 
 
 async def test_refused_rows_wait_alone_and_the_others_are_applied(two: list[Node]) -> None:

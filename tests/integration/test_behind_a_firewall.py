@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.plugins import waiting
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.nodes import MakeNode, Node
 from tests.plugins.proxy import Proxy
@@ -61,11 +62,8 @@ def same(one: Node, other: Node) -> bool:
     return one.database.psql(SUM) == other.database.psql(SUM)
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+def eventually(condition: Callable[[], bool]) -> None:
+    waiting.eventually("what the test asks", condition)
 
 
 def test_the_outer_server_pulls_from_the_inner_one(walled: Walled) -> None:

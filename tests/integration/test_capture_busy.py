@@ -34,7 +34,7 @@ async def test_who_writes_a_table_that_is_held_hardly_waits_for_its_capture(
                 began = time.monotonic()
                 await other.execute("INSERT INTO t DEFAULT VALUES")
                 waits.append(time.monotonic() - began)
-        assert max(waits) < 0.6
+        assert max(waits) < 1.2  # less than the look would wait for the lock
         assert [state.reason for state in await table_states(agent)] == [LOCKED]
         pauses = []
         for _ in range(4):

@@ -19,6 +19,7 @@ from peersync.postgres.log.conflicts import (
 )
 from peersync.postgres.log.literal import parse_record
 from peersync.postgres.log.members import Replica
+from peersync.postgres.log.settling import Meant
 from tests.integration.operators_rig import (
     ALL,
     captured,
@@ -48,7 +49,7 @@ class Rig(NamedTuple):
 
 @pytest.fixture(params=[15, 18])
 async def rig(request: pytest.FixtureRequest, make_database: MakeDatabase) -> AsyncIterator[Rig]:
-    database = make_database(request.param)
+    database = make_database(request.param, migrated=True)
     conn = await connect(database)
     try:
         await conn.execute(TABLE)
@@ -67,7 +68,7 @@ async def image(conn: asyncpg.Connection) -> str | None:
 async def test_both_rows_are_shown_by_column_with_what_differs(rig: Rig) -> None:
     conn, replica, _ = rig
     number = await put_conflict(conn, replica.origin, "Odd items", KEY, OLD, NEW)
-    (listed,) = await list_conflicts(conn, tables=None, only_open=False, limit=5)
+    (listed,) = await list_conflicts(conn, Meant().parameters, limit=5)
     assert (listed.id, listed.kept.row, listed.kept.node, listed.incoming.node) == (
         number, None, "server-a", "server-b",
     )  # fmt: skip
@@ -143,7 +144,7 @@ async def test_an_open_conflict_is_decided_by_a_person(rig: Rig) -> None:
         await resolve(conn, numbers[2], choice="keep", values={}, force=False, by="ann")
     await resolve(conn, numbers[2], choice="keep", values={}, force=True, by="ann")
     assert await image(conn) == OLD
-    assert await list_conflicts(conn, tables=None, only_open=True, limit=5) == []
+    assert await list_conflicts(conn, Meant(state="open").parameters, limit=5) == []
 
 
 @pytest.mark.parametrize(

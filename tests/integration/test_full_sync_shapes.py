@@ -268,4 +268,4 @@ def test_five_hundred_small_tables_take_seconds(pair_18: TwoNodes) -> None:
     began = time.monotonic()
     assert target.pull("server-a").json["rows"]["updated"] == 5
     mended_s = time.monotonic() - began
-    assert max(created_s, mended_s) < 15
+    assert max(created_s, mended_s) < 60

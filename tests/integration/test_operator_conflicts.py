@@ -27,7 +27,7 @@ async def made_by_a_return(conn: asyncpg.Connection, incoming: str | None) -> in
 
 
 async def test_what_the_others_have_is_kept_without_writing(make_database: MakeDatabase) -> None:
-    conn = await connect(make_database(18))
+    conn = await connect(make_database(18, migrated=True))
     try:
         await conn.execute("CREATE TABLE public.item (id int PRIMARY KEY, name text)")
         await conn.execute("INSERT INTO public.item VALUES (1, 'theirs')")
@@ -46,7 +46,7 @@ async def test_what_the_others_have_is_kept_without_writing(make_database: MakeD
 
 
 async def test_mine_is_taken_unless_the_row_was_changed_since(make_database: MakeDatabase) -> None:
-    conn = await connect(make_database(18))
+    conn = await connect(make_database(18, migrated=True))
     try:
         await conn.execute("CREATE TABLE public.item (id int PRIMARY KEY, name text)")
         await conn.execute("INSERT INTO public.item VALUES (1, 'theirs')")
@@ -64,7 +64,7 @@ async def test_mine_is_taken_unless_the_row_was_changed_since(make_database: Mak
 
 
 async def test_a_truncate_that_was_not_taken_is_closed(make_database: MakeDatabase) -> None:
-    conn = await connect(make_database(18))
+    conn = await connect(make_database(18, migrated=True))
     try:
         await conn.execute("CREATE TABLE public.item (id int PRIMARY KEY, name text)")
         number = await made_by_a_return(conn, None)

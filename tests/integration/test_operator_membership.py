@@ -85,6 +85,11 @@ def test_servers_join_leave_and_are_expired_in_a_chain(chain: Chain) -> None:
     assert "on server-b: peersync leave --database shop" in kept.err
     assert "server-b" in middle.run("peer", "list").out
 
+    # who is taken anew waits until the other leaf has told what it has of it, which it does
+    left.run("rebaseline", "server-a", "--yes")
+    left.database.psql("UPDATE item SET name = 'anew' WHERE id = 3")
+    shows(right.database, "SELECT name FROM item WHERE id = 3", "anew")
+
     # a leaf leaves: the other leaf never talks to it, and has everything through the middle
     right.database.psql("UPDATE item SET name = 'last words' WHERE id = 1")
     assert right.run("leave", check=False).code == 2  # nobody has confirmed it

@@ -84,6 +84,27 @@ def test_a_request_that_was_begun_before_its_rights_were_taken_does_nothing(node
     assert not {name for name in names(admin) if name.startswith("door")}
 
 
+def test_the_tokens_of_a_user_end_with_his_right_and_the_answer_names_them(node: Node) -> None:
+    admin = log_in(node)
+    add_user(node, "anna", "admin")
+    anna = log_in(node, "anna")
+    tokens = {}
+    for role in ("viewer", "admin"):
+        made = anna.post("/api/admin/tokens", {"name": f"anna-{role}", "role": role}).json
+        assert made["owner"] == "anna"
+        tokens[role] = Page(node, token=made["token"])
+    child = tokens["admin"].post("/api/admin/tokens", {"name": "child", "role": "viewer"}).json
+    assert child["owner"] == "anna"
+
+    told = admin.ask("PATCH", "/api/admin/users/anna", {"role": "operator"}).json
+    assert told["revoked_tokens"] == ["anna-admin"]
+    assert tokens["admin"].get("/api/admin/status").code == "login-needed"
+    assert tokens["viewer"].get("/api/me").status == 200
+    told = admin.delete("/api/admin/users/anna").json
+    assert told["revoked_tokens"] == ["anna-viewer", "child"]
+    assert tokens["viewer"].get("/api/me").status == 401
+
+
 def test_wrong_links_from_elsewhere_lock_nobody_out(node: Node) -> None:
     for last in range(10, 14):
         page = Page(node, address=f"127.0.0.{last}")

@@ -146,5 +146,5 @@ def test_a_new_table_is_synced_and_a_stop_takes_moments(pair_18: TwoNodes) -> No
     wait_equal(a, b, table="later")
     began = time.monotonic()
     assert a.stop() == 0
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 10
     wait_until("the other notices", lambda: link_of(b)["state"] == "unreachable")

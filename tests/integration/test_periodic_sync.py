@@ -139,6 +139,6 @@ def test_a_server_that_was_killed_catches_up_and_the_other_says_what_is_wrong(
     late = a.run("sync", "now", "--wait", "--timeout", "2", check=False)
     assert late.code == 5
     b.start()
-    wait_equal(a, b, seconds=60)
+    wait_equal(a, b)
     assert a.database.psql("SELECT count(*) FROM t") == "50001"
     a.run("sync", "now", "--wait")

@@ -50,7 +50,7 @@ async def test_a_commit_while_it_falls_asleep_is_never_missed(
         async with asyncio.TaskGroup() as group:
             delay_s = chance.random() * 0.003
             group.create_task(_write_after(writer, delay_s, slowly=slowly), name="writer")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(8):
                 assert await waker.sleep(10)
         assert await publish(sleeper) is not None
 
@@ -61,7 +61,7 @@ async def test_nothing_to_do_ends_the_sleep_in_time_and_gives_the_lock_back(
     waker = Waker(await open_log())
     started = time.monotonic()
     assert not await waker.sleep(0.2)
-    assert 0.15 < time.monotonic() - started < 1
+    assert 0.15 < time.monotonic() - started < 10
     assert await writer.fetchval(LOCKS) == 0
 
 
@@ -78,7 +78,7 @@ async def test_writers_notify_only_while_somebody_sleeps(
     async with asyncio.TaskGroup() as group:
         group.create_task(_write_after(writer, 0.05, slowly=False), name="writer")
         assert await waker.sleep(5)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await heard.wait()
 
 

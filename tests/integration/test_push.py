@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import psycopg
 
+from peersync.cli.names import user_name
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.compare import assert_same_rows
 from tests.plugins.nodes import MakeNode, TwoNodes
+from tests.plugins.waiting import eventually
 
 ROWS = "CREATE TABLE t (id int PRIMARY KEY, v text);" + (
     "INSERT INTO t SELECT g, 'value ' || g FROM generate_series(1, {}) AS g;"
 )
-
-
-def wait_until(what: str, ready: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.05)
 
 
 def test_a_push_makes_the_peer_equal_and_both_sides_tell_the_same(two_nodes: TwoNodes) -> None:
@@ -115,7 +107,8 @@ def test_a_push_is_cancelled_from_where_it_was_started(pair_18: TwoNodes) -> Non
         other.rollback()
     assert ended.code == 130
     assert ended.json["result"] == "cancelled"
-    assert target.run("jobs", "show", job, "--json").json["state"] == "cancelled"
+    shown = target.run("jobs", "show", job, "--json").json
+    assert (shown["state"], shown["cancelled_by"]) == ("cancelled", f"{user_name()} on server-a")
     assert target.database.psql("SELECT count(*) FROM t") == "0"
 
 
@@ -136,8 +129,8 @@ def test_a_push_goes_on_after_either_agent_was_killed(pair_18: TwoNodes) -> None
         run = (source if node == "a" else target).run
         return str(run("jobs", "show", job, "--json").json["state"])
 
-    wait_until("the target is done", lambda: state("b") == "done", 60)
-    wait_until("the source knows it", lambda: state("a") == "done")
+    eventually("the target is done", lambda: state("b") == "done", 60)
+    eventually("the source knows it", lambda: state("a") == "done")
     assert_same_rows(source.database, target.database)
 
 

@@ -29,7 +29,7 @@ async def two(
     request: pytest.FixtureRequest, make_database: MakeDatabase
 ) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
-        databases = [make_database(request.param, nth=nth) for nth in (0, 1)]
+        databases = [make_database(request.param, nth=nth, migrated=True) for nth in (0, 1)]
         nodes = await make_group(stack, *databases, sql=TABLES)
         await nodes[1].execute(
             "ALTER TABLE bag ADD CONSTRAINT small CHECK (n < 100);"

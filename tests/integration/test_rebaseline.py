@@ -32,11 +32,13 @@ def restore_copy(database: Database) -> None:
 def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: TwoNodes) -> None:
     source, target = pair_18
     source.database.psql(ITEMS)
+    source.database.psql("CREATE TABLE visit (who text)")
     join(target, source)
     target.database.psql("UPDATE item SET name = 'before' WHERE id = 1")
     target.run("sync", "now", "--wait", "--timeout", "30")
 
     target.stop()
+    target.database.psql("INSERT INTO visit VALUES ('in the backup, given only after it')")
     keep_copy(target.database)
     target.start()
     target.database.psql("UPDATE item SET name = 'lost by the restore' WHERE id = 2")
@@ -61,8 +63,10 @@ def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: Two
     )
     assert target.database.psql("SELECT count(*) FROM note WHERE item = 3").strip() == "0"
     shows(target.database, "SELECT name FROM item WHERE id = 5", "newer")
+    assert target.database.psql("SELECT count(*) FROM visit").strip() == "1"  # not made again
     lost = target.run("conflicts", "list", "--open", "--json").out
     assert "item" in lost
+    assert "it may have been sent before" in lost
     target.run("sync", "now", "--wait", "--timeout", "30")
     assert_same_rows(source.database, target.database)
 

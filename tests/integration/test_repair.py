@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
 import pytest
 
+from tests.fault.rig import eventually
+from tests.integration.test_delta import waits
 from tests.integration.test_join import join, shows
+from tests.plugins.clusters import Database
 from tests.plugins.compare import assert_same_rows
-from tests.plugins.nodes import TwoNodes
+from tests.plugins.nodes import Node, TwoNodes
 
 TABLES = """
 CREATE TABLE item (id int PRIMARY KEY, name text);
@@ -87,3 +96,114 @@ def test_a_row_that_is_newer_than_the_comparison_is_kept(
     target.database.psql("UPDATE item SET name = 'newer' WHERE id = 500")
     target.run("repair", "server-a", "--from", "peer", "--yes", check=False)
     assert target.database.psql("SELECT name FROM item WHERE id = 500").strip() == "newer"
+
+
+def test_what_is_written_while_a_repair_runs_is_kept_on_both_sides(members: TwoNodes) -> None:
+    """Nobody ever sees a row go back to what it was, and in the end both have the last of it."""
+    source, target = members
+    target.database.psql(DRIFT)
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        writers = [
+            pool.submit(write, node.database, key, stop)
+            for node, key in ((target, 500), (source, 1))
+        ]
+        done = target.run("repair", "server-a", "--from", "peer", "--yes", check=False)
+        stop.set()
+        last = [writer.result(60) for writer in writers]
+    assert done.code in (0, 4), done.err
+    for node in members:
+        node.run("sync", "now", "--wait", "--timeout", "30")
+    for node in members:
+        for key, value in zip((500, 1), last, strict=True):
+            shows(node.database, f"SELECT name FROM item WHERE id = {key}", value)
+    left = target.run("verify", "server-a", "--json", check=False).json
+    assert (left["different"], left["missing"], left["extra"]) == (0, 0, 1)
+
+
+def write(database: Database, key: int, stop: threading.Event) -> str:
+    """Writes a row again and again; the last value. Each time it finds what it had written."""
+    before = None
+    with psycopg.connect(database.conninfo(), autocommit=True) as user:
+        for number in itertools.count():
+            row = user.execute(
+                "UPDATE item SET name = %s WHERE id = %s RETURNING old.name", (f"w{number}", key)
+            ).fetchone()
+            assert row is not None
+            assert before is None or row[0] == before, f"{key} went back to {row[0]}"
+            before = f"w{number}"
+            if stop.wait(0.02):
+                return before
+    raise AssertionError
+
+
+PARTED = "CREATE TABLE parted (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);"
+
+
+def test_without_a_membership_it_says_which_rows_it_would_overwrite_and_what_it_cannot_know(
+    pair_18: TwoNodes,
+) -> None:
+    source, target = pair_18
+    for node, bounds in ((source, (1, 50, 99)), (target, (1, 99))):
+        node.database.psql(TABLES + PARTED)
+        for low, high in itertools.pairwise(bounds):
+            node.database.psql(
+                f"CREATE TABLE parted_{low} PARTITION OF parted FOR VALUES FROM ({low}) TO ({high})"
+            )
+        node.database.psql("INSERT INTO parted SELECT i, i FROM generate_series(1, 98) i")
+    target.database.psql(DRIFT)
+    target.database.psql("UPDATE parted SET v = 0 WHERE id = 60")
+    shown = target.run("repair", "server-a", "--from", "peer", "--dry-run")
+    for row in ("different: public.item id=1\n", "missing: public.item id=7", "extra: public.item"):
+        assert row in shown.out
+    assert "WARNING: no membership tells what is newer" in shown.err
+    assert "not repaired: public.parted: its rows are in other partitions" in shown.err
+    assert target.database.psql("SELECT name FROM item WHERE id = 1") == "lost"
+
+    id_ = shown.err.split("peersync repair --apply ")[1].split()[0]
+    done = target.run("repair", "--apply", id_, "--yes", "--json", check=False)
+    assert (done.code, done.json["state"], done.json["left_out"][0][0]) == (
+        4,
+        "partly",
+        "public.parted",
+    )
+    assert target.database.psql("SELECT name FROM item WHERE id = 1") == "item 1"
+    again = target.run("repair", "--apply", id_, "--yes", check=False)
+    assert again.code == 2 and "only a planned one can go on" in again.err
+    (listed,) = target.run("repair", "--list", "--json").json["repairs"]
+    assert (listed["state"], listed["session"]) == ("partly", done.json["sync"]["session"])
+
+    planned = target.run("repair", "server-a", "--from", "peer", "--dry-run", "--json").json
+    stopped = target.run("repair", "--cancel", planned["id"], "--json").json
+    assert (stopped["id"], stopped["state"]) == (planned["id"], "cancelled")
+    with psycopg.connect(target.database.conninfo()) as user:
+        user.execute("LOCK TABLE item IN ACCESS EXCLUSIVE MODE")
+        with target.popen("repair", "server-a", "--from", "peer", "--yes") as running:
+            eventually("it compares", lambda: newest(target)["state"] == "comparing")
+            target.run("repair", "--cancel", newest(target)["id"])
+            assert running.wait(60) == 130
+    assert newest(target)["state"] == "cancelled"
+
+
+def newest(node: Node) -> Any:
+    return node.run("repair", "--list", "--json").json["repairs"][0]
+
+
+def test_a_repair_whose_agent_dies_while_it_writes_is_proved_when_it_is_back(
+    two_nodes: TwoNodes,
+) -> None:
+    source, target = two_nodes
+    for node in two_nodes:
+        node.database.psql(TABLES)
+    target.database.psql("UPDATE item SET name = 'lost' WHERE id = 1")
+    with psycopg.connect(target.database.conninfo()) as user:
+        user.execute("LOCK TABLE item IN ROW EXCLUSIVE MODE")
+        with target.popen("repair", "server-a", "--from", "peer", "--yes") as running:
+            eventually("it wants to write", lambda: waits(target.database))
+            target.kill()
+            target.start()
+            user.rollback()
+            running.wait(120)
+
+    eventually("it is proved", lambda: newest(target)["state"] == "done")
+    assert_same_rows(source.database, target.database)

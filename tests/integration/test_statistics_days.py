@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from peersync.agent.analytics_api import LagTrends
+from peersync.agent.analytics_view import LagTrends
 from peersync.core.trend import next_month
 from peersync.transport.local import AgentClient
 from tests.integration.periodic_rig import wait_until

@@ -21,7 +21,7 @@ SHAPE = (
 
 @pytest.fixture(params=[15, 18])
 def rig(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Rig:
-    rig = Rig(make_database(18), make_database(request.param, nth=1))
+    rig = Rig(make_database(18), make_database(request.param, nth=1, migrated=True))
     for side in (rig.source, rig.target):
         side.psql(SHAPE)
     rig.source.psql(

@@ -22,7 +22,7 @@ LINES = (
 
 @pytest.fixture
 def rig(major: int, make_database: MakeDatabase) -> Rig:
-    return Rig(make_database(18), make_database(major, nth=1))
+    return Rig(make_database(18), make_database(major, nth=1, migrated=True))
 
 
 def both(rig: Rig, sql: str) -> None:

@@ -19,7 +19,7 @@ STAMP = (
 
 @pytest.fixture(params=[15, 18])
 def rig(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Rig:
-    rig = Rig(make_database(18), make_database(request.param, nth=1))
+    rig = Rig(make_database(18), make_database(request.param, nth=1, migrated=True))
     rig.source.psql(TABLE + "INSERT INTO items VALUES (1, 'a', ''), (2, 'b', 'here'), (3, 'c', '')")
     rig.target.psql(TABLE + "INSERT INTO items VALUES (9, 'own', '')")
     return rig

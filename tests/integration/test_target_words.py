@@ -17,7 +17,7 @@ ITEMS = "CREATE TABLE items (id int PRIMARY KEY, name text UNIQUE);"
 
 @pytest.fixture(params=[15, 18])
 def rig(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Rig:
-    rig = Rig(make_database(18), make_database(request.param, nth=1))
+    rig = Rig(make_database(18), make_database(request.param, nth=1, migrated=True))
     for side in (rig.source, rig.target):
         side.psql(ITEMS + "CREATE TABLE other (id int PRIMARY KEY)")
     rig.source.psql("INSERT INTO items VALUES (1, 'a'), (2, 'b'); INSERT INTO other VALUES (1)")

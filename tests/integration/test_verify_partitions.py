@@ -105,6 +105,7 @@ def test_a_question_that_fits_no_key_is_refused_in_words(pair_18: TwoNodes) -> N
         ({"what": "keys", "keys": (("1", "2"),), **keyed}, "as many parts"),
         ({"what": "rows", "ranges": ((low, high), (low, high)), **keyed}, "overlap"),
         ({"what": "rows", "ranges": ((high, low),), **keyed}, "overlap"),
+        ({"what": "totals", "ranges": ((None, high), (low, None)), **keyed}, "overlap"),
         ({"what": "rows", "ranges": ((None, None), (None, None)), **keyed}, "overlap"),
         ({"what": "values", "keys": (("1",),), **bag}, "no key"),
     ]
@@ -135,3 +136,41 @@ def test_a_key_of_each_partition_is_not_taken_for_one_of_them_all(
     target.database.psql("DELETE FROM p WHERE id = 20 AND region = 'eu'")
     found = target.run("verify", "server-a", "--json", check=False)
     assert (found.json["missing"], found.json["extra"], found.json["in_flight"]) == (11, 10, 0)
+
+
+DEEP = """
+CREATE TABLE {root} (id int, region text, v text, PRIMARY KEY (id, region)) PARTITION BY RANGE (id);
+CREATE TABLE {root}_low PARTITION OF {root} FOR VALUES FROM (0) TO (100);
+CREATE TABLE {root}_high PARTITION OF {root} FOR VALUES FROM (100) TO (300) PARTITION BY {how};
+{leaves}
+INSERT INTO {root} SELECT g, (ARRAY['eu', 'us'])[1 + g % 2], 'v' || g
+FROM generate_series(1, 299) g;
+"""
+LEAF = "CREATE TABLE {root}_{name} PARTITION OF {root}_high FOR VALUES {bound};"
+
+
+def _deep(root: str, how: str, **leaves: str) -> str:
+    made = [LEAF.format(root=root, name=name, bound=bound) for name, bound in leaves.items()]
+    return DEEP.format(root=root, how=how, leaves="\n".join(made))
+
+
+def test_partitions_below_partitions_are_compared_where_both_sides_have_the_same_rows(
+    pair_18: TwoNodes,
+) -> None:
+    source, target = pair_18
+    by_region, hashed = "LIST (region)", "WITH (MODULUS 2, REMAINDER {})"
+    source.database.psql(
+        _deep("one", by_region, eu="IN ('eu')", us="IN ('us')")
+        + _deep("two", by_region, eu="IN ('eu')", us="IN ('us')")
+    )
+    target.database.psql(
+        _deep("one", "HASH (id)", even=hashed.format(0), odd=hashed.format(1))
+        + _deep("two", by_region, all="IN ('eu', 'us')")
+    )
+    equal = target.run("verify", "server-a", "--json").json
+    assert [t["name"] for t in equal["tables"]] == ["one", "two_high", "two_low"]
+    assert equal["result"] == "identical"
+    target.database.psql("UPDATE one SET v = 'DRIFT' WHERE id IN (5, 200)")
+    source.database.psql("DELETE FROM two WHERE id IN (5, 200, 201)")
+    found = target.run("verify", "server-a", "--json", check=False).json
+    assert [t["different"] + t["extra"] for t in found["tables"]] == [2, 2, 1]

@@ -7,15 +7,23 @@ pairs of majors are tested is said by `PEERSYNC_PAIRS`: "15-18,18-18" (the defau
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import pgcluster
 import pytest
 from pgcluster import Cluster
+
+from peersync.postgres import pool
+from peersync.postgres.conninfo import resolve
+from peersync.postgres.migrate import migrate
+from tests.plugins import least
 
 MAJORS = (15, 17, 18)
 DEFAULT_MAJOR = 18
@@ -73,6 +81,7 @@ class MakeDatabase(Protocol):
         template: str | None = None,
         owner: str | None = None,
         nth: int = 0,
+        migrated: bool = False,
     ) -> Database:
         """A database that is dropped after the test; see the fixture `make_database`."""
 
@@ -114,7 +123,8 @@ def make_database(clusters: GetCluster) -> Iterator[MakeDatabase]:
     """A factory of databases, dropped after the test with all their sessions.
 
     `template` is a database of the same server. `owner` is a role without superuser, made
-    when it is not there; it is then the database's user.
+    when it is not there; it is then the database's user. `migrated`: schema peersync is in it,
+    for tests that would only make it first: that costs three times what a copy of it does.
     """
     made: list[Database] = []
 
@@ -124,8 +134,11 @@ def make_database(clusters: GetCluster) -> Iterator[MakeDatabase]:
         template: str | None = None,
         owner: str | None = None,
         nth: int = 0,
+        migrated: bool = False,
     ) -> Database:
         cluster = clusters(major, nth)
+        if migrated and not least.ASKED:  # there, the role of the node has to own the schema
+            template = _migrated(cluster)
         if owner:
             cluster.createrole(owner)
         database = Database(cluster, f"test_{next(_numbers)}", owner or pgcluster.SUPERUSER)
@@ -142,15 +155,51 @@ def make_database(clusters: GetCluster) -> Iterator[MakeDatabase]:
 _numbers = itertools.count(1)
 
 
+def _migrated(cluster: Cluster) -> str:
+    """The database of this server that has schema peersync and nothing else."""
+    with _making:
+        if cluster.root not in _made:
+            cluster.createdb(_TEMPLATE)
+            url = cluster.conninfo(_TEMPLATE)
+            # a fixture may ask for it with a loop running in its thread
+            maker = threading.Thread(target=lambda: asyncio.run(_migrate(url)), name="migrate")
+            maker.start()
+            maker.join()
+            _made.add(cluster.root)
+    return _TEMPLATE
+
+
+async def _migrate(conninfo: str) -> None:
+    database = pool.Database(_TEMPLATE, resolve(conninfo))
+    async with database.connect("init", what="preparing the template of tests") as conn:
+        await migrate(conn)
+
+
+_TEMPLATE = "migrated"
+_made: set[Path] = set()
+_making = threading.Lock()
+
+
 @pytest.fixture
 def database(request: pytest.FixtureRequest, make_database: MakeDatabase) -> Database:
-    """An empty database; `parametrize("database", [15, 18], indirect=True)` chooses majors."""
-    return make_database(getattr(request, "param", DEFAULT_MAJOR))
+    """A database; `parametrize("database", [15, 18], indirect=True)` chooses majors.
+
+    It is empty, but for schema peersync where the test has a session of ours to it.
+    """
+    major = getattr(request, "param", DEFAULT_MAJOR)
+    ours = {"agent", "open_log"} & set(request.fixturenames)
+    return make_database(major, migrated=bool(ours))
 
 
 @pytest.fixture
-def source_target(majors: Majors, make_database: MakeDatabase) -> Pair:
-    """Two empty databases on two servers, once for each pair of `PEERSYNC_PAIRS`."""
-    source = make_database(majors.source)
-    target = make_database(majors.target, nth=1 if majors.source == majors.target else 0)
-    return Pair(source, target)
+def source_target(
+    request: pytest.FixtureRequest, majors: Majors, make_database: MakeDatabase
+) -> Pair:
+    """Two databases on two servers, once for each pair of `PEERSYNC_PAIRS`.
+
+    They are empty, but for schema peersync where the test has nodes on them.
+    """
+    migrated = "two_nodes" in request.fixturenames
+    nth = 1 if majors.source == majors.target else 0
+    source = make_database(majors.source, migrated=migrated)
+    return Pair(source, make_database(majors.target, nth=nth, migrated=migrated))

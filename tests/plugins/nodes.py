@@ -332,5 +332,6 @@ def two_nodes(source_target: Pair, make_node: MakeNode) -> TwoNodes:
 @pytest.fixture
 def pair_18(make_database: MakeDatabase, make_node: MakeNode) -> TwoNodes:
     """Two paired nodes for what does not depend on the versions of the servers."""
-    source = make_node("server-a", make_database(18), start=False)
-    return _paired(source, make_node("server-b", make_database(18, nth=1), start=False))
+    source = make_node("server-a", make_database(18, migrated=True), start=False)
+    target = make_node("server-b", make_database(18, nth=1, migrated=True), start=False)
+    return _paired(source, target)

@@ -26,9 +26,9 @@ from peersync.agent.analytics import (
     Unusual,
     Velocity,
 )
-from peersync.agent.analytics_api import (
+from peersync.agent.analytics_api import AnalyticsApi
+from peersync.agent.analytics_view import (
     Analytics,
-    AnalyticsApi,
     Anomalies,
     DatabaseAnalytics,
     LagPoint,
@@ -53,6 +53,7 @@ from peersync.agent.orchestration.bulk_outcome import (
     PlannedDatabase,
 )
 from peersync.agent.orchestration.complete_api import CompleteApi
+from peersync.agent.orchestration.entries import ScheduleView
 from peersync.agent.orchestration.outcome import (
     CompletePlan,
     CompleteView,
@@ -60,7 +61,6 @@ from peersync.agent.orchestration.outcome import (
     PlannedPeer,
 )
 from peersync.agent.orchestration.schedule_api import ScheduleApi
-from peersync.agent.orchestration.scheduler import ScheduleView
 from peersync.agent.orchestration.sets import PlannedSet, SetsPlan, SetsResult
 from peersync.agent.orchestration.sets_api import SetsApi
 from peersync.agent.peer_api import PeerApi
@@ -82,7 +82,10 @@ from peersync.agent.periodic.leaving import Leaving, Left
 from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.members_api import MembersApi, MembersView, MemberView
 from peersync.agent.periodic.routes import PeriodicApi
+from peersync.agent.periodic.settle_api import SettleApi
 from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.proof.repair_api import RepairApi
+from peersync.agent.proof.repair_view import RepairView
 from peersync.agent.proof.verify_api import VerifyApi
 from peersync.agent.proof.view import KeyView, ProofSummary, ProofView, TableProof, VerifyView
 from peersync.agent.safe import RunningSync, SafeAnswer
@@ -101,6 +104,7 @@ from peersync.cli.main import VERBS, cli
 from peersync.cli.watch import result
 from peersync.core.progress import Progress, StepProgress
 from peersync.core.results import ErrorRecord, TableResult
+from peersync.core.tables import TableProgress, TablesProgress
 from peersync.postgres.log.chosen import TableView
 from peersync.postgres.log.conflicts import ConflictSide, ConflictView, Settled
 from peersync.postgres.log.quarantine import QuarantineView, Tried
@@ -110,10 +114,17 @@ from peersync.postgres.log.sequence_views import (
     SequencesCheck,
     SequencesPlan,
 )
+from peersync.postgres.log.settling import BulkSettled, Outcome, TableCount
 from peersync.postgres.log.trace import RowState, Trace, TraceEntry
 from peersync.postgres.sets import SetRun
 from peersync.transport import app, health, line_routes, peer_routes, renewal
-from peersync.transport.peer_routes import InviteReply, PeerList, PeerView
+from peersync.transport.peer_routes import (
+    InviteReply,
+    InviteView,
+    PeerList,
+    PeerView,
+    PendingView,
+)
 from peersync.wire.digests import PATH as DIGESTS_PATH
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +134,8 @@ STRUCTS = [
     TableResult,
     Progress,
     StepProgress,
+    TablesProgress,
+    TableProgress,
     JobView,
     ErrorRecord,
     Plan,
@@ -131,6 +144,7 @@ STRUCTS = [
     DatabaseStatus,
     LinkStatus,
     VerifyView,
+    RepairView,
     TableProof,
     KeyView,
     ProofView,
@@ -146,6 +160,8 @@ STRUCTS = [
     PeerList,
     PeerView,
     InviteReply,
+    InviteView,
+    PendingView,
     SafeAnswer,
     RunningSync,
     ClearedHistory,
@@ -175,6 +191,9 @@ STRUCTS = [
     ConflictView,
     ConflictSide,
     Settled,
+    BulkSettled,
+    Outcome,
+    TableCount,
     QuarantineView,
     Tried,
     TableView,
@@ -320,9 +339,10 @@ def test_every_route_is_in_the_api_page_and_no_other() -> None:
     real |= routes_in(line_routes) | routes_in(renewal) | routes_in(PeriodicApi)
     real |= routes_in(AnalyticsApi) | routes_in(NotifyApi)
     real |= routes_in(DeltaApi)
+    real |= routes_in(SettleApi)
     real |= routes_in(OperatorApi) | routes_in(LookApi) | routes_in(MembersApi) | routes_in(Leaving)
     real |= routes_in(BulkApi) | routes_in(CompleteApi)
-    real |= routes_in(VerifyApi) | {("POST", DIGESTS_PATH)}
+    real |= routes_in(VerifyApi) | routes_in(RepairApi) | {("POST", DIGESTS_PATH)}
     real |= routes_in(SetsApi) | routes_in(ScheduleApi)
     real |= routes_in(LoginApi) | routes_in(PeopleApi) | routes_in(OverviewApi) | routes_in(openapi)
     text = (DOCS / "api.md").read_text()

@@ -1,18 +1,15 @@
 /** The page itself: who is logged in, which page is shown, and what the whole says of itself. */
-import { h, fill } from './dom.js';
-import { get, post, session, onLogin } from './api.js';
 import * as live from './live.js';
-import { count, duration, noSuchPage } from './format.js';
-import { badge, button, fail, page } from './ui.js';
+import { badge, button, count, duration, fail, fill, get, h, head, link, noSuchPage, onLogin, p, post, session, small } from './kit.js';
 
 const PAGES = [
   [['overview', 'Overview'], ['sync', 'Full sync'], ['links', 'Periodic sync'], ['complete', 'Complete sync']],
   [['conflicts', 'Conflicts'], ['quarantine', 'Quarantine'], ['tables', 'Tables'], ['check', 'Check'], ['verify', 'Verify']],
   [['history', 'History'], ['statistics', 'Statistics'], ['peers', 'Peers'], ['settings', 'Settings']],
 ];
-const INSIDE = { job: 'sync', conflict: 'conflicts', password: 'settings' }; // in no menu: which page they belong to
+const INSIDE = { job: 'sync', conflict: 'conflicts', trace: 'conflicts', password: 'settings' }; // in no menu: which page they belong to
 
-const $ = (id) => document.getElementById(id);
+const $ = id => document.getElementById(id);
 const main = $('main');
 const links = () => [...$('nav').querySelectorAll('a')];
 let showing = new AbortController();
@@ -39,7 +36,7 @@ async function open() {
   showing.abort();
   showing = new AbortController();
   const { signal } = showing;
-  const known = Object.hasOwn(INSIDE, name) || links().some((a) => a.dataset.page === name) ? name : 'none';
+  const known = Object.hasOwn(INSIDE, name) || links().some(a => a.dataset.page === name) ? name : 'none';
   for (const a of links()) a.ariaCurrent = a.dataset.page === (INSIDE[known] ?? known) ? 'page' : null;
   document.body.dataset.page = known;
   scrollTo(0, 0);
@@ -49,7 +46,7 @@ async function open() {
     if (!signal.aborted) await (known === 'password' ? its.password : its.show)(main, params, { signal });
   } catch (error) {
     if (signal.aborted) return null;
-    if (error.code === 'no-such-page') page(main, { title: 'There is no such page', lead: h('a', { href: '#/overview' }, 'Overview') });
+    if (error.code === 'no-such-page') head(main, 'There is no such page', link('#/overview', 'Overview'));
     else fail(error);
   }
   return null;
@@ -62,7 +59,7 @@ async function login(secret) {
   live.end();
   shell(false);
   session.node = overview = null;
-  (await import('./pages/login.js')).show(main, { secret }, { done: start });
+  (await import('./pages/login.js')).show(main, { link: secret }, { done: start });
 }
 
 function shell(shown) {
@@ -76,7 +73,7 @@ async function start() {
   try {
     Object.assign(session, await get('/api/me'));
   } catch (error) {
-    if (error.status !== 401) fill(main, h('h1', null, 'No answer'), h('p', null, error.message), button('Try again', start));
+    if (error.status !== 401) fill(main, h('h1', 'No answer'), p(error.message), button('Try again', start));
     return null; // a 401 has opened the login
   }
   $('node').textContent = session.node;
@@ -89,20 +86,19 @@ async function start() {
 
 function account() {
   const out = button('Log out', () => post('/api/logout').then(() => login()));
-  fill($('user'), h('details', { class: 'drop' }, h('summary', null, session.user),
-    h('div', null, h('small', null, `Role: ${session.role}`), h('a', { href: '#/password' }, 'Change the password'), out)));
+  fill($('user'), h('details.drop', h('summary', session.user), h('div', small(`Role: ${session.role}`), link('#/password', 'Change the password'), out)));
 }
 
 function menu() {
-  const link = ([page, title]) => h('li', null, h('a', { href: `#/${page}`, dataset: { page } }, h('span', null, title), h('b')));
-  const toggle = (shown) => { $('menu').ariaExpanded = String($('nav').classList.toggle('shown', shown)); };
-  fill($('nav'), PAGES.map((group) => h('ul', null, group.map(link))));
+  const entry = ([page, title]) => h('li', h('a', { href: `#/${page}`, dataset: { page } }, h('span', title), h('b')));
+  const toggle = shown => { $('menu').ariaExpanded = String($('nav').classList.toggle('shown', shown)); };
+  fill($('nav'), PAGES.map(group => h('ul', group.map(entry))));
   $('menu').addEventListener('click', () => toggle());
   addEventListener('hashchange', () => { toggle(false); $('user').firstChild?.removeAttribute('open'); });
 }
 
-function counted({ conflicts, quarantined, parked, running }) {
-  const of = { conflicts, quarantine: quarantined + parked, sync: running };
+function counted({ conflicts, quarantined, parked, running, requests }) {
+  const of = { conflicts, quarantine: quarantined + parked, sync: running, peers: requests };
   for (const a of links()) a.lastChild.textContent = of[a.dataset.page] ? count(of[a.dataset.page]) : '';
 }
 
@@ -112,7 +108,7 @@ function look() {
   if (!overview || live.status().state !== 'live') return 'idle';
   if (overview.running.length) return 'busy';
   if (overview.fine) return 'ok';
-  return overview.peers.some((p) => ['failed', 'unreachable'].includes(p.state)) ? 'bad' : 'warn';
+  return overview.peers.some(one => ['failed', 'unreachable'].includes(one.state)) ? 'bad' : 'warn';
 }
 
 /** Title and icon say the state, also in a tab that nobody looks at. */
@@ -120,7 +116,7 @@ function dress() {
   const state = look();
   const [mark, colour] = LOOKS[state];
   const { title } = main.dataset;
-  const says = [title !== 'Overview' && title, session.node && overview?.sentence].filter(Boolean).join(': ');
+  const says = [title !== 'Overview' && title, overview?.sentence].filter(Boolean).join(': ');
   document.title = session.node ? `${mark} ${says} – ${session.node}` : 'peersync';
   const icon = document.querySelector('link[rel=icon]');
   if (icon.dataset.look === state) return;
@@ -131,12 +127,12 @@ function dress() {
 function pulse() {
   const { state, age } = live.status();
   const old = age == null ? '' : `, data is ${duration(Math.round(age))} old`;
-  const text = state === 'live' ? 'live' : state === 'stale' ? `no answer${old}` : `reconnecting${old}`;
+  const text = state === 'live' ? 'live' : `${state === 'stale' ? 'no answer' : 'reconnecting'}${old}`;
   if ($('live').textContent !== text) fill($('live'), badge(state, text));
   dress();
 }
 
-live.on('overview', (value) => {
+live.on('overview', value => {
   overview = value;
   const box = $('sentence');
   const key = value.sentence + value.fine;
@@ -149,6 +145,6 @@ setInterval(() => live.status().state !== 'live' && pulse(), 1000);
 main.addEventListener('titled', dress);
 onLogin(login);
 menu();
-document.querySelector('.skip').addEventListener('click', (event) => { event.preventDefault(); main.focus(); });
+document.querySelector('.skip').addEventListener('click', event => { event.preventDefault(); main.focus(); });
 addEventListener('hashchange', () => (session.node || route().name === 'first' ? open() : start()));
 start();

@@ -6,23 +6,28 @@ function set(node, name, value) {
   if (typeof value === 'function') node.addEventListener(name.slice(2), value);
   else if (name === 'dataset') Object.assign(node.dataset, value);
   else if (PROPERTIES.includes(name)) node[name] = value;
-  else if (value != null && (value !== false || name.startsWith('aria-'))) node.setAttribute(name, value === true && !name.startsWith('aria-') ? '' : value);
+  else if (value != null) node.setAttribute(name, value);
 }
 
-function build(node, { value, ...props }, children) {
+const add = (node, children) => node.append(...children.flat(9).filter(one => one != null && typeof one !== 'boolean'));
+
+function build(make, what, [first, ...rest]) {
+  const [tag, ...classes] = what.split('.');
+  const node = make(tag);
+  const given = first?.constructor === Object;
+  const { value, ...props } = given ? first : {};
+  if (classes.length) node.setAttribute('class', classes.join(' '));
   for (const [name, one] of Object.entries(props)) set(node, name, one);
-  add(node, children);
+  add(node, given ? rest : [first, rest]);
   if (value !== undefined) node.value = value; // a select needs its options first
   return node;
 }
 
-const add = (node, children) => node.append(...children.flat(9).filter((one) => one != null && typeof one !== 'boolean'));
-
-/** An HTML element. Children that are no nodes become text; null and booleans are left out. */
-export const h = (tag, props, ...children) => build(document.createElement(tag), props ?? {}, children);
+/** An HTML element: h('p.quiet', { title }, ...children). Children that are no nodes become text; null and booleans are left out. */
+export const h = (what, ...args) => build(tag => document.createElement(tag), what, args);
 
 /** The same in SVG. */
-export const s = (tag, props, ...children) => build(document.createElementNS('http://www.w3.org/2000/svg', tag), props ?? {}, children);
+export const s = (what, ...args) => build(tag => document.createElementNS('http://www.w3.org/2000/svg', tag), what, args);
 
 /** Puts other children into `node`; returns it. */
 export function fill(node, ...children) {
@@ -31,12 +36,15 @@ export function fill(node, ...children) {
   return node;
 }
 
+/** What in `node` can have the focus. */
+export const controls = node => [...node.querySelectorAll('button, a, input, select, textarea, summary')];
+
 const known = new WeakMap();
 
 /** Patches the children of `list` in place, so that focus, selection and scrolling stay. */
 export function keyed(list, items, key, make, update) {
   const old = known.get(list) ?? new Map();
-  const now = new Map(items.map((item) => [key(item), item]));
+  const now = new Map(items.map(item => [key(item), item]));
   const focused = document.activeElement;
   for (const [id, node] of old) if (!now.has(id)) node.remove();
   let at = list.tHead ? list.tHead.nextSibling : list.firstChild;

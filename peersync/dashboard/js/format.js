@@ -1,32 +1,31 @@
-/** Numbers and times for people. What is not known is a dash, never zero. */
+/** Numbers, times and words for people. What is not known is a dash, never zero. */
 import { h } from './dom.js';
 
 export const UNKNOWN = '–';
-const NARROW = '\u202f';
 const grouped = new Intl.NumberFormat('en');
 const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'long' });
-const unless = (fn) => (n) => (n == null ? UNKNOWN : fn(n));
-const unit = (n, name) => `${n}${NARROW}${name}`;
+const unless = fn => n => (n == null ? UNKNOWN : fn(n));
+const unit = (n, name) => `${n}\u202f${name}`;
 
-/** "1.6 GiB" @type {(n: number|null) => string} */
-export const bytes = unless((n) => {
+/** "1.6 GiB" */
+export const bytes = unless(n => {
   const step = Math.min(Math.floor(Math.log2(Math.max(n, 1)) / 10), 5);
   const value = n / 1024 ** step;
   return unit(step && value < 100 ? value.toFixed(1) : Math.round(value), ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][step]);
 });
-
-/** "1.6 GiB/s" */
-export const rate = unless((n) => `${bytes(n)}/s`);
+export const rate = unless(n => `${bytes(n)}/s`);
 
 /** "12,400" */
-export const count = unless((n) => grouped.format(n));
+export const count = unless(n => grouped.format(n));
 
 /** "1 peer", "4 peers" */
 export const many = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
+export const rows = unless(n => many(n, 'row'));
 
 /** A word as a shell takes it, and as an option: nothing where there is none. */
-export const word = (text) => (/^[A-Za-z0-9_./:=@%+-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
+export const word = text => (/^[A-Za-z0-9_./:=@%+-]+$/.test(text) ? text : `'${String(text).replaceAll("'", "'\\''")}'`);
 export const option = (name, text) => (text ? ` --${name} ${word(text)}` : '');
+export const db = name => option('database', name);
 
 /** What the address of this page names, but there is no such thing. */
 export const noSuchPage = () => Object.assign(new Error('There is no such page.'), { code: 'no-such-page' });
@@ -38,19 +37,16 @@ export function segment(name) {
 }
 
 /** The patterns that somebody has typed: with blanks or commas between, which those in quotes keep. */
-export const patterns = (text) => text.match(/("[^"]*"|[^\s,"])+/g) ?? [];
-
-/** "12 rows" */
-export const rows = unless((n) => many(n, 'row'));
+export const patterns = text => text.match(/("[^"]*"|[^\s,"])+/g) ?? [];
 
 /** "62 %", rounded down: 100 % is all of it. */
-export const percent = (n) => (n == null ? 'counting …' : unit(Math.floor(n), '%'));
+export const percent = n => (n == null ? 'counting …' : unit(Math.floor(n), '%'));
 
 const SPANS = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
-const spanOf = (s) => SPANS.findIndex(([span]) => s >= span);
+const spanOf = s => SPANS.findIndex(([span]) => s >= span);
 
 /** Seconds as "2 min 3 s": two units at most. */
-export const duration = unless((s) => {
+export const duration = unless(s => {
   if (s < 1) return s <= 0 ? unit(0, 's') : unit(Math.ceil(s * 1000), 'ms');
   if (s < 10 && s % 1) return unit(s.toFixed(1), 's');
   const first = spanOf(Math.round(s));
@@ -64,7 +60,7 @@ export const duration = unless((s) => {
 });
 
 /** An ISO time in the viewer's zone. */
-export const at = unless((iso) => absolute.format(new Date(iso)));
+export const at = iso => absolute.format(new Date(iso));
 
 function relative(iso) {
   const s = (Date.now() - new Date(iso)) / 1000;
@@ -75,9 +71,8 @@ function relative(iso) {
   return s < 0 ? `in ${words}` : `${words} ago`;
 }
 
-/** A time that keeps itself right: relative, and absolute on hover. @param {string|null} iso */
-export const ago = (iso, none = 'never') => (iso
-  ? h('time', { datetime: iso, title: at(iso), dataset: { ago: '' } }, relative(iso)) : h('span', { class: 'quiet' }, none));
+/** A time that keeps itself right: relative, and absolute on hover. */
+export const ago = (iso, none = 'never') => (iso ? h('time', { datetime: iso, title: at(iso), dataset: { ago: '' } }, relative(iso)) : h('span.quiet', none));
 
 setInterval(() => {
   for (const node of document.hidden ? [] : document.querySelectorAll('[data-ago]')) {

@@ -9,7 +9,15 @@ const listeners = new Map();
 let overview, stop, heardAt, lastId;
 let state = 'reconnecting';
 
-const tell = (event, value) => [...(listeners.get(event) ?? [])].forEach((fn) => fn(value));
+function tell(event, value) {
+  for (const fn of [...(listeners.get(event) ?? [])]) {
+    try {
+      fn(value);
+    } catch (error) {
+      reportError(error); // one listener is no reason to cut the line
+    }
+  }
+}
 
 function become(next) {
   if (next === 'live') heardAt = Date.now();
@@ -20,22 +28,20 @@ function become(next) {
 
 /**
  * Listens to `overview`, `jobs` and `ended` as the agent sends them, `open` after each
- * connection, `state`; until `signal`. The newest overview is given at once. @returns ends it
+ * connection, `state`; until `signal`. The newest overview is given at once.
  */
 export function on(event, fn, signal) {
   if (!listeners.has(event)) listeners.set(event, new Set());
   listeners.get(event).add(fn);
   if (event === 'overview' && overview) fn(overview);
-  const off = () => listeners.get(event).delete(fn);
-  signal?.addEventListener('abort', off);
-  return off;
+  signal?.addEventListener('abort', () => listeners.get(event).delete(fn));
 }
 
-/** @returns {{state: 'live'|'reconnecting'|'stale', age?: number}} age of the data in seconds */
+/** live, reconnecting or stale, and the age of the data in seconds. */
 export const status = () => ({ state, age: heardAt && (Date.now() - heardAt) / 1000 });
 
 function take(block) {
-  const { event, id, data } = Object.fromEntries(block.split('\n').map((line) => [line.split(':', 1)[0], line.replace(/^\w*: ?/, '')]));
+  const { event, id, data } = Object.fromEntries(block.split('\n').map(line => [line.split(':', 1)[0], line.replace(/^\w*: ?/, '')]));
   lastId = id ?? lastId;
   if (!data) return;
   const value = JSON.parse(data);
@@ -69,7 +75,7 @@ async function listen({ signal }) {
     clearInterval(watch);
     if (signal.aborted) return;
     become(silent() ? 'stale' : 'reconnecting');
-    await new Promise((done) => { setTimeout(done, wait); });
+    await new Promise(done => { setTimeout(done, wait); });
   }
 }
 

@@ -1,8 +1,23 @@
-/** The one table of all pages: patched in place, sorted by its heads, growing on demand. */
-import { h, fill, keyed } from './dom.js';
-import { count } from './format.js';
+/** The one table of all pages: described by its columns, patched in place, sorted by its heads, growing on demand. */
+import { controls, fill, h, keyed } from './dom.js';
+import { ago, bytes, count, duration } from './format.js';
+import { b, badge, code } from './ui.js';
 
-const controls = (node) => [...node.querySelectorAll('button, a, input, select, textarea, summary')];
+const NUMBERS = { count, bytes, duration };
+const HOW = { ...NUMBERS, b, badge, code, ago, text: value => value };
+
+/** A number that is not a plain property. */
+export const num = (cell, sort) => ({ cell, sort, align: 'right' });
+
+/** A column: 'HOW property', how it is shown and of what; the cell and what it is sorted by; or only the cell. */
+function column([title, what]) {
+  if (typeof what === 'function') return { title, cell: what };
+  if (Array.isArray(what)) return { title, cell: what[0], sort: what[1] };
+  if (typeof what === 'object') return { title, ...what };
+  const [how, path = title.toLowerCase().replaceAll(' ', '_')] = what.split(' ');
+  const value = one => path.split('.').reduce((it, name) => it?.[name], one);
+  return { title, cell: one => HOW[how](value(one)), sort: value, align: NUMBERS[how] && 'right' };
+}
 
 /** A cell takes the place of another; the focus stays where it was. */
 function swap(old, next) {
@@ -12,17 +27,20 @@ function swap(old, next) {
 }
 
 const compare = (a, b) => (typeof a === 'string' && typeof b === 'string' ? a.localeCompare(b, 'en', { numeric: true }) : (a > b) - (a < b));
+const NAMES = ['database', 'schema', 'table', 'set', 'peer', 'name', 'node', 'kind', 'key', 'day', 'measure', 'id', 'origin', 'position'];
+const keyOf = one => NAMES.map(name => one[name] ?? '').join(' ').trim();
 
 class Table {
-  constructor({ caption, columns, rows = [], key = (row) => row.id, empty = 'Nothing here.', limit = 200, detail }) {
-    Object.assign(this, { columns, all: rows, empty, limit, detail, shown: limit, sign: 1, opened: new Set(), key: (row) => String(key(row)) });
+  constructor({ caption, columns, rows = [], key = keyOf, empty = 'Nothing here.', limit = 200, detail }) {
+    columns = Array.isArray(columns) ? columns : Object.entries(columns).map(column);
+    Object.assign(this, { columns, all: rows, empty, limit, detail, shown: limit, sign: 1, opened: new Set(), key: row => String(key(row)) });
     this.heads = columns.map(({ title, align, sort }) => h('th', { scope: 'col', role: 'columnheader', class: align },
-      sort ? h('button', { type: 'button', class: 'sort', onclick: () => this.sortBy(sort, title) }, title) : title || h('span', { class: 'hide' }, 'Actions')));
-    this.grid = h('table', { role: 'table' }, h('caption', { class: 'hide' }, caption),
-      h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, detail && h('td', { role: 'cell', class: 'opener' }), this.heads)));
+      sort ? h('button.sort', { type: 'button', onclick: () => this.sortBy(sort, title) }, title) : title));
+    this.grid = h('table', { role: 'table' }, h('caption.hide', caption),
+      h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, detail && h('td.opener', { role: 'cell' }), this.heads)));
     this.foot = h('p');
-    this.box = h('div', { class: 'tablebox' }, this.grid, this.foot);
-    this.box.update = (next) => { this.all = next; this.draw(); };
+    this.box = h('div.tablebox', this.grid, this.foot);
+    this.box.update = next => { this.all = next; this.draw(); };
     this.draw();
   }
 
@@ -43,7 +61,7 @@ class Table {
       else if (!line.cells[i].isEqualNode(next)) swap(line.cells[i], next);
     });
     below?.remove();
-    if (open) body.append(h('tr', { role: 'row', class: 'detail' }, h('td', { role: 'cell', colspan: line.cells.length }, this.detail(row))));
+    if (open) body.append(h('tr.detail', { role: 'row' }, h('td', { role: 'cell', colspan: line.cells.length }, this.detail(row))));
   }
 
   cells(row, open) {
@@ -52,7 +70,7 @@ class Table {
       node.className = node.textContent === '0' ? `${align} zero` : align;
       return node;
     });
-    return this.detail ? [h('td', { role: 'cell', class: 'opener' }, this.opener(this.key(row), open)), ...cells] : cells;
+    return this.detail ? [h('td.opener', { role: 'cell' }, this.opener(this.key(row), open)), ...cells] : cells;
   }
 
   opener(key, open) {
@@ -60,7 +78,7 @@ class Table {
       if (!this.opened.delete(key)) this.opened.add(key);
       this.draw();
     };
-    return h('button', { type: 'button', class: 'plain', 'aria-expanded': open, 'aria-label': `Details of ${key}`, onclick: toggle });
+    return h('button.plain', { type: 'button', 'aria-expanded': open, 'aria-label': `Details of ${key}`, onclick: toggle });
   }
 
   sortBy(value, title) {
@@ -73,19 +91,17 @@ class Table {
   draw() {
     const { value, sign, all } = this;
     const some = (value ? [...all].sort((a, b) => sign * compare(value(a) ?? '', value(b) ?? '')) : all).slice(0, this.shown);
-    keyed(this.grid, some, this.key, (row) => this.make(row), (body, row) => this.patch(body, row));
+    keyed(this.grid, some, this.key, row => this.make(row), (body, row) => this.patch(body, row));
     this.grid.hidden = !all.length;
     const left = all.length - some.length;
     const more = () => { this.shown += this.limit; this.draw(); };
-    fill(this.foot, !all.length && h('span', { class: 'empty' }, typeof this.empty === 'function' ? this.empty() : this.empty),
+    fill(this.foot, !all.length && h('span.empty', typeof this.empty === 'function' ? this.empty() : this.empty),
       left > 0 && [`Showing ${count(some.length)} of ${count(all.length)}. `, h('button', { type: 'button', onclick: more }, `Show ${count(Math.min(this.limit, left))} more`)]);
   }
 }
 
 /**
- * @param {{caption: string, rows?: any[], key?: (row) => any, empty?: any, limit?: number, detail?: (row) => any,
- *   columns: {title: string, cell: (row) => any, align?: 'right', sort?: (row) => any}[]}} options
- *   caption: for screen readers; empty: what is said then, or makes it; limit: rows that are shown at first; detail: what opens below a row
- * @returns {HTMLElement & {update: (rows: any[]) => void}}
+ * `columns`: {title: what it shows, see `column`}; `empty`: what is said then, or makes it; `limit`: rows at first;
+ * `detail(row)`: what opens below. Its `update(rows)` shows others.
  */
-export const table = (options) => new Table(options).box;
+export const table = options => new Table(options).box;

@@ -22,7 +22,7 @@ from peersync.agent.analytics import (
     success_rate,
     unusual,
 )
-from peersync.agent.analytics_api import csv_text
+from peersync.agent.analytics_view import csv_text
 
 TODAY = date(2026, 5, 16)
 PRICES = {"server-a": 0.09, "server-b": 0.001}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from peersync.agent.delta.choice import MIN_BYTES, choose_tables
+from peersync.agent.delta.choice import AUTO_MIN_BYTES, MIN_BYTES, choose_tables
+from peersync.agent.delta.cost import most_differing, most_missing
 from peersync.agent.plan import Plan, TablePlan, make_plan
 from peersync.core.names import TableName
 from peersync.postgres.catalog import Column, DatabaseCatalog, Key, Server, Table
@@ -58,6 +59,19 @@ def chosen(
     replica_role: bool = True,
     encoding: str = "UTF8",
 ) -> TablePlan:
+    return planned(
+        theirs, ours, options=options, replica_role=replica_role, encoding=encoding
+    ).tables[0]
+
+
+def planned(
+    theirs: TableInfo | None = None,
+    ours: Table | None = None,
+    *,
+    options: Options | None = None,
+    replica_role: bool = True,
+    encoding: str = "UTF8",
+) -> Plan:
     theirs, ours = theirs or there(), ours or here()
     source = Catalogue(
         server_version_num=170000,
@@ -90,7 +104,7 @@ def chosen(
     else:
         worth_it = found.tables[0].way == "delta"
         assert found.method == ("delta" if worth_it else "backup")
-    return found.tables[0]
+    return found
 
 
 def test_a_table_of_both_sides_is_compared_by_the_columns_that_both_can_have() -> None:
@@ -130,6 +144,46 @@ def test_what_can_t_be_compared_or_not_cheaply_is_sent_whole(
     found = chosen(theirs, ours)
     assert found.way == "full"
     assert reason in (found.way_reason or "")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "reason"),
+    [
+        (there(rows=9_000, size_bytes=AUTO_MIN_BYTES - 1), here(rows=9_000), "small"),
+        (there(rows=None), here(), "ANALYZE"),
+        (there(), here(rows=None), "ANALYZE"),
+        (there(), here(rows=5_000), "many more rows here"),
+        (there(), here(rows=0), "most of its rows are not here"),
+        (there(key=None), here(), "no key"),
+    ],
+)
+def test_auto_compares_only_what_is_likely_to_pay_and_says_why_not(
+    theirs: TableInfo, ours: Table, reason: str
+) -> None:
+    plan = planned(theirs, ours, options=Options())
+    assert (plan.method, plan.tables[0].way, plan.tables[0].way_reason) == ("backup", "full", None)
+    assert "nothing is compared first" in str(plan.method_reason)
+    assert reason in str(plan.method_reason)
+
+
+def test_auto_compares_what_both_sides_have() -> None:
+    plan = planned(options=Options())
+    assert (plan.method, plan.rest_method, plan.tables[0].way) == ("delta", "backup", "delta")
+    assert str(plan.method_reason).startswith("both sides have most rows of 1 table; ")
+    assert planned(options=Options(join=True)).method == "backup"
+
+
+def test_on_a_slow_network_a_comparison_pays_earlier_and_is_given_up_later() -> None:
+    slow = Options(bandwidth_bytes_s=100_000)
+    small = there(rows=20_000, size_bytes=2 * MIN_BYTES), here(rows=20_000)
+    assert planned(*small, options=Options()).method == "backup"
+    assert planned(*small, options=slow).method == "delta"
+    half = there(), here(rows=500)
+    assert planned(*half, options=Options()).method == "backup"
+    assert planned(*half, options=slow).method == "delta"
+    for row_bytes in (40, 100, 400, 100_000):
+        assert most_missing(row_bytes, 1e5) >= most_missing(row_bytes, None)
+        assert most_differing(row_bytes, 1e5) >= most_differing(row_bytes, None) >= 0.3
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ async def test_a_systemd_that_does_not_read_never_holds_up_the_agent(
     before = time.monotonic()
     for _ in range(2000):
         told.send("STATUS=" + "x" * 500)
-    assert time.monotonic() - before < 1.0
+    assert time.monotonic() - before < 10.0
 
 
 @pytest.mark.parametrize(

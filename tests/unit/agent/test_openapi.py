@@ -15,7 +15,7 @@ from peersync.agent.admin_api import ProgressQuery
 from peersync.agent.analytics_api import ExportQuery
 from peersync.agent.people.openapi import DESCRIBED, is_api, openapi
 from peersync.agent.people.rights import RIGHTS
-from peersync.agent.periodic.admin_api import ConflictsQuery
+from peersync.agent.periodic.settle_api import ConflictsQuery
 from peersync.agent.script_api import HistoryQuery
 from peersync.core.errors import BadRequest
 from peersync.core.session import State

@@ -51,6 +51,16 @@ def request(
     )
 
 
+def test_where_all_tables_are_compared_no_pg_dump_is_started() -> None:
+    wanted = request(["a", "b"]).tables
+    for compared, needs_tool in ((wanted, [False, False, False]), (wanted[:1], [True, False])):
+        jobs = plan_parts(
+            request(["a", "b"], compare=compared), catalog({"a": 1, "b": 1}), probe="x"
+        )
+        assert [job.needs_tool for job in jobs] == needs_tool
+        assert needs_tool[0] or jobs[0].sequences
+
+
 @given(
     st.dictionaries(
         st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 4 * BIG_TABLE_BYTES),

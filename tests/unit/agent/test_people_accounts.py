@@ -13,8 +13,15 @@ from peersync.agent.people.accounts import Accounts, Now, utc_now
 from peersync.agent.people.passwords import NOBODY, check_new, make_hash
 from peersync.agent.people.rights import RIGHTS, may, needed
 from peersync.agent.people.sessions import Sessions
-from peersync.agent.people.tries import KEPT, PER_ADDRESS, PER_USER, WINDOW_S, Tries
-from peersync.core.errors import BadRequest, Locked, NotFound, TooManyTries
+from peersync.agent.people.tries import (
+    KEPT,
+    PER_ADDRESS,
+    PER_NAME,
+    PER_NAME_THERE,
+    WINDOW_S,
+    Tries,
+)
+from peersync.core.errors import BadRequest, Denied, Locked, NotFound, TooManyTries
 
 HOUR = 3600.0
 
@@ -143,6 +150,28 @@ async def test_names_are_plain_and_an_admin_stays(tmp_path: Path) -> None:
     assert [user.name for user in accounts.users()] == ["b@shop.example"]
 
 
+async def test_what_a_user_has_made_ends_with_his_right(tmp_path: Path) -> None:
+    accounts = await accounts_in(tmp_path)
+    until = datetime.now(UTC) + timedelta(days=1)
+    for name in ("anna", "admin"):
+        await accounts.add(name, "admin")
+    for role in ("viewer", "operator", "admin"):
+        await accounts.add_token(f"of-anna-{role}", role, until, by="anna", owner="anna")
+    await accounts.add_token("typed", "admin", until, by="anna")  # by the system's anna
+    await accounts.add_token("other", "admin", until, by="admin", owner="admin")
+
+    _, ended = await accounts.change_role("anna", "operator")
+    assert [token.name for token in ended] == ["of-anna-admin"]
+    with pytest.raises(Denied):
+        await accounts.add_token("late", "admin", until, by="anna", owner="anna")
+    _, ended = await accounts.remove("anna")
+    assert [token.name for token in ended] == ["of-anna-viewer", "of-anna-operator"]
+    with pytest.raises(NotFound):
+        await accounts.add_token("later", "viewer", until, by="anna", owner="anna")
+    again = await accounts_in(tmp_path)
+    assert [token.name for token in again.tokens()] == ["typed", "other"]
+
+
 # --- passwords and tries --------------------------------------------------------------------
 def test_nobody_has_a_hash_of_the_same_cost() -> None:
     parameters = make_hash("four words for tests").split("$")[1:4]
@@ -160,24 +189,41 @@ def test_easy_passwords_are_refused(password: str) -> None:
 def test_tries_are_forgotten_after_a_while_and_a_success() -> None:
     clock = Clock()
     tries = Tries(clock)
-    for _ in range(PER_ADDRESS):
+    for _ in range(PER_NAME_THERE):
         tries.begin("192.0.2.1", "admin")
     with pytest.raises(TooManyTries) as refused:
-        tries.begin("192.0.2.1", "vera")
+        tries.begin("192.0.2.1", "admin", known=True)
     assert 0 < refused.value.data["retry_after_s"] <= WINDOW_S + 1
+    tries.begin("192.0.2.1", "vera")
     clock.now += WINDOW_S + 1
     for _ in range(3 * PER_ADDRESS):
         tries.begin("192.0.2.1", "admin")
         tries.forgive("192.0.2.1", "admin")
 
 
-def test_a_name_is_guessed_from_many_addresses_only_so_often() -> None:
+def test_a_name_is_guessed_from_many_addresses_only_so_often_and_its_own_place_stays_open() -> None:
     tries = Tries(Clock())
-    for number in range(PER_USER):
+    tries.begin("203.0.113.1", "admin")
+    tries.forgive("203.0.113.1", "admin")
+    for number in range(PER_NAME):
         tries.begin(f"192.0.2.{number}", "admin")
     with pytest.raises(TooManyTries):
         tries.begin("198.51.100.1", "admin")
     tries.begin("198.51.100.1", "vera")
+    for _ in range(PER_NAME_THERE):
+        tries.begin("203.0.113.1", "admin")
+    with pytest.raises(TooManyTries):
+        tries.begin("203.0.113.1", "admin")
+
+
+def test_many_names_from_one_address_are_bounded_and_who_is_known_there_is_not() -> None:
+    tries = Tries(Clock())
+    for number in range(PER_ADDRESS):
+        tries.begin("192.0.2.1", f"user{number}")
+    with pytest.raises(TooManyTries):
+        tries.begin("192.0.2.1", "vera")
+    tries.begin("192.0.2.1", "vera", known=True)
+    tries.begin("192.0.2.2", "vera")
 
 
 def test_an_ipv6_network_is_one_address_and_memory_is_bounded() -> None:

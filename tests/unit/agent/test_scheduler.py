@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from peersync.agent.orchestration.entries import Asked, Entry, Outcome
 from peersync.agent.orchestration.schedule_state import ScheduleFile
-from peersync.agent.orchestration.scheduler import Asked, Entry, Outcome, Scheduler
+from peersync.agent.orchestration.scheduler import Scheduler
 from peersync.core.errors import Locked, PeerUnreachable
 from peersync.core.schedule import Budget, When
 

@@ -1,47 +1,47 @@
 /** One full sync: how far it is, on whichever server the page is open; then how it ended. */
-import { on } from '../live.js';
-import { get, post, query, session } from '../api.js';
-import { fill, h } from '../dom.js';
-import { ago, at, bytes, count, duration, many, percent, rate, rows, segment } from '../format.js';
-import { badge, bar, below, button, col, command, details, dialog, errorBox, facts, flow, num, page, row, section, table, toast } from '../ui.js';
+import * as live from '../live.js';
+import { PRIMARY, ago, ask, at, b, badge, bar, below, button, bytes, code, command, count, details, dialog, duration, errorBox, every, facts, fill, flow, get, h, head, link, many, num, p, percent, press, query, rate, row, rows, said, section, segment, session, small, table, tableOf, tell, toast } from '../kit.js';
 
 const DOING = { backup: 'reading on the source', transfer: 'transferring the backup', convert: 'converting', restore: 'restoring', verify: 'verifying' };
 const ended = ({ state }) => ['done', 'partly', 'failed', 'cancelled'].includes(state);
-const url = (view, action = '') => `/api/admin/jobs/${segment(view.id)}${action}`;
+const url = ({ id }, action = '') => `jobs/${segment(id)}${action}`;
+const short = ({ id }) => id.slice(0, 8);
 
 /** A column of tables, with what `notes` has to say about each. */
-export const tableColumn = (notes) => col('Table', (t) => [`${t.schema}.${t.name}`, notes(t).map((note) => below(note))], (t) => `${t.schema}.${t.name}`);
+export const tableColumn = notes => [t => [tableOf(t), notes(t).map(note => below(note))], tableOf];
 
-/** @param {{id: string}} params the id, or its beginning */
+/** `id`: or its beginning. */
 export async function show(main, { id }, { signal }) {
-  const job = new Job(main, await get(url({ id }), { signal }), signal);
-  on('jobs', ({ running, giving }) => job.heard([...running, ...giving]), signal);
-  on('ended', (view) => view.id === job.view.id && job.refresh(), signal);
-  on('open', () => job.refresh(), signal);
-  const timer = setInterval(() => ended(job.view) || job.refresh(), 5000); // the stream may be down
-  signal.addEventListener('abort', () => clearInterval(timer));
+  const job = new Job(main, await ask(url({ id }), {}, { signal }), signal);
+  live.on('jobs', ({ running, giving }) => job.heard([...running, ...giving]), signal);
+  live.on('ended', view => view.id === job.view.id && job.refresh(), signal);
+  live.on('open', () => job.refresh(), signal);
+  every(5, signal, () => ended(job.view) || job.refresh()); // the stream may be down
 }
 
 class Job {
   constructor(main, view, signal) {
-    const [flowing, end, waits, figures] = [h('div'), h('div', { class: 'body' }), h('p', { class: 'warning' }), h('ul', { class: 'figures' })];
-    Object.assign(this, { signal, flowing, end, waits, figures, state: h('div', { role: 'status' }), bar: bar(null, 'The whole'), acts: row(), steps: steps(), log: h('ul'), said: new Set() });
-    const body = page(main, { title: `${view.action === 'pull' ? 'Pull' : 'Push'} of ${view.database}: ${sides(view).join(' → ')}`, lead: ['Started ', ago(view.started_at), ` by ${view.requested_by}`] });
-    const log = details('Log', h('small', null, 'Since this page was opened. The agent’s own: ', h('code', null, 'journalctl -u peersync-agent')), this.log);
-    body.append(flowing, end, section('Progress', this.state, this.bar, figures, waits, this.acts, this.steps, log, command(`peersync jobs watch ${view.id.slice(0, 8)}`)));
+    Object.assign(this, {
+      signal, flowing: h('div'), end: h('div.body'), waits: h('p.warning'), figures: h('ul.figures'), state: said(), bar: bar(null, 'The whole'), acts: row(), steps: steps(), log: h('ul'), said: new Set(),
+      parts: parts(), partsOf: h('summary'),
+    });
+    const body = head(main, `${view.action === 'pull' ? 'Pull' : 'Push'} of ${view.database}: ${sides(view).join(' → ')}`, ['Started ', ago(view.started_at), ` by ${view.requested_by}`]);
+    this.byTable = h('details', { hidden: true }, this.partsOf, this.parts);
+    const log = details('Log', small('Since this page was opened. The agent’s own: ', code('journalctl -u peersync-agent')), this.log);
+    body.append(this.flowing, this.end, section('Progress', this.state, this.bar, this.figures, this.waits, this.acts, this.steps, this.byTable, log, command(`peersync jobs watch ${short(view)}`)));
     this.draw(view);
   }
 
   heard(list) {
     if (ended(this.view)) return;
-    const mine = list.find((p) => p.session === this.view.id);
+    const mine = list.find(one => one.session === this.view.id);
     if (mine) this.progress(mine);
     else this.refresh();
   }
 
   async refresh() {
-    this.asked ??= get(url(this.view), { signal: this.signal }).finally(() => { this.asked = null; });
-    await this.asked.then((view) => this.draw(view), () => {}); // the badge says that it is down
+    this.asked ??= ask(url(this.view), {}, { signal: this.signal }).finally(() => { this.asked = null; });
+    await this.asked.then(view => this.draw(view), () => {}); // the badge says that it is down
   }
 
   async draw(view) {
@@ -57,47 +57,58 @@ class Job {
     fill(this.end, over && this.closing(await before(view, this.signal)));
   }
 
-  progress(p) {
-    const over = ended(p);
-    const words = over ? ` after ${duration(p.elapsed_s)}` : ` Step ${p.step_number} of 5: ${DOING[p.step]}`;
-    if (this.words !== p.state + words) fill(this.state, h('p', { class: 'says' }, badge(p.state), words));
-    this.words = p.state + words;
+  progress(one) {
+    const over = ended(one);
+    const words = over ? ` after ${duration(one.elapsed_s)}${one.cancelled_by ? `, by ${one.cancelled_by}` : ''}` : ` Step ${one.step_number} of 5: ${DOING[one.step]}`;
+    if (this.words !== one.state + words) fill(this.state, h('p.says', badge(one.state), words));
+    this.words = one.state + words;
     this.bar.hidden = over;
-    this.bar.set(p.percent);
-    fill(this.figures, figures(p, over).map(([value, name]) => h('li', null, h('b', null, value), ` ${name}`)));
-    this.waits.textContent = over ? '' : p.waiting_for ? `Waits for ${p.waiting_for}` : p.message ?? '';
-    this.steps.update(p.steps.map((step) => (step.state === 'failed' && p.state === 'cancelled' ? { ...step, state: 'stopped' } : step)));
-    for (const text of [`${p.state}: ${DOING[p.step]}`, p.resumed && `taken up again, ${p.resumed} so far`, p.waiting_for, p.message, ...p.notes]) this.note(p, text);
+    this.bar.set(one.percent);
+    fill(this.figures, figures(one, over).map(([value, name]) => h('li', b(value), ` ${name}`)));
+    this.waits.textContent = over ? '' : one.waiting_for ? `Waits for ${one.waiting_for}` : one.message ?? '';
+    this.steps.update(one.steps.map(step => (step.state === 'failed' && one.state === 'cancelled' ? { ...step, state: 'stopped' } : step)));
+    this.tables(one.tables);
+    for (const text of [`${one.state}: ${DOING[one.step]}`, one.resumed && `taken up again, ${one.resumed} so far`, one.waiting_for, one.message, ...one.notes]) this.note(one, text);
   }
 
-  note(p, text) {
+  /** How far each table is, while it runs. */
+  tables(known) {
+    this.byTable.hidden = !known;
+    if (!known) return;
+    const left = known.total - known.shown.length;
+    const words = [`${count(known.done)} of ${many(known.total, 'table')} have come`, known.active && `${count(known.active)} at work`, known.failed && `${count(known.failed)} failed`, left > 0 && `the ${count(known.shown.length)} that matter now`].filter(Boolean).join(', ');
+    if (this.partsOf.textContent !== words) fill(this.partsOf, words);
+    this.parts.update(known.shown);
+  }
+
+  note(one, text) {
     if (!text || this.said.has(text)) return;
     this.said.add(text);
-    this.log.append(h('li', null, h('small', null, at(p.updated_at)), ` ${text}`));
+    this.log.append(h('li', small(at(one.updated_at)), ` ${text}`));
   }
 
   closing(last) {
     const { view } = this;
-    const { tables, error } = view;
+    const { tables, error, undo } = view;
     const cancelled = view.state === 'cancelled';
     return [
-      error && !cancelled && errorBox(error, view.resumable ? 'What has arrived is kept, so the sync can be taken up again.' : null),
-      section('Summary', facts({ Result: cancelled ? error?.message : '', ...summary(view, last) }), row(
-        view.undo === 'kept' && button('Undo …', () => this.undo(), { role: 'admin', kind: 'danger', busy: 'Looking …' }),
-        view.resumable && !theirs(view) && button('Take it up again', () => post(url(view, '/resume')).then(() => this.refresh()), { role: 'operator', kind: 'primary', title: `peersync jobs resume ${view.id.slice(0, 8)}` }),
-        h('a', { href: query('#/sync', { peer: view.peer, database: view.database }) }, 'Another full sync'),
-      ), view.undo === 'kept' && command(`peersync undo ${view.id.slice(0, 8)}`)),
+      error && !cancelled && errorBox(error, view.resumable && 'What has arrived is kept, so the sync can be taken up again.'),
+      section('Summary', facts({ Result: cancelled && error?.message, ...summary(view, last) }), row(
+        undo === 'kept' && button('Undo …', () => this.undo(), { role: 'admin', kind: 'danger', busy: 'Looking …' }),
+        view.resumable && !theirs(view) && press('Take it up again', `jobs resume ${short(view)}`, () => tell(url(view, '/resume')).then(() => this.refresh()), PRIMARY),
+        link(query('#/sync', { peer: view.peer, database: view.database }), 'Another full sync'),
+      ), undo === 'kept' && command(`peersync undo ${short(view)}`)),
       tables.length > 0 && section('Tables', results(tables)),
     ];
   }
 
   async undo() {
     const { view } = this;
-    const plan = await post(url(view, '/undo'), { dryRun: true });
-    const body = [undone(plan.tables), plan.created.length > 0 && h('p', null, `Created by the sync, and stays: ${plan.created.join(', ')}`)];
-    if (!(await dialog({ title: `Undo this sync of ${view.database}?`, body, confirm: 'Undo it', confirmName: view.database }))) return;
-    const { tables } = await post(url(view, '/undo'));
-    const left = tables.some((t) => t.newer || t.error);
+    const plan = await tell(url(view, '/undo'), { dryRun: true });
+    const body = [undone(plan.tables), plan.created.length > 0 && p(`Created by the sync, and stays: ${plan.created.join(', ')}`)];
+    if (!(await dialog({ title: `Undo this sync of ${view.database}?`, body, confirm: 'Undo it', name: view.database }))) return;
+    const { tables } = await tell(url(view, '/undo'));
+    const left = tables.some(t => t.newer || t.error);
     toast(left ? 'Undone, but for rows that are newer than the sync: those were left as they are.' : 'Undone: the rows are as they were before.');
     this.draw({ ...view, undo: left ? 'kept' : 'undone' });
   }
@@ -108,71 +119,80 @@ function sides({ progress, role, peer }) {
   return role === 'target' ? [peer, session.node] : [session.node, peer];
 }
 
-function figures(p, over) {
-  const total = p.steps[0]?.total;
+function figures(one, over) {
+  const total = one.steps[0]?.total;
   return [
-    !over && [percent(p.percent), 'of the whole'],
-    [bytes(p.raw_bytes), total ? `of ${bytes(total)} read` : 'read'], [bytes(p.wire_bytes), 'on the wire'],
-    p.saved_bytes && [bytes(p.saved_bytes), 'not sent again'], [rows(p.rows), 'taken in'],
-    !over && [rate(p.rate_bytes_s), ''], !over && (p.eta_s == null ? ['time left', 'not known yet'] : [duration(Math.ceil(p.eta_s)), 'left']),
+    !over && [percent(one.percent), 'of the whole'],
+    [bytes(one.raw_bytes), total ? `of ${bytes(total)} read` : 'read'], [bytes(one.wire_bytes), 'on the wire'],
+    one.saved_bytes && [bytes(one.saved_bytes), 'not sent again'], [rows(one.rows), 'taken in'],
+    !over && [rate(one.rate_bytes_s), ''], !over && (one.eta_s == null ? ['time left', 'not known yet'] : [duration(Math.ceil(one.eta_s)), 'left']),
   ].filter(Boolean);
 }
 
+const of = (amount, done, total) => [amount(done), total != null && total !== done && ` of ${amount(total)}`];
+const moving = (done, total, name) => bar(total ? Math.min(100, (100 * done) / total) : null, name);
+
 function far({ name, state, unit, done, total }) {
   if (state === 'waiting') return '';
-  const amount = unit === 'bytes' ? bytes : count;
-  return [amount(done), total != null && total !== done && ` of ${amount(total)}`, unit !== 'bytes' && ` ${unit}`, state === 'running' && bar(total ? (100 * done) / total : null, name)];
+  return [of(unit === 'bytes' ? bytes : count, done, total), unit !== 'bytes' && ` ${unit}`, state === 'running' && moving(done, total, name)];
 }
 
 const steps = () => table({
-  caption: 'The five steps', key: (step) => step.name,
-  columns: [col('Step', (step) => step.name), col('State', ({ state }) => badge(state === 'waiting' ? 'to come' : state)), col('Done', far), num('Time', ({ seconds }) => (seconds ? duration(seconds) : ''))],
+  caption: 'The five steps',
+  columns: { Step: 'text name', State: ({ state }) => badge(state === 'waiting' ? 'to come' : state), Done: far, Time: num(({ seconds }) => (seconds ? duration(seconds) : '')) },
+});
+
+const BUSY = ['comparing', 'copying'];
+const parts = () => table({
+  caption: 'How far each table is',
+  columns: {
+    Table: tableOf, State: ({ state }) => badge(BUSY.includes(state) ? 'running' : state === 'waiting' ? 'to come' : state === 'copied' ? 'done' : state, state === 'waiting' ? 'to come' : state),
+    Rows: num(t => [of(count, t.rows, t.rows_total), BUSY.includes(t.state) && moving(t.rows, t.rows_total, tableOf(t))]), Bytes: num(t => of(bytes, t.bytes, t.bytes_total)),
+  },
 });
 
 /** Whether the peer does it by itself, so that only it can stop it. */
 const theirs = ({ role, action }) => role === 'source' && action === 'pull';
 
-const meaning = (view) => (['restore', 'verify'].includes(view.progress?.step)
+const meaning = view => (['restore', 'verify'].includes(view.progress?.step)
   ? `Nothing is committed yet: ${sides(view)[1]} is put back as it was. What was committed table by table stays, and if the commit is under way already, the sync ends as done.`
   : `Nothing has been changed on ${sides(view)[1]}, and nothing will be.`);
 
 function cancel(view) {
-  const ask = async () => {
-    const body = [h('p', null, meaning(await get(url(view)))), command(`peersync jobs cancel ${view.id.slice(0, 8)}`)];
-    if (await dialog({ title: 'Cancel this sync?', body, confirm: 'Cancel the sync', cancel: 'Let it run', danger: true })) await post(url(view, '/cancel'));
+  const question = async () => {
+    const body = [p(meaning(await ask(url(view)))), command(`peersync jobs cancel ${short(view)}`)];
+    if (await dialog({ title: 'Cancel this sync?', body, confirm: 'Cancel the sync', cancel: 'Let it run', danger: true })) await tell(url(view, '/cancel'));
   };
-  return [button('Cancel …', ask, { role: 'operator', kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : theirs(view) && `${view.peer} pulls it, and can cancel it there.` }), h('small', null, 'Closing this page stops nothing.')];
+  return [button('Cancel …', question, { role: 'operator', kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : theirs(view) && `${view.peer} pulls it, and can cancel it there.` }), small('Closing this page stops nothing.')];
 }
 
 /** The one before it, to compare; nothing where there is none. */
 async function before(view, signal) {
   const list = await get(query('/api/sync/history', { database: view.database, state: 'done', limit: 20 }), { signal }).catch(() => []);
-  return list.find((j) => j.peer === view.peer && j.role === view.role && j.started_at < view.started_at && j.progress?.elapsed_s);
+  return list.find(j => j.peer === view.peer && j.role === view.role && j.started_at < view.started_at && j.progress?.elapsed_s);
 }
 
 const AMOUNTS = { inserted: 'Inserted', updated: 'Updated', unchanged: 'Unchanged', deleted: 'Deleted', skipped: 'Left out', kept_local: 'Kept, changed there and not sent', target_only: 'Only on the target' };
 const UNDO = { undone: 'It has been undone.', too_large: 'Too much was changed to keep what it needs.', expired: 'What it needs is no longer kept.' };
 
-function summary({ tables, progress: p, state, undo, completed_at: end }, last) {
+function summary({ tables, progress, state, undo, completed_at: end }, last) {
   const sums = Object.entries(AMOUNTS).map(([name, said]) => [tables.reduce((n, t) => n + t[name], 0), said]).filter(([n]) => n);
   return {
     Rows: sums.map(([n, said]) => `${count(n)} ${said.toLowerCase()}`).join('; '),
-    Bytes: p?.wire_bytes ? `${bytes(p.raw_bytes)} read, ${bytes(p.wire_bytes)} on the wire` : '',
-    Time: p && `${duration(p.elapsed_s)}${last && state === 'done' ? `; the time before it was ${duration(last.progress.elapsed_s)}` : ''}`,
-    Ended: end && ago(end),
-    Undo: UNDO[undo],
+    Bytes: progress?.wire_bytes > 0 && `${bytes(progress.raw_bytes)} read, ${bytes(progress.wire_bytes)} on the wire`,
+    Time: progress && `${duration(progress.elapsed_s)}${last && state === 'done' ? `; the time before it was ${duration(last.progress.elapsed_s)}` : ''}`,
+    Ended: end && ago(end), Undo: UNDO[undo],
   };
 }
 
-const key = (t) => `${t.schema}.${t.name}`;
-const notes = tableColumn((t) => [t.error, t.note, t.way_reason && `sent whole: ${t.way_reason}`, t.way === 'delta' && `compared: ${count(t.differing_blocks)} of ${many(t.blocks, 'block')} differed`]);
+const Table = tableColumn(t => [t.error, t.note, t.way_reason && `sent whole: ${t.way_reason}`, t.way === 'delta' && `compared: ${count(t.differing_blocks)} of ${many(t.blocks, 'block')} differed`]);
 
-const undone = (tables) => table({
-  caption: 'What the undo does', rows: tables, key, empty: 'Nothing is left to undo.',
-  columns: [notes, num('Old values back', 'restored', count), num('Back again', 'reinserted', count), num('Taken away', 'deleted', count), num('Newer, stay', 'newer', count)],
+const undone = tables => table({
+  caption: 'What the undo does', rows: tables, empty: 'Nothing is left to undo.',
+  columns: { Table, 'Old values back': 'count restored', 'Back again': 'count reinserted', 'Taken away': 'count deleted', 'Newer, stay': 'count newer' },
 });
 
-const results = (tables) => table({
-  caption: 'What was done to each table', rows: tables, key,
-  columns: [notes, col('Result', 'result', badge), ...Object.keys(AMOUNTS).filter((name, i) => i < 3 || tables.some((t) => t[name])).map((name) => num(AMOUNTS[name], name, count)), num('Size', 'raw_bytes', bytes)],
-});
+function results(tables) {
+  const amounts = Object.entries(AMOUNTS).filter(([name], i) => i < 3 || tables.some(t => t[name])).map(([name, title]) => [title, `count ${name}`]);
+  return table({ caption: 'What was done to each table', rows: tables, columns: { Table, Result: 'badge', ...Object.fromEntries(amounts), Size: 'bytes raw_bytes' } });
+}

@@ -1,38 +1,39 @@
 /** Changes that arrived and could not be written, and tables whose changes wait; each with its way out. */
-import { act, ago, ask, b, badge, card, col, command, db, details, everywhere, facts, fill, filtered, items, list, many, open, option, prop, quiet, rowForm, rowOf, said, section, tableOf, tell, written } from './shared.js';
+import { act, ago, b, badge, card, command, ask, db, details, everywhere, facts, fill, items, list, many, option, page, quiet, rowOf, said, section, tableOf, tell } from '../kit.js';
+import { rowForm, written } from '../rows.js';
 
 const FIELDS = { table: ['Table'], all: ['State', [['', 'Waiting'], ['true', 'Also settled ones']]] };
 
-const told = (results) => section('What came of it', items(results, (one) => [badge(one.result === 'refused' ? 'failed' : 'done', one.result), ` ${rowOf(one)} ${one.reason ?? ''}`, one.after && details('The row', written(one))]));
+const told = results => section('What came of it', items(results, one => [badge(one.result === 'refused' ? 'failed' : 'done', one.result), ` ${rowOf(one)} ${one.reason ?? ''}`, one.after && details('The row', written(one))]));
 
 /** An action on changes; says what came of each. */
 const doing = (label, line, path, body, say, options) => act(label, `quarantine ${line}`, async () => {
   const results = [await tell(`quarantine/${path}`, body())].flat();
-  const refused = results.filter((one) => one.result === 'refused').length;
+  const refused = results.filter(one => one.result === 'refused').length;
   say(results);
   return refused ? `${many(refused, 'change')} refused again.` : `${many(results.length, 'change')} settled.`;
 }, options);
 
-function about({ id, database, ...one }, body, say) {
-  const line = (verb, rest = '') => `${verb} ${id}${rest}${db(database)}`;
+function about({ id, database, ...one }, load, say) {
+  const change = (label, verb, body, options, rest = '') => doing(label, `${verb} ${id}${rest}${db(database)}`, verb === 'retry' ? verb : `${id}/${verb}`, () => ({ database, ...body?.() }), say, options);
   const question = { title: `Give up change ${id}?`, body: `It is lost on this server: ${rowOf(one)} differs between the servers until it is changed again.`, danger: true };
-  return body.load(() => ask(`quarantine/${id}`, { database }), ({ row, ...full }) => {
+  return load(() => ask(`quarantine/${id}`, { database }), ({ row, ...full }) => {
     const form = row && rowForm(row);
     return [
       facts({ Reason: full.reason, SQLSTATE: full.sqlstate, Changed: full.changed_at && ago(full.changed_at), Tries: `${full.tries}`, 'Last try': full.tried_at && ago(full.tried_at), Settled: full.settled_at && [ago(full.settled_at), ` by ${full.settled_by}`] }),
       form,
       full.state === 'waiting' && [
-        form && doing('Write these values', line('edit', ' COLUMN=VALUE'), `${id}/edit`, () => ({ database, values: form.values() }), say),
-        doing('Retry', line('retry'), 'retry', () => ({ database, ids: [id] }), say), doing('Give up', line('skip'), `${id}/skip`, () => ({ database }), say, { ask: question, kind: 'danger' }),
+        form && change('Write these values', 'edit', () => ({ values: form.values() }), {}, ' COLUMN=VALUE'),
+        change('Retry', 'retry', () => ({ ids: [id] })), change('Give up', 'skip', null, { ask: question, kind: 'danger' }),
       ],
     ];
   });
 }
 
-const COLUMNS = [
-  prop('State', badge), col('Row', (one) => b(rowOf(one)), rowOf), prop('Database'), col('Change', (one) => `${one.op} by ${one.node ?? one.origin}`),
-  prop('Arrived', ago, 'at'), col('Reason', (one) => (one.cause === 'table' ? 'its table is parked' : one.reason.split('\n')[0])),
-];
+const COLUMNS = {
+  State: 'badge', Row: [one => b(rowOf(one)), rowOf], Database: 'text', Change: one => `${one.op} by ${one.node ?? one.origin}`,
+  Arrived: 'ago at', Reason: one => (one.cause === 'table' ? 'its table is parked' : one.reason.split('\n')[0]),
+};
 
 /** A table whose changes wait, with the statement that helps. */
 function parkedTable(one) {
@@ -42,21 +43,19 @@ function parkedTable(one) {
 }
 
 function parked({ rows, problems }) {
-  const waiting = rows.filter((one) => one.parked);
+  const waiting = rows.filter(one => one.parked);
   return [problems, waiting.length > 0 && section('Parked tables', quiet('Their changes wait, and go on by themselves once this is typed.'), items(waiting, parkedTable))];
 }
 
-const retryAll = (rows, table, say) => [...Map.groupBy(rows.filter((one) => one.state === 'waiting'), (one) => one.database)].map(([database, some]) => doing(`Retry all of ${database} (${some.length})`,
-  `retry --all${option('table', table)}${db(database)}`, 'retry', () => ({ database, table: table || null }), say));
+const retryAll = (rows, table, say) => [...Map.groupBy(rows.filter(one => one.state === 'waiting'), one => one.database)].map(([database, some]) => (
+  doing(`Retry all of ${database} (${some.length})`, `retry --all${option('table', table)}${db(database)}`, 'retry', () => ({ database, table: table || null }), say)));
 
-/** Builds the page. */
-export async function show(main, params, { signal }) {
-  const body = open(main, signal, 'Quarantine', 'A change that this database refused waits here, with the reason; everything else goes on.');
+export const show = page('Quarantine', 'A change that this database refused waits here, with the reason; everything else goes on.', async ({ body, load, filtered }) => {
   const result = said();
-  const say = (results) => { fill(result, told(results)); place.again(); tables.again(); };
-  const tables = body.load(() => everywhere('tables'), parked);
+  const say = results => { fill(result, told(results)); place.again(); tables.again(); };
+  const tables = load(() => everywhere('tables'), parked);
   body.append(tables, result);
-  const place = await filtered(body, 'quarantine', params, FIELDS, (wanted) => everywhere('quarantine', { ...wanted, limit: 1000 }), ({ rows, problems }, { database, table }) => card(problems, list('Changes in quarantine', rows, COLUMNS, {
-    detail: (one) => about(one, body, say), empty: 'Nothing is in quarantine: every change that arrived was written.', file: 'quarantine', line: `quarantine list${db(database)}${option('table', table)}`,
+  const place = await filtered(FIELDS, {}, wanted => everywhere('quarantine', { ...wanted, limit: 1000 }), ({ rows, problems }, { database, table }) => card(problems, list('Changes in quarantine', rows, COLUMNS, {
+    detail: one => about(one, load, say), empty: 'Nothing is in quarantine: every change that arrived was written.', file: 'quarantine', line: `quarantine list${db(database)}${option('table', table)}`,
   }), retryAll(rows, table, say)));
-}
+});

@@ -17,7 +17,9 @@ from peersync.core.order.membership import (
     join_is_void,
     known_of_joiner,
     majority,
+    may_be_expired,
     reissue,
+    voters,
     when_held,
 )
 from peersync.core.order.stability import Known, stable_upto
@@ -55,6 +57,23 @@ def test_only_more_than_half_may_expire_a_member(
     agreeing: set[int], members: set[int], enough: bool
 ) -> None:
     assert majority(agreeing, members) is enough
+
+
+def test_the_word_of_a_joiner_counts_once_everybody_knows_it() -> None:
+    """Else the smaller part of a split admits others until it is the larger one."""
+    apart = {1: Known(5, {2: 5}), 2: Known(5, {1: 3}), 3: Known(5, {1: 3})}
+    joiners = {7: Known(0, {1: 4}), 8: Known(0, {1: 5}), 9: Known(0, {1: 6})}
+    joins = {7: (1, 4), 8: (1, 5), 9: (1, 5)}
+    members = {**apart, **joiners}
+    assert voters(joins, members) == {1, 2, 3}
+    assert not may_be_expired(2, {1, 7, 8, 9}, joins, members)
+    assert not may_be_expired(2, {1, 3, 7}, joins, members)  # three of six
+    assert may_be_expired(2, {1, 3, 7, 8}, joins, members)
+    told = {m: Known(9, dict.fromkeys((1, 2, 3), 9)) for m in members}
+    assert voters(joins, told) == set(members)
+    assert not may_be_expired(2, {1, 2, 7, 8}, joins, told)  # its own word does not count
+    assert may_be_expired(2, {1, 7, 8, 9}, joins, told)
+    assert may_be_expired(2, {1, 3}, {}, {m: told[m] for m in (1, 2, 3, 7)}, fenced={7})
 
 
 def test_an_expiry_is_complete_when_all_know_and_all_is_here_that_any_has() -> None:
