@@ -32,9 +32,12 @@ _NAME = "1 to 63 of a-z, 0-9 and -, and not begin with -"
 _DATABASE_NAME = "1 to 63 of a-z, 0-9, _ and -, and not begin with -"
 _ADDRESS = 'HOST:PORT in quotes, for example "192.0.2.7:8791" or "[::1]:8791"'
 _MEMORY = 'a number and kB, MB, GB or TB, in quotes, for example "128MB"'
-NodeName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description=_NAME)]
+# (?!\n): to Python "$" is also before a line break at the end, and "a\n" looks like "a" everywhere.
+NodeName = Annotated[
+    str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(?!\n)$", description=_NAME)
+]
 OptionalNodeName = Annotated[
-    str, msgspec.Meta(pattern=r"^$|^[a-z0-9][a-z0-9-]{0,62}$", description=_NAME)
+    str, msgspec.Meta(pattern=r"^(?!\n)$|^[a-z0-9][a-z0-9-]{0,62}(?!\n)$", description=_NAME)
 ]
 DatabaseName = Annotated[
     str, msgspec.Meta(pattern=r"^[a-z0-9_][a-z0-9_-]{0,62}$", description=_DATABASE_NAME)

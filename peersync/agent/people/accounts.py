@@ -33,7 +33,8 @@ MOST: Final = 1000  # users, and tokens
 UserName = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}$", description="1 to 63 of a-z, 0-9, ., _, @ and -"
+        pattern=r"^[a-z0-9][a-z0-9._@-]{0,62}(?!\n)$",
+        description="1 to 63 of a-z, 0-9, ., _, @ and -",
     ),
 ]
 
