@@ -164,6 +164,8 @@ def _sentence(view: VerifyView) -> str:
     took = f"{counted(compared, 'table')}, {count(view.rows)} rows, {duration(view.seconds)}"
     left = f"; {counted(view.not_compared, 'table')} not compared" if view.not_compared else ""
     flight = f"; {counted(view.in_flight, 'row')} had been in flight" if view.in_flight else ""
+    if view.one_way:
+        left = f"; {counted(view.one_way, 'row')} differ, as one-way databases do{left}"
     if view.state != "done":
         return f"{what}: {view.state} after {took}"
     if view.result == "differs":
@@ -175,4 +177,4 @@ def _sentence(view: VerifyView) -> str:
         return f"{what}: {counted(view.in_flight, 'row')} still in flight ({took}{left})"
     if view.result == "partly":
         return f"{what} are the same as far as they were compared ({took}{flight}{left})"
-    return f"{what} are identical ({took}{flight})"
+    return f"{what} are identical ({took}{flight}{left})"

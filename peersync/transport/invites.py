@@ -23,6 +23,7 @@ MAX_WAITING: Final = 16  # in all; each is up to 32 KiB
 MAX_WAITING_EACH: Final = 4
 MAX_REFUSED_EACH: Final = 16
 KEEP_ENDED_S: Final = 24 * 3600.0  # so that a late joiner is told why
+MAX_ENDED: Final = 200  # that nobody waits with; who makes one a minute must not fill the file
 MAX_BYTES: Final = 1024 * 1024
 
 InviteState = Literal["open", "used", "expired", "void", "revoked"]
@@ -44,7 +45,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 class StoredInvite(msgspec.Struct, frozen=True, kw_only=True):
     """An invite as the inviter keeps it: without its secret. Times in unix seconds.
 
-    `used_by`: the certificate that was paired by it. `refused`: those that a person turned away.
+    `used_by`: the certificate that was paired by it; `paired`: it is known to have been stored.
+    `refused`: those that a person turned away.
     """
 
     id: str
@@ -57,6 +59,7 @@ class StoredInvite(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     confirm: bool = False
     revoked: bool = False
+    paired: bool = False
     accepted_at: float | None = None
     waiting: tuple[Waiting, ...] = ()
     refused: tuple[str, ...] = ()
@@ -122,9 +125,12 @@ class Invites:
         return self._invites.get(invite_id)
 
     async def keep(self, stored: StoredInvite, now: float) -> None:
-        """Adds or replaces one; forgets what ended a day ago."""
+        """Adds or replaces one; forgets what ended a day ago, and of more than 200 the first."""
         kept = {k: v for k, v in self._invites.items() if _is_of_use(v, now)}
         kept[stored.id] = stored
+        over = [k for k, v in kept.items() if k != stored.id and not v.is_open(now)]
+        for key in [k for k in over if not kept[k].waits(now)][:-MAX_ENDED]:
+            del kept[key]
         data = msgspec.json.encode(_File(SCHEMA_VERSION, [*kept.values()]))
         await asyncio.to_thread(write_private, self._path, data)
         self._invites = kept

@@ -205,11 +205,15 @@ class PairingDesk:
                 raise await self._let_wait(stored, request, joiner, came_from)
             if stored.accepted_at is not None:
                 self._refuse_removed(peer)
+            elif stored.paired and self.book.find(peer.node_id) is None:
+                raise _used_already()  # it was removed since: its line must not bring it back
             else:
                 # Used before stored: a crash in between costs a second attempt of the same node,
                 # never a second node.
-                await self._keep(msgspec.structs.replace(stored, used_by=joiner))
+                stored = msgspec.structs.replace(stored, used_by=joiner)
+                await self._keep(stored)
                 await self.book.store(peer)
+                await self._keep(msgspec.structs.replace(stored, paired=True))
         _log.info("paired with %s (%s)", request.name, short_form(peer.node_id))
         nonce = secrets.token_hex(16)
         proof = wire.inviter_proof(
@@ -294,7 +298,7 @@ class PairingDesk:
         """What a person has accepted stays as it was accepted, and ends with `peer remove`."""
         known = self.book.find(peer.node_id)
         if known is None or known.name != peer.name or known.cert_pem != peer.cert_pem:
-            raise Denied("this invite was used already; each works once", hint=AGAIN)
+            raise _used_already()
 
     async def _check_proof(self, stored: StoredInvite, request: PairRequest, joiner: str) -> None:
         expected = wire.joiner_proof(
@@ -373,6 +377,10 @@ async def _ask(invite: Invite, request: PairRequest) -> PairReply:
     if response.status != 200:
         raise _refused(from_problem(response.status, body), where)
     return decode(body, PairReply, limit=wire.MAX_PAIR_BYTES)
+
+
+def _used_already() -> Denied:
+    return Denied("this invite was used already; each works once", hint=AGAIN)
 
 
 def _imposter(invite: Invite, got: str) -> Denied:

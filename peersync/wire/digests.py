@@ -28,7 +28,7 @@ Part = Annotated[str, msgspec.Meta(max_length=1 << 20)]
 KeyText = Annotated[tuple[Part, ...], msgspec.Meta(min_length=1, max_length=64)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(max_length=1700)]
 Wanted = Literal[
-    "probe", "kept total", "kept", "cuts", "totals", "blocks", "rows", "keys", "values"
+    "probe", "kept total", "kept", "cuts", "totals", "blocks", "rows", "keys", "values", "kept back"
 ]
 
 
@@ -40,6 +40,7 @@ class DigestRequest(Message, frozen=True, kw_only=True):
     open. blocks: of the keys from `lower` on, below `upper`. rows: of `ranges`. keys, values: of
     the rows with these keys. probe: no table, only how this server hashes. kept, kept total: blocks
     of the whole table, or all of it as one, as known without reading it; nothing where it is not.
+    kept back: those of these keys whose rows the one asked has changed, and gives to nobody.
     """
 
     database: Name
@@ -111,6 +112,12 @@ class Values(_Line, frozen=True, kw_only=True):
     texts: tuple[tuple[str | None, ...], ...]
 
 
+class Keys(_Line, frozen=True, kw_only=True):
+    """Some of the keys that were asked for."""
+
+    keys: tuple[KeyText, ...]
+
+
 class Broken(_Line, frozen=True, kw_only=True):
     """The database refused, after the answer had begun."""
 
@@ -130,7 +137,7 @@ class End(_Line, frozen=True, kw_only=True):
     kept: Annotated[str, msgspec.Meta(max_length=40)] | None = None
 
 
-Line = Probe | Cuts | Totals | Blocks | Rows | Values | Broken | End
+Line = Probe | Cuts | Totals | Blocks | Rows | Values | Keys | Broken | End
 
 
 def cut(sizes: Iterable[int]) -> list[slice]:

@@ -115,6 +115,25 @@ async def test_a_lost_answer_can_be_asked_for_again_by_the_same_node(nodes: Node
     assert b.book.get("server-a").node_id == a.identity.node_id
 
 
+async def test_a_used_line_does_not_bring_back_who_was_removed(nodes: Nodes) -> None:
+    a, b, _ = nodes
+    line = await line_of(a)
+    await b.desk.join(line)
+    await a.book.remove("server-b")
+    with pytest.raises(Denied, match="used already"):
+        await b.desk.join(line)
+    assert a.book.peers() == ()
+
+
+async def test_a_name_with_a_line_break_at_its_end_is_no_name(nodes: Nodes) -> None:
+    a, b, c = nodes
+    await b.desk.join(await line_of(a))
+    c.desk.name = "server-b\n"  # would look like the peer that is there
+    with pytest.raises(BadRequest, match=r"\$\.name"):
+        await c.desk.join(await line_of(a))
+    assert [peer.name for peer in a.book.peers()] == ["server-b"]
+
+
 async def test_an_invite_ends_after_fifteen_minutes(nodes: Nodes, clock: Clock) -> None:
     a, b, _ = nodes
     line = await line_of(a)

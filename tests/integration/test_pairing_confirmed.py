@@ -123,6 +123,21 @@ async def test_what_was_revoked_or_removed_does_not_come_back(nodes: Nodes) -> N
     assert a.book.peers() == ()
 
 
+async def test_many_that_are_over_are_forgotten_and_none_that_somebody_waits_with(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peersync.transport.invites.MAX_ENDED", 3)
+    a, b, _ = nodes
+    line = await asking_line(a)
+    with pytest.raises(PairingWaits):
+        await b.desk.join(line)
+    for _ in range(6):
+        await asking_line(a)
+        await a.desk.revoke(a.desk.invites()[0][0].id)
+    assert len(a.desk.invites()) == 1 + 3 + 1  # the one that was changed last is not counted
+    assert len(a.desk.pending()) == 1
+
+
 async def test_only_so_many_wait_and_a_name_that_is_taken_is_said(nodes: Nodes) -> None:
     a, b, c = nodes
     line = await asking_line(a)

@@ -20,12 +20,14 @@ from peersync.postgres.rangetotals import Cuts, Total
 from peersync.transport.client import PeerClient
 from peersync.wire import digests
 from peersync.wire.digests import (
+    MAX_KEYS,
     MAX_LINE_BYTES,
     PATH,
     Blocks,
     Broken,
     DigestRequest,
     End,
+    Keys,
     Line,
     Probe,
     Rows,
@@ -154,6 +156,20 @@ class Remote:
                         told = zip(line.keys, line.digests, line.copies, line.versions, strict=True)
                         for k, d, n, v in told:
                             add_looked(found, k, Looked(from_hexadecimal(d), n, v))
+        return found
+
+    async def kept_back(self, keys: Sequence[Key]) -> set[Key]:
+        """Those whose rows the peer has changed and gives to nobody."""
+        found: set[Key] = set()
+        if not self._asked.key:
+            return found
+        for part in cut(map(key_size, keys)):
+            for start in range(part.start, part.stop, MAX_KEYS):
+                some = tuple(keys[start : min(start + MAX_KEYS, part.stop)])
+                async with aclosing(self.lines(what="kept back", keys=some)) as lines:
+                    async for line in lines:
+                        if isinstance(line, Keys):
+                            found.update(line.keys)
         return found
 
     async def fields(self, keys: Sequence[Key]) -> dict[Key, Fields]:

@@ -30,6 +30,7 @@ from peersync.postgres.catalog import DatabaseCatalog, read_catalog
 from peersync.postgres.digest import Block, Key, Range, Shape, blocks, probe, row_hashes
 from peersync.postgres.errors import TRANSLATED, translate
 from peersync.postgres.filters import Shapes, whole
+from peersync.postgres.keptback import kept_back
 from peersync.postgres.keylook import in_order, look_at_keys, read_fields
 from peersync.postgres.keyorder import read_order
 from peersync.postgres.pool import Database
@@ -47,6 +48,7 @@ from peersync.wire.digests import (
     Cuts,
     DigestRequest,
     End,
+    Keys,
     Line,
     Probe,
     Rows,
@@ -356,6 +358,10 @@ async def _rows(
                 copies=tuple(row.copies for _, row in looked[part]),
                 versions=tuple(row.version for _, row in looked[part]),
             )
+    elif asked.what == "kept back":  # of rows that a filter hides, nothing is told
+        held = await kept_back(conn, shape, asked.keys) if shape.where is None else set()
+        for part in cut(map(key_size, told := sorted(held))):
+            yield Keys(keys=tuple(told[part]))
     else:
         fields = [*(await read_fields(conn, shape, asked.keys)).items()]
         for part in cut(key_size(key) + key_size(row.texts) for key, row in fields):

@@ -20,6 +20,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.proof.first import KEPT_CHARACTERS, look_at_table
 from peersync.agent.proof.kept import ask_to_keep
 from peersync.agent.proof.matched import Passed, Unsettled, Waits, settle
+from peersync.agent.proof.oneway import Directions, read_directions, set_aside
 from peersync.agent.proof.pairs import Comparable, NotCompared, Pairs, Sides, pair_tables
 from peersync.agent.proof.remote import of_shape, read_probe
 from peersync.agent.proof.rows import key_views
@@ -77,6 +78,7 @@ class Verification:
         self._waits = waits
         self._began = time.monotonic()
         self._done_rows = 0
+        self._directions = Directions()
         self._tables: list[TableProof] = []
         self.view = VerifyView(
             id=id_,
@@ -96,6 +98,7 @@ class Verification:
         async with database.connect("verify", what="comparing rows", lock_timeout_s=LOCK_S) as conn:
             await share_out(conn, self._config.verify.processes)
             pairs = await self._pairs(conn)
+            self._directions = await read_directions(conn, self.peer.node_id)
             self._set(tables_total=len(pairs.comparable))
             self._tables = [_left(one) for one in pairs.left]
             await self._compare(conn, pairs.comparable)
@@ -125,6 +128,7 @@ class Verification:
             missing=sum(t.missing for t in self._tables),
             extra=sum(t.extra for t in self._tables),
             in_flight=sum(t.in_flight for t in self._tables),
+            one_way=sum(t.one_way for t in self._tables),
             not_compared=sum(
                 t.result in ("not compared", "failed") and not t.intended for t in self._tables
             ),
@@ -252,6 +256,9 @@ class Verification:
             unsettled.changing += look.differing
             unsettled.in_flight += look.differing
             look.missing = look.extra = look.different = 0
+        matched = max(0, look.rows_there - look.missing - look.different)
+        aside = await set_aside(conn, unsettled, self._directions, self.peer.name)
+        notes += aside.notes
         if one.filtered and look.extra:
             notes.append(f"{counted(look.extra, 'row')} {_is(look.extra)} only here")
             look.extra = 0
@@ -268,7 +275,7 @@ class Verification:
             keys = ()
             notes.append(f"the rows could not be read again: {_own(exc, conn).message}")
         result = "differs" if look.differing else "in flight" if unsettled.changing else "equal"
-        if result == "equal" and looked.miscounted:
+        if result == "equal" and looked.miscounted and not aside.rows:
             notes.append("the two sides have not as many rows, and none was found to differ")
             result = "in flight"
         if result == "equal" and one.partly:
@@ -278,11 +285,12 @@ class Verification:
             result,
             rows_there=look.rows_there,
             rows_here=look.rows_here,
-            matched=max(0, look.rows_there - look.missing - look.different),
+            matched=matched,
             different=look.different,
             missing=look.missing,
             extra=look.extra,
             in_flight=unsettled.in_flight,
+            one_way=aside.rows,
             exact=not look.more,
             kept_at=look.kept_at,
             notes=tuple(notes),

@@ -61,6 +61,8 @@ class TableProof(msgspec.Struct, frozen=True, kw_only=True):
     twice. intended: it is not compared because somebody configured it so, or no sync takes it.
     key_columns: empty where whole rows are compared; the keys are then hashes. kept_at: of the
     kept digests that stand for rows which were not read, when the oldest was made; null: none do.
+    one_way: rows that differ because one of the two only receives or only gives, and are in no
+    other count.
     """
 
     schema: str
@@ -74,6 +76,7 @@ class TableProof(msgspec.Struct, frozen=True, kw_only=True):
     missing: int = 0
     extra: int = 0
     in_flight: int = 0
+    one_way: int = 0
     exact: bool = True
     kept_at: str | None = None
     intended: bool = False
@@ -110,6 +113,7 @@ class VerifyView(msgspec.Struct, frozen=True, kw_only=True):
     missing: int = 0
     extra: int = 0
     in_flight: int = 0
+    one_way: int = 0
     not_compared: int = 0
     tables: tuple[TableProof, ...] = ()
     error: ErrorRecord | None = None
