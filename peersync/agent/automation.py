@@ -46,6 +46,7 @@ from peersync.agent.status import StatusReport, make_status
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.schedule import Budget
+from peersync.transport.pairing import PairingDesk
 from peersync.transport.peers import Peer, PeerBook
 
 _FIRST_RETRY_S = 30.0
@@ -68,6 +69,7 @@ class Automation:
         workers: Workers,
         spawn: Callable[..., asyncio.Task[None]],
         verifies: Verifies,
+        desk: PairingDesk,
     ) -> None:
         state_dir, zone = Path(config.node.state_dir), local_zone(environ)
         ways = Ways(jobs, periodic, positions, probe)
@@ -106,6 +108,7 @@ class Automation:
                 lambda: make_status(report),
                 lambda: sources.contacts(periodic.hubs),
                 lambda: sources.kept_logs(databases, config),
+                lambda: sources.pending(desk),
             ),
         )
         self._hang_on(jobs)

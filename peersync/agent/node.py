@@ -165,6 +165,7 @@ class Node:
                     self._workers,
                     spawn,
                     self._verifies(spawn),
+                    self._desk,
                 )
                 async with AsyncExitStack() as listeners:
                     keeper = await self._listen(listeners, backups, jobs, automation, spawn)

@@ -15,7 +15,7 @@ import msgspec
 from peersync.cli.asking import post
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, print_err, print_table
-from peersync.core.errors import BadRequest
+from peersync.core.errors import BadRequest, PeersyncError
 
 if TYPE_CHECKING:
     from peersync.postgres.log.settling import BulkSettled
@@ -70,9 +70,13 @@ def settle(ctx: Context, database: str, choice: str, bulk: dict[str, Any]) -> No
             raise BadRequest("nobody is here to confirm this", hint="add --yes")
         _print_tables(ctx, counted)
         click.confirm(f"{_DEEDS[choice]} {counted.matched} conflicts?", abort=True, err=True)
-    done = _ask(ctx, wanted)
+    done = _ask(ctx, {**wanted, "before": counted.next})
     while done.next is not None:
-        done = _joined(done, _ask(ctx, {**wanted, "before": done.next}))
+        try:
+            done = _joined(done, _ask(ctx, {**wanted, "before": done.next}))
+        except (PeersyncError, KeyboardInterrupt) as error:
+            _tell_so_far(ctx, done, error)
+            raise
         if not ctx.quiet and not ctx.json:
             print_err(f"{done.tried} of {done.matched} …")
     _report(ctx, done)
@@ -84,6 +88,14 @@ def _ask(ctx: Context, body: dict[str, Any]) -> BulkSettled:
     from peersync.postgres.log.settling import BulkSettled
 
     return post(ctx, PATH, BulkSettled, **body)
+
+
+def _tell_so_far(ctx: Context, done: BulkSettled, error: BaseException) -> None:
+    """What was settled stays so: on a terminal before the error is shown, for scripts in it."""
+    if not ctx.json:
+        _report(ctx, done)
+    elif isinstance(error, PeersyncError):
+        error.data.update(tried=done.tried, settled=done.settled, before=done.next)
 
 
 def _joined(one: BulkSettled, two: BulkSettled) -> BulkSettled:

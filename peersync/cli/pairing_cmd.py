@@ -94,6 +94,8 @@ def pending(ctx: Context) -> None:
     for one in found:
         if one.problem:
             print_err(clean(f"{one.name} can't be accepted: {one.problem}"))
+        if one.looks_like:
+            print_err(clean(f"{one.name} is not {one.looks_like}, however alike they look"))
     if not ctx.quiet:
         print_err("Compare the fingerprint with what that server shows: peersync peer list")
         print_err("then: peersync peer accept NAME, or: peersync peer refuse NAME")
@@ -129,6 +131,8 @@ def accept(ctx: Context, name: str, fingerprint: str | None, yes: bool) -> None:
                 "nobody is here to compare the fingerprint", hint="add --fingerprint FINGERPRINT"
             )
         words = f"{one.name} ({one.short_id}), asked from {one.came_from}"
+        if one.looks_like:
+            words += f", which is not {one.looks_like}"
         click.confirm(f"Is this the fingerprint over there? Accept {words}?", abort=True, err=True)
     peer = ask(ctx, lambda agent: agent.post(f"{PATH}/pending/{one.id}/accept", None, PeerView))
     if ctx.json:

@@ -104,22 +104,33 @@ def join(ctx: Context, line: str | None, address: str | None, wait_s: float) -> 
 async def _joined(
     ctx: Context, agent: AgentClient, request: JoinRequest, wait_s: float
 ) -> PeerView:
-    """Asks until the other side's admin has decided; PairingWaits when that takes too long."""
+    """Asks until the other side's admin has decided; PairingWaits when that takes too long.
+
+    Once it waits there, an agent that is restarted, here or there, ends nothing.
+    """
     from peersync.transport.peer_routes import PeerView
 
-    until, told = time.monotonic() + wait_s, False
-    while True:
-        try:
-            return await agent.post(f"{PATH}/join", request, PeerView)
-        except PairingWaits as waits:
-            if time.monotonic() + AGAIN_S > until:
-                raise
-            if not told and not ctx.quiet:
-                own = waits.data.get("short_id", "?")
-                print_err(clean(f"{waits.message}."))
-                print_err(f"The fingerprint of this server, to compare over there: {own}")
-            told = True
-        await asyncio.sleep(AGAIN_S)
+    until, waits = time.monotonic() + wait_s, False
+    try:
+        while True:
+            try:
+                return await agent.post(f"{PATH}/join", request, PeerView)
+            except PairingWaits as error:
+                if not waits and not ctx.quiet:
+                    own = error.data.get("short_id", "?")
+                    print_err(clean(f"{error.message}."))
+                    print_err(f"The fingerprint of this server, to compare over there: {own}")
+                waits = True
+                if time.monotonic() + AGAIN_S > until:
+                    raise
+            except PeersyncError as error:
+                if not (waits and error.retryable) or time.monotonic() + AGAIN_S > until:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+    except asyncio.CancelledError:
+        if waits and not ctx.quiet:
+            print_err("This server still waits over there; to go on, type the same command again.")
+        raise
 
 
 @command.command("list")

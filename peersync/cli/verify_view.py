@@ -165,7 +165,7 @@ def _sentence(view: VerifyView) -> str:
     left = f"; {counted(view.not_compared, 'table')} not compared" if view.not_compared else ""
     flight = f"; {counted(view.in_flight, 'row')} had been in flight" if view.in_flight else ""
     if view.one_way:
-        left = f"; {counted(view.one_way, 'row')} differ, as one-way databases do{left}"
+        left = f"; {counted(view.one_way, 'row')} left aside: one-way{left}"
     if view.state != "done":
         return f"{what}: {view.state} after {took}"
     if view.result == "differs":

@@ -30,11 +30,11 @@ Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 Value = str | int | float | bool
 Event = Literal[
     "failed", "recovered", "partial", "behind", "conflict", "quarantine", "disk", "retention",
-    "difference", "silent", "completed",
+    "difference", "silent", "pairing", "completed",
 ]  # fmt: skip
 ALARMS: tuple[Event, ...] = (
     "failed", "recovered", "partial", "behind", "conflict", "quarantine", "disk", "retention",
-    "difference", "silent",
+    "difference", "silent", "pairing",
 )  # fmt: skip
 
 

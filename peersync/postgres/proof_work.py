@@ -35,6 +35,7 @@ _CUT: Final = 63  # a block has 64 rows on average
 _LARGE: Final = 1024  # rows of a block that is cut
 _AT_ONCE: Final = 500  # blocks
 _EXACT: Final = Context(prec=2000)
+_LONG: Final = 1500  # digits of a place: where a table grows in its middle, each cut adds some
 _MASK: Final = (1 << 64) - 1
 
 
@@ -124,6 +125,10 @@ async def _read_marked(conn: asyncpg.Connection, subject: Subject, limit: int) -
         marked = await conn.fetch(SQL["marked"], subject.number, 1, False)
         if not marked:
             return read, False
+        if _is_long(marked[0]["place"]) or _is_long(marked[0]["next"]):
+            await conn.execute(SQL["renumber"], subject.number)
+            await conn.execute(SQL["renumbered"], subject.number)
+            continue
         pieces = await _pieces(conn, subject, marked[0], max(limit - read, limit // 2))
         read += pieces.rows
         await _replace(conn, subject, marked[0], pieces)
@@ -233,6 +238,10 @@ async def _replace(conn: asyncpg.Connection, subject: Subject, row: Any, pieces:
         places = [place, *_between(place, row["next"], len(blocks) - 1)][: len(blocks)]
     values = [(number, at, list(b[0]), *b[1:]) for at, b in zip(places, blocks, strict=True)]
     await conn.executemany(SQL["block_new"], values)
+
+
+def _is_long(place: Decimal | None) -> bool:
+    return place is not None and len(place.as_tuple().digits) > _LONG
 
 
 def _stored(digest: int) -> int:

@@ -40,6 +40,7 @@ from peersync.postgres.log.takeover import (
     forget_withheld,
     join_group,
     of_relations,
+    refuse_one_way_source,
     refuse_strangers,
     reissued_keys,
     unsent_keys,
@@ -192,6 +193,7 @@ class _Restore:
         if self._reissue is not None:
             keys = reissued_keys(connection, self._reissue, loads)
         else:
+            refuse_one_way_source(final.baseline)
             keys = unsent_keys(connection, final.baseline.vector)
         return {**final.keep, **of_relations(connection, keys, loads)}
 

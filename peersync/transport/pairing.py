@@ -152,6 +152,12 @@ class PairingDesk:
             return error.message
         return None
 
+    def looks_like(self, waiting: Waiting) -> str | None:
+        """Another node's name, or this one's, for which its own could be taken."""
+        others = [p.name for p in self.book.peers() if p.node_id != node_id(waiting)]
+        alike = (n for n in (self.name, *others) if wire.look_alike(n, waiting.request.name))
+        return next(alike, None)
+
     async def accept(self, joiner: str) -> Peer:
         """Makes a node that waits a peer. It has the answer when it asks again."""
         async with self._lock:

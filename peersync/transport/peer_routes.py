@@ -89,7 +89,8 @@ class PendingView(msgspec.Struct, frozen=True, kw_only=True):
     """A node that has used an invitation and waits to be accepted.
 
     `id` and `fingerprint` are those of its certificate, `short_id` what people compare.
-    `came_from`: the address that asked; `problem`: why it can't be accepted as things are.
+    `came_from`: the address that asked; `problem`: why it can't be accepted as things are;
+    `looks_like`: another name here for which its own could be taken.
     """
 
     id: str
@@ -103,6 +104,7 @@ class PendingView(msgspec.Struct, frozen=True, kw_only=True):
     invite: str
     invited_by: str
     problem: str | None
+    looks_like: str | None = None
 
 
 class JoinRequest(msgspec.Struct, frozen=True):
@@ -296,6 +298,7 @@ def _pending_view(desk: PairingDesk, stored: StoredInvite, waiting: Waiting) -> 
         invite=stored.id[:SHOWN_ID],
         invited_by=stored.made_by,
         problem=desk.problem_of(waiting),
+        looks_like=desk.looks_like(waiting),
     )
 
 

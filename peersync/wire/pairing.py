@@ -35,6 +35,7 @@ _SECRET_CHARS = 32  # 20 bytes in base32
 _CHECK_CHARS = 6
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _SECRET = re.compile(rf"[a-z2-7]{{{_SECRET_CHARS + _CHECK_CHARS}}}")
+_ALIKE = str.maketrans("01i", "oll")
 _AGAIN = "ask for a new line on the other server: peersync peer invite"
 
 Nonce = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -146,6 +147,16 @@ def inviter_proof(
 def same_proof(one: str, other: str) -> bool:
     """Compares in constant time."""
     return hmac.compare_digest(one.encode(), other.encode())
+
+
+def look_alike(one: str, other: str) -> bool:
+    """Whether two names that differ are easily taken for each other: server-1 and server-l."""
+    return one != other and _drawn(one) == _drawn(other)
+
+
+def _drawn(name: str) -> str:
+    plain = re.sub("-+", "-", name.translate(_ALIKE)).strip("-")
+    return plain.replace("rn", "m").replace("vv", "w")
 
 
 def _prove(key: str, *parts: str) -> str:

@@ -16,9 +16,9 @@ SELECT id, at, tbl, schema_name, table_name, key, kind, strategy, winner, reason
  ORDER BY id DESC LIMIT $9;
 
 -- name: count
--- How many that `list` would give there are, by table.
+-- How many that `list` would give there are, by table, and the newest of each.
 -- $1 to $8 as there
-SELECT schema_name, table_name, count(*) AS conflicts
+SELECT schema_name, table_name, count(*) AS conflicts, max(id) AS newest
   FROM peersync.conflict
  WHERE ($1::int[] IS NULL OR tbl = ANY ($1)) AND ($2::text IS NULL OR state = $2)
    AND ($3::bigint[] IS NULL OR in_origin = ANY ($3) OR kept_origin = ANY ($3))
@@ -89,6 +89,9 @@ UPDATE peersync.conflict AS c
        settled_by = pg_catalog.concat($5::text, ' on ' || (
            SELECT m.node_name FROM peersync.member AS m WHERE m.origin = $7))
  WHERE c.state = 'open' AND c.schema_name = $1 AND c.table_name = $2 AND c.key = $3
+   AND c.tbl = (SELECT s.tbl FROM peersync.synced_table AS s  -- by the index: there may be many
+                 WHERE s.schema_name = $1 AND s.table_name = $2)
+   AND pg_catalog.hashtextextended(c.key, 0) = pg_catalog.hashtextextended($3, 0)
    AND c.in_position > 0
    AND c.kept_position <= coalesce(($4::jsonb ->> c.kept_origin::text)::bigint, 0)
    AND c.in_position <= coalesce(($4::jsonb ->> c.in_origin::text)::bigint, 0);

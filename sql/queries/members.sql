@@ -111,10 +111,12 @@ SELECT m.origin, m.applied
  ORDER BY m.since DESC LIMIT 1;
 
 -- name: back_to_origin
--- A return that came to nothing: the earlier origin again, held.
+-- A return that came to nothing: the earlier origin again, held, and as one-way as it was.
 -- $1 origin, $2 position, $3 reason
 WITH gone AS (DELETE FROM peersync.member AS m USING peersync.replica AS r WHERE m.origin = r.origin)
-UPDATE peersync.replica SET origin = $1, position = $2, state = 'held', reason = $3;
+UPDATE peersync.replica
+   SET origin = $1, position = $2, state = 'held', reason = $3,
+       direction = coalesce((SELECT m.info ->> 'direction' FROM peersync.member AS m WHERE m.origin = $1), 'both');
 
 -- name: disown
 -- What was published under the origin that this database shares with the one it is a copy of

@@ -318,6 +318,22 @@ SELECT b.place, b.low, b.rows, b.digest, n.low AS high, n.place IS NULL AS last
 UPDATE peersync.proof_block SET read_at = clock_timestamp()
  WHERE list = $1 AND place = ANY ($2::numeric[]);
 
+-- name: renumber
+-- Gives all blocks short places again, in the same order. In two steps, so that no two have the same
+-- place in between: first below 0, where none is.
+-- $1 list
+UPDATE peersync.proof_block AS b SET place = n.place
+  FROM (SELECT o.place AS old,
+               row_number() OVER (ORDER BY o.place) - 1 - pg_catalog.count(*) OVER () AS place
+          FROM peersync.proof_block AS o WHERE o.list = $1) AS n
+ WHERE b.list = $1 AND b.place = n.old;
+
+-- name: renumbered
+-- The second step: from 0 on. $1 list
+UPDATE peersync.proof_block AS b
+   SET place = b.place + (SELECT pg_catalog.count(*) FROM peersync.proof_block AS o WHERE o.list = $1)
+ WHERE b.list = $1;
+
 -- name: block_read
 -- A block as it is now. $1 list, $2 place, $3 rows, $4 digest
 UPDATE peersync.proof_block SET rows = $3, digest = $4, read_at = clock_timestamp()

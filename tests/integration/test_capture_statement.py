@@ -228,3 +228,26 @@ async def test_serializable_statements_of_one_transaction_still_do_not_fail(
         await first.commit()
         await second.commit()
     await same(agent, "t", "u")
+
+
+@BOTH
+async def test_keys_of_a_deferrable_key_that_are_swapped_one_after_the_other(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    """For a moment two rows have one key; the log keeps the one that is left with it."""
+    await app.execute("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v text)")
+    await take(agent)
+    await app.execute("INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+    for swap in (
+        ("UPDATE t SET id = 2 WHERE id = 1", "UPDATE t SET id = 1 WHERE v = 'b'"),
+        ("INSERT INTO t VALUES (2, 'c')", "DELETE FROM t WHERE v = 'a'"),
+        (
+            "INSERT INTO t VALUES (2, 'd')",
+            "UPDATE t SET v = v || id",
+            "DELETE FROM t WHERE v = 'c2'",
+        ),
+    ):
+        async with app.transaction():
+            for statement in swap:
+                await app.execute(statement)
+        await same(agent, "t")

@@ -5,6 +5,7 @@ The oracle reads: every block that the list tells is hashed anew, in the same vi
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -15,14 +16,16 @@ from operator import xor
 import asyncpg
 import pytest
 
+from peersync.agent.proof.continuous import Worker
 from peersync.core.patterns import Patterns
+from peersync.postgres.conninfo import resolve
 from peersync.postgres.digest import Block, Shape, Tally, blocks
 from peersync.postgres.log.capture import enrol
 from peersync.postgres.log.members import found
 from peersync.postgres.log.prune import prune
 from peersync.postgres.log.publish import publish
 from peersync.postgres.migrate import migrate
-from peersync.postgres.pool import PINNED
+from peersync.postgres.pool import PINNED, Database
 from peersync.postgres.proof_blocks import (
     compare_kept,
     hash_ranges,
@@ -49,6 +52,16 @@ SELECT '2024-01-01'::date + g % 366, g, g FROM generate_series(1, 1500) AS g;
 """
 
 
+_LISTS = """
+SELECT string_agg(l.table_name || CASE WHEN b.unread = 0 THEN ' complete' ELSE ' begun' END, ', '
+                  ORDER BY l.table_name)
+  FROM peersync.proof_list AS l
+ CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE b.digest IS NULL) AS unread
+                       FROM peersync.proof_block AS b WHERE b.list = l.list) AS b
+ WHERE l.snapshot IS NOT NULL
+"""
+
+
 @dataclass
 class Rig:
     """`app`: somebody's session. `agent`: ours. `other`: a second one of somebody's."""
@@ -56,6 +69,7 @@ class Rig:
     app: asyncpg.Connection
     agent: asyncpg.Connection
     other: asyncpg.Connection
+    url: str
 
     async def keep(self, name: str) -> Shape:
         """A list of the table, made and complete."""
@@ -142,7 +156,7 @@ async def rig(make_database: MakeDatabase) -> AsyncIterator[Rig]:
             )
             stack.push_async_callback(conn.close)
             conns.append(conn)
-        made = Rig(*conns)
+        made = Rig(conns[0], conns[1], conns[2], database.url())
         await migrate(made.agent)
         await made.app.execute(TABLES)
         await found(made.agent, "a" * 32, "alpha")
@@ -330,6 +344,45 @@ async def test_where_a_change_could_go_unseen_no_list_is_used(rig: Rig) -> None:
         await rig.app.execute(statement)
         assert await rig.told(await shape_of(rig.agent, "t")) is None, statement
         await rig.app.execute(back)
+
+
+async def test_a_table_that_grows_in_its_middle_for_ever_is_kept(rig: Rig) -> None:
+    """Places between places get longer with each cut, and numbers have an end."""
+    words = await rig.keep("words")
+    await rig.agent.execute(
+        "UPDATE peersync.proof_block SET place = ('0.' || repeat('3', 1997))::numeric"
+        " + place * ('0.' || repeat('0', 1997) || '1')::numeric WHERE place > 0"
+    )
+    for n in range(1, 4):
+        await rig.app.execute(
+            "INSERT INTO words SELECT 'w15', $1 + g, '{}' FROM generate_series(1, 1500) AS g",
+            n * 2000,
+        )
+        await rig.work_off()
+        assert await rig.told(words) is not None
+    longest = "SELECT max(scale(place)) FROM peersync.proof_block"
+    assert await rig.agent.fetchval(longest) < 100
+
+
+async def test_a_table_that_cannot_be_read_keeps_no_other_waiting(rig: Rig) -> None:
+    """One is locked by somebody, of one what is kept is not a key."""
+    for name in ("t", "words"):
+        await rig.keep(name)
+    await rig.agent.execute(
+        "UPDATE peersync.proof_block AS b SET digest = NULL, low ="
+        " CASE WHEN l.table_name = 'words' AND low IS NOT NULL THEN '{x,none}' ELSE low END"
+        " FROM peersync.proof_list AS l WHERE b.list = l.list"
+    )
+    await register(rig.agent, await shape_of(rig.agent, "p1"))
+    await rig.app.execute("BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+    database = Database("shop", resolve(rig.url))
+    async with asyncio.TaskGroup() as group:
+        working = group.create_task(Worker(database, 100, 30, lambda: False).run())
+        async with asyncio.timeout(60):
+            while await rig.agent.fetchval(_LISTS) != "p1 complete, t begun":
+                await asyncio.sleep(0.2)
+        working.cancel()
+    await rig.app.execute("ROLLBACK")
 
 
 async def test_an_enum_whose_label_changes_is_read(rig: Rig) -> None:

@@ -9,11 +9,22 @@ import asyncpg
 import pytest
 
 from peersync.core.errors import BadRequest
+from peersync.core.names import TableName
+from peersync.core.patterns import Patterns
+from peersync.postgres.keptback import kept_back
 from peersync.postgres.log.baseline import refuse_to_sponsor
-from peersync.postgres.log.members import read_members, read_replica
+from peersync.postgres.log.capture import enrol
+from peersync.postgres.log.members import (
+    back_to_earlier_origin,
+    change_origin,
+    read_members,
+    read_replica,
+)
 from peersync.postgres.log.oneway import set_direction
 from peersync.postgres.log.prune import prune
 from peersync.postgres.log.publish import publish
+from peersync.postgres.rowform import Shape
+from peersync.postgres.sqlfiles import queries
 from tests.integration.log_rig import Connect, make_log, transactions
 from tests.integration.periodic_rig import QUICK, make_group, wait_until
 from tests.integration.test_join import ITEMS, join, shows
@@ -102,6 +113,16 @@ def test_branches_take_a_price_list_and_give_nothing_back(
     shows(north.database, "SELECT count(*) FROM peersync.withheld", "2")
     assert hq.database.psql("SELECT v FROM t WHERE id = 1").strip() == "ten!"
 
+    # verify knows what is kept back, on either side, and still finds what is not
+    for node, peer in ((hq, "north"), (north, "hq")):
+        found = node.run("verify", peer, "--json").json
+        assert (found["result"], found["one_way"]) == ("identical", 2)
+        assert "kept back" in found["tables"][0]["notes"][0]
+        assert node.run("status", "--json").json["links"][0]["state"] == "in sync"
+    north.database.psql("SET session_replication_role = replica; DELETE FROM t WHERE id = 3")
+    found = hq.run("verify", "north", "--json", check=False)
+    assert (found.code, found.json["extra"], found.json["one_way"]) == (4, 1, 2)
+
 
 def test_a_branch_that_delivers_its_sales_takes_none_of_the_others(pair_18: TwoNodes) -> None:
     hq, branch = pair_18
@@ -116,6 +137,23 @@ def test_a_branch_that_delivers_its_sales_takes_none_of_the_others(pair_18: TwoN
     empties(hq)
     assert branch.database.psql("SELECT string_agg(v, ' ') FROM t").strip() == "sold"
     assert link(branch, "server-a")["to_take"] == 0
+
+    # its positions say that it has seen what it never took: its rows replace nobody's
+    hq.database.psql("UPDATE t SET v = 'booked' WHERE id = 2")
+    assert proved(hq, "server-b") == [("proved", "receive")]
+    refused = hq.run("pull", "server-b", "--yes", check=False)
+    assert hq.database.psql("SELECT v FROM t WHERE id = 2").strip() == "booked"
+    assert "server-b only gives" in refused.err
+    hq.run("pull", "server-b", "--yes", "--source-wins")
+    assert hq.database.psql("SELECT v FROM t WHERE id = 2").strip() == "sold"
+
+    for node, peer in ((hq, "server-b"), (branch, "server-a")):
+        found = node.run("verify", peer)
+        assert "identical" in found.out
+        assert "1 row left aside: one-way" in found.out
+    hq.database.psql("SET session_replication_role = replica; DELETE FROM t WHERE id = 2")
+    found = branch.run("verify", "server-a", "--json", check=False)
+    assert (found.code, found.json["extra"], found.json["one_way"]) == (4, 1, 1)
 
 
 def test_the_way_back_sends_what_was_changed_meanwhile(pair_18: TwoNodes) -> None:
@@ -191,3 +229,54 @@ async def test_what_is_withheld_has_no_place_and_stays_small(conn: asyncpg.Conne
         await refuse_to_sponsor(conn)
     with pytest.raises(BadRequest, match="one-way"):
         await set_direction(conn, "give")
+
+
+async def test_a_way_back_that_comes_to_nothing_leaves_it_one_way(conn: asyncpg.Connection) -> None:
+    await set_direction(conn, "receive")
+    async with conn.transaction():
+        changed = await change_origin(conn, "node", "node")
+        await conn.execute(queries("members")["set_direction"], "both")
+    assert await back_to_earlier_origin(conn, "it was not taken anew")
+    replica = await read_replica(conn)
+    assert replica is not None
+    assert replica.origin != changed.origin
+    assert (replica.state, replica.direction) == ("held", "receive")
+
+
+async def test_rows_that_are_kept_back_are_found_by_keys_of_any_kind(
+    conn: asyncpg.Connection,
+) -> None:
+    await conn.execute(
+        """CREATE TYPE public.mood AS ENUM ('a, b', 'c"');
+        CREATE TABLE public.odd ("Of ""it" varchar(9), n numeric(9, 3), m public.mood, v int,
+                          PRIMARY KEY (m, n, "Of ""it"));
+        INSERT INTO public.odd
+        VALUES ('x', 1.5, 'c"', 1), ('(y,', 2, 'a, b', 1), ('z', 3, 'c"', 1)"""
+    )
+    await enrol(conn, Patterns(["public.*"]), lock_timeout_s=5)
+    await publish(conn)
+    await set_direction(conn, "receive")
+    await conn.execute(
+        "UPDATE public.odd SET v = 2 WHERE n < 2; DELETE FROM public.odd WHERE n = 2"
+    )
+    await publish(conn)
+    for portable in (False, True):
+        shape = Shape(
+            table=TableName("public", "odd"),
+            columns=('Of "it', "n", "m", "v"),
+            types=("character varying(9)", "numeric(9,3)", "public.mood", "integer"),
+            key=('Of "it', "n", "m"),
+            portable=portable,
+        )
+        texts = (
+            ("x", "1.5", 'c"'),
+            ("(y,", "2", "a, b"),
+            ("z", "3", 'c"'),
+            ("x", "1.5", "no such mood here"),
+        )
+        keys = [tuple(_coded(part, n, portable) for n, part in enumerate(k)) for k in texts]
+        assert await kept_back(conn, shape, keys) == set(keys[:2])
+
+
+def _coded(part: str, place: int, portable: bool) -> str:
+    return part.encode().hex() if portable and place != 1 else part

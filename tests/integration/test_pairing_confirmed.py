@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from peersync.cli.peer_cmd import AGAIN_S
 from peersync.core.errors import Denied, Locked, NotFound, PairingWaits
 from peersync.transport.invites import KEEP_ENDED_S, MAX_WAITING_EACH
 from peersync.transport.peer_routes import PING_PATH, Pong
@@ -124,7 +127,7 @@ async def test_what_was_revoked_or_removed_does_not_come_back(nodes: Nodes) -> N
 
 
 async def test_many_that_are_over_are_forgotten_and_none_that_somebody_waits_with(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("peersync.transport.invites.MAX_ENDED", 3)
     a, b, _ = nodes
@@ -132,6 +135,7 @@ async def test_many_that_are_over_are_forgotten_and_none_that_somebody_waits_wit
     with pytest.raises(PairingWaits):
         await b.desk.join(line)
     for _ in range(6):
+        clock.now += 1
         await asking_line(a)
         await a.desk.revoke(a.desk.invites()[0][0].id)
     assert len(a.desk.invites()) == 1 + 3 + 1  # the one that was changed last is not counted
@@ -143,7 +147,13 @@ async def test_only_so_many_wait_and_a_name_that_is_taken_is_said(nodes: Nodes) 
     line = await asking_line(a)
     with pytest.raises(PairingWaits):
         await b.desk.join(line)
+    c.desk.name = "serverb"
+    b_waits = a.desk.pending()[0][1]
+    assert a.desk.looks_like(b_waits) is None
     await c.desk.join((await a.desk.invite())[0].line())
+    c.desk.name = "server--b"
+    await c.desk.join((await a.desk.invite())[0].line())
+    assert a.desk.looks_like(b_waits) == "server--b"
     c.desk.name = "server-b"
     await c.desk.join((await a.desk.invite())[0].line())  # that name is taken now
     ((_, waiting),) = a.desk.pending()
@@ -165,6 +175,13 @@ def test_two_servers_pair_by_it_from_the_command_line(
         "peer", "join", line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
+    assert joining.stderr is not None
+    told = joining.stderr.readline().decode() + joining.stderr.readline().decode()
+    for node in (a, b):
+        node.stop()
+    time.sleep(AGAIN_S + 0.5)  # it asks in vain meanwhile, which ends nothing
+    for node in (a, b):
+        node.start()
     (one,) = a.run("peer", "pending", "--json").json["pending"]
     own = json.loads(b.run("peer", "list", "--json").out)["short_id"]
     assert (one["name"], one["short_id"], one["problem"]) == ("server-b", own, None)
@@ -172,14 +189,24 @@ def test_two_servers_pair_by_it_from_the_command_line(
     other = "-".join(["0000"] * 4)
     assert a.run("peer", "accept", "server-b", "--fingerprint", other, check=False).code == 2
     assert a.run("peer", "list", "--json").json["peers"] == []
-    told = a.run("peer", "accept", "server-b", "--fingerprint", own)
-    assert "server-b" in told.err
+    assert "server-b" in a.run("peer", "accept", "server-b", "--fingerprint", own).err
     _, err = joining.communicate(timeout=60)
     assert joining.returncode == 0, err.decode()
-    assert own in err.decode()
+    assert own in told
     (used,) = a.run("peer", "invites", "--json").json["invites"]
     assert (used["state"], used["used_by"], used["waiting"]) == ("used", own, 0)
     wait_until("both reach each other", lambda: b.run("peer", "list", "--probe").code == 0)
+
+    line = a.run("peer", "invite", "--confirm", "-q").out.split()[-1]
+    joining = b.popen("peer", "join", line, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert joining.stderr is not None
+    joining.stderr.readline()
+    joining.send_signal(signal.SIGINT)
+    _, err = joining.communicate(timeout=60)
+    assert (joining.returncode, b"type the same command again" in err) == (130, True)
+    a.run("peer", "refuse", "server-b")
+    refused = b.run("peer", "join", line, check=False)
+    assert (refused.code, "has refused this one" in refused.err) == (8, True)
 
     line = a.run("peer", "invite", "-q").out.split()[-1]
     newest = a.run("peer", "invites", "--json").json["invites"][0]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -183,6 +185,49 @@ def test_without_a_membership_it_says_which_rows_it_would_overwrite_and_what_it_
             target.run("repair", "--cancel", newest(target)["id"])
             assert running.wait(60) == 130
     assert newest(target)["state"] == "cancelled"
+
+
+def test_one_repair_at_a_time_and_none_goes_on_that_was_cancelled(pair_18: TwoNodes) -> None:
+    """While each step is written down, which somebody's lock keeps it from, others ask."""
+    _, target = pair_18
+    for node in pair_18:
+        node.database.psql(TABLES)
+    target.database.psql("UPDATE item SET name = 'lost' WHERE id = 1")
+    dry = ("repair", "server-a", "--from", "peer", "--dry-run")
+    with held(target.database) as user, target.popen(*dry) as first:
+        with user:
+            eventually("it is to be noted", lambda: is_to_be_noted(target.database))
+            second = target.run(*dry, check=False)
+        assert second.code == 6 and "is being repaired with server-a already" in second.err
+        assert first.wait(60) == 0
+
+    planned = newest(target)["id"]
+    with held(target.database) as user, target.popen("repair", "--apply", planned, "-y") as running:
+        with user:
+            eventually("it is to be noted", lambda: is_to_be_noted(target.database))
+            stopped = target.run("repair", "--cancel", planned, "--json")
+        assert stopped.json["state"] == "writing"
+        assert running.wait(60) == 130
+    assert newest(target)["state"] == "cancelled"
+    assert target.database.psql("SELECT name FROM item WHERE id = 1") == "lost"
+
+
+@contextmanager
+def held(database: Database) -> Iterator[psycopg.Connection]:
+    """Nobody can note how far a repair is, until the connection is closed."""
+    with psycopg.connect(database.conninfo()) as user:
+        user.execute("LOCK TABLE peersync.repairs IN EXCLUSIVE MODE")
+        yield user
+
+
+def is_to_be_noted(database: Database) -> bool:
+    return (
+        database.psql(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND query LIKE '%INTO peersync.repairs%' AND datname = current_database()"
+        )
+        == "1"
+    )
 
 
 def newest(node: Node) -> Any:

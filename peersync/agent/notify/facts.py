@@ -110,6 +110,21 @@ def retention(database: str, problem: str, hint: str | None, now: float) -> Fact
     )
 
 
+def pairing(joiner: str, name: str, short_id: str, came_from: str, since: float) -> Fact:
+    """Somebody waits to be accepted as a peer; `joiner` is its certificate's fingerprint."""
+    return Fact(
+        key=f"pairing/{joiner}",
+        event="pairing",
+        title=f"{name} asks to be a peer of this server",
+        impact="it is none until an admin has compared its fingerprint here",
+        since=since,
+        scope=NODE,
+        problem=f"its fingerprint is {short_id}; it asked from {came_from}",
+        hint="peersync peer pending",
+        once=True,
+    )
+
+
 def _database(database: DatabaseStatus, looked: Looked, now: float) -> None:
     scope = f"db/{database.name}"
     looked.scopes.add(scope)

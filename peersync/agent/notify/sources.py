@@ -1,4 +1,7 @@
-"""Where the watcher's facts come from that are not in the status: pullers, and logs kept long."""
+"""Where the watcher's facts come from that are not in the status.
+
+They are pullers, logs that are kept for long, and who waits to be accepted as a peer.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ from collections.abc import Mapping
 
 from peersync.agent.databases import Databases
 from peersync.agent.member_checks import judge_log
+from peersync.agent.notify.facts import pairing
 from peersync.agent.periodic.hub import Hub
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError
+from peersync.core.incidents import Fact
 from peersync.postgres.errors import TRANSLATED
 from peersync.postgres.log.members import read_replica
 from peersync.postgres.log.prune import log_size
+from peersync.transport.identity import short_form
+from peersync.transport.pairing import PairingDesk, node_id
 
 
 def contacts(hubs: Mapping[str, Hub]) -> dict[tuple[str, str], float]:
@@ -44,3 +51,11 @@ async def kept_logs(databases: Databases, config: Config) -> dict[str, tuple[str
         if state != "ok":
             found[database.name] = (words, fix)
     return found
+
+
+def pending(desk: PairingDesk) -> list[Fact]:
+    """A fact for each node that waits for a person."""
+    return [
+        pairing(w.joiner, w.request.name, short_form(node_id(w)), w.came_from, w.asked_at)
+        for _, w in desk.pending()
+    ]

@@ -44,11 +44,13 @@ class Sources:
     """Where facts come from. `kept`: databases whose log is kept for somebody for too long.
 
     `contacts`: when the puller of each (database, peer) last had an answer, of time.time().
+    `pending`: who waits to be accepted as a peer.
     """
 
     status: Callable[[], Awaitable[Status]]
     contacts: Callable[[], Mapping[tuple[str, str], float]] = dict
     kept: Callable[[], Awaitable[Mapping[str, tuple[str, str | None]]]] | None = None
+    pending: Callable[[], list[Fact]] = list
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Watcher:
             looked.unsure |= {f"peer/{peer}" for peer in looked.unheard}
         if not 0 <= now - self._slow_at < SLOW_LOOK_S:
             self._slow_at, self._slow = now, await self._look_slowly(now)
-        facts = [*looked.facts, *self._slow]
+        facts = [*looked.facts, *self._slow, *self._sources.pending()]
         keys = {fact.key for fact in facts}
         stale = {
             i.fact.scope

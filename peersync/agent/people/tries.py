@@ -84,6 +84,10 @@ class Tries:
         return WINDOW_S - (now - times[0]) if len(times) >= limit else 0.0
 
     def _note(self, key: Key, now: float) -> None:
-        if key not in self._failed and len(self._failed) >= KEPT:
-            self._failed.pop(next(iter(self._failed)))
-        self._failed.setdefault(key, deque()).append(now)
+        times = self._failed.pop(key, None)
+        if times is None:
+            times = deque(maxlen=PER_ADDRESS)  # no bound counts further
+            if len(self._failed) >= KEPT:
+                self._failed.pop(next(iter(self._failed)))
+        times.append(now)
+        self._failed[key] = times  # the last tried are the last to be forgotten

@@ -101,7 +101,7 @@ class Puller:
             origin=replica.origin,
             vector=vector,
             wait_s=wait_s if wait else 0,
-            rows=self._link.rows,
+            rows=replica.direction != "give",  # as of the origin that the answer is applied under
         )
         read_s = self._config.network.read_timeout_s
         counts = self._link.counts

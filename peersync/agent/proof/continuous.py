@@ -35,7 +35,14 @@ PIECE_S: Final = 1.0  # of one transaction, about
 FIRST_ROWS: Final = 20_000
 MAX_ROWS: Final = 1_000_000
 ASKED_DAYS: Final = 90.0  # a table that nobody has verified for so long is kept no more
-_SHORT: Final = "SET LOCAL lock_timeout = '2s'"
+LOCK_S: Final = 2.0
+_SHORT: Final = f"SET LOCAL lock_timeout = '{LOCK_S:g}s'"
+_OF_THE_TABLE: Final = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,  # no right to read it, too
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 class Continuous:
@@ -61,7 +68,7 @@ class Continuous:
                         await conn.execute(SQL["forget_all"])
                     return
                 await self._wait_for_lists(database)
-                await _Worker(database, self._config.continuous_budget, self._config.scrub_days,
+                await Worker(database, self._config.continuous_budget, self._config.scrub_days,
                               lambda: self._busy(name)).run()  # fmt: skip
             except (PeersyncError, *TRANSLATED) as error:
                 level = logging.DEBUG if getattr(error, "retryable", True) else logging.WARNING
@@ -77,7 +84,7 @@ class Continuous:
             await asyncio.sleep(LOOK_S)
 
 
-class _Worker:
+class Worker:
     """The lists of one database, on a connection of its own."""
 
     def __init__(
@@ -92,7 +99,9 @@ class _Worker:
 
     async def run(self) -> None:
         """Until no list is left."""
-        async with self._database.connect("proof", what="keeping digests") as conn:
+        async with self._database.connect(
+            "proof", what="keeping digests", lock_timeout_s=LOCK_S
+        ) as conn:
             while await conn.fetchval(SQL["any"]):
                 if not self._busy() and await conn.fetchval(SQL["try_work"]):
                     try:
@@ -139,7 +148,14 @@ class _Worker:
     async def _piece(self, conn: asyncpg.Connection, number: int, days: float | None) -> bool:
         """Whether there is more to do for this list. Rests as long as the budget wants it."""
         began = time.monotonic()
-        done = await work(conn, number, rows=self._rows, scrub_days=days)
+        try:
+            done = await work(conn, number, rows=self._rows, scrub_days=days)
+        except asyncpg.LockNotAvailableError:  # altered, or locked: next time
+            return False
+        except _OF_THE_TABLE as error:  # others are not kept waiting for it
+            log.warning("%s: no digests are kept of a table: %s", self._database.name, error)
+            await conn.execute(SQL["forget"], number)
+            return False
         spent = time.monotonic() - began
         self._fit(done, spent)
         if done.unseen:

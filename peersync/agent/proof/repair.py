@@ -55,6 +55,7 @@ class Repair:
     ) -> None:
         self.view = view
         self.cancelled = False
+        self._cancelled_by = ""
         self._wanted = wanted
         self._verifies = verifies
         self._jobs = jobs
@@ -82,8 +83,10 @@ class Repair:
             )
         warnings = () if before.matched else (_NOT_NEWER.format(self.changed),)
         started = await start(self._jobs, self._request(wrong, dry_run=True))
+        self._refuse_cancelled()
         self.set(state="planned", plan=started.plan, warnings=warnings)
         await self._note(self.view)
+        self._refuse_cancelled()
         return True
 
     async def write(self) -> None:
@@ -98,8 +101,11 @@ class Repair:
             ]
             self.set(state="writing")
             await self._note(self.view)
+            self._refuse_cancelled()
             started = await start(self._jobs, self._request(wrong, dry_run=False))
             self.set(plan=started.plan, session=started.job)
+            if self.cancelled and started.job is not None:  # while it was being planned
+                await self._jobs.cancel(started.job, self._cancelled_by)
             await self._note(self.view)
         await self._synced()
         self.set(state="proving")
@@ -109,8 +115,8 @@ class Repair:
         await self._end(after)
 
     async def cancel(self, by: str) -> None:
-        """Stops whatever it waits for."""
-        self.cancelled = True
+        """Stops whatever it waits for, and what it would do next."""
+        self.cancelled, self._cancelled_by = True, by
         view = self.view
         if view.state == "writing" and view.session is not None:
             await self._jobs.cancel(view.session, by)
@@ -128,24 +134,38 @@ class Repair:
             await asyncio.sleep(_LOOK_S)
             run = await self._verifies.get(run.id)
         self.set(**{field: run})
+        if run.state == "cancelled" and self.view.session is not None:
+            raise Cancelled(
+                "cancelled when the rows were written: they were not compared again",
+                hint=f"to put back what was changed: peersync undo {self.view.session[:8]}",
+            )
         if run.state == "cancelled":
             raise Cancelled("cancelled while rows were compared")
         if run.error is not None:
             raise error_class(run.error.code)(run.error.message, hint=run.error.hint)
         return run
 
+    def _refuse_cancelled(self) -> None:
+        if self.cancelled:
+            raise Cancelled("cancelled: nothing was changed")
+
     async def _synced(self) -> None:
         assert self.view.session is not None
         while True:
-            job = await self._jobs.views.get(self.view.session)
-            if job.state in _FINAL:
-                break
+            try:
+                job = await self._jobs.views.get(self.view.session)
+            except PeersyncError as error:  # the sync goes on, or is taken up again
+                if not error.retryable:
+                    raise
+            else:
+                if job.state in _FINAL:
+                    break
             await asyncio.sleep(_LOOK_S)
         if job.state == "cancelled":
             raise Cancelled("cancelled while rows were written")
         if job.state == "failed":
-            error = job.error or ErrorRecord.of(PeersyncError("the full sync failed"))
-            raise error_class(error.code)(error.message, hint=error.hint)
+            why = job.error or ErrorRecord.of(PeersyncError("the full sync failed"))
+            raise error_class(why.code)(why.message, hint=why.hint)
 
     def _tables(self) -> tuple[str, ...]:
         """Those that were written, and nothing else."""

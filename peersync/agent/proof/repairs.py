@@ -55,13 +55,13 @@ class Repairs:
         self._jobs = jobs
         self._spawn = spawn
         self._runs: dict[str, Repair] = {}  # those that something is done for
+        self._deciding = asyncio.Lock()  # whether one that was planned goes on, or is cancelled
 
     # --- what people ask ----------------------------------------------------------------
     async def start(self, wanted: RepairRequest) -> RepairView:
         """Compares at once, and writes unless it is a dry run."""
         database, peer = self._databases.get(wanted.database).name, self._book.get(wanted.peer)
         self._refuse_busy(database, peer.name)
-        await self._databases.ready(database)
         view = RepairView(
             id=secrets.token_hex(16),
             database=database,
@@ -73,32 +73,43 @@ class Repairs:
             started_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
         run = self._run_of(view, wanted.tables, wanted.exclude_tables)
-        await self._note(peer.node_id, view)
+        self._runs[view.id] = run  # at once: who asks while this waits finds it busy
+        try:
+            await self._databases.ready(database)
+            await self._note(peer.node_id, view)
+        except BaseException:
+            del self._runs[view.id]
+            raise
         self._begin(run, lambda: _compare(run, go_on=not wanted.dry_run))
         return run.view
 
     async def apply(self, id_: str) -> RepairView:
         """Goes on with one that was planned."""
-        view = await self.get(id_)
-        if view.state != "planned":
-            raise BadRequest(f"repair {view.id[:8]} is {view.state}: only a planned one can go on")
-        self._refuse_busy(view.database, view.peer)
-        self._book.get(view.peer)
-        run = self._run_of(view)
-        run.set(state="writing", completed_at=None)
-        self._begin(run, run.write)
-        return run.view
+        async with self._deciding:
+            view = await self.get(id_)
+            if view.state != "planned":
+                raise BadRequest(
+                    f"repair {view.id[:8]} is {view.state}: only a planned one can go on"
+                )
+            self._refuse_busy(view.database, view.peer)
+            run = self._run_of(view)
+            run.set(state="writing", completed_at=None)
+            self._begin(run, run.write)
+            return run.view
 
     async def cancel(self, id_: str, by: str) -> RepairView:
         """Stops one that runs; one that was planned goes no further."""
-        view = await self.get(id_)
-        run = self._runs.get(view.id)
-        if run is not None:
+        async with self._deciding:
+            view = await self.get(id_)
+            run = self._runs.get(view.id)
+            if run is None and view.state == "planned":
+                run = self._run_of(view)
+                await run.end("cancelled", Cancelled("cancelled: nothing was changed"))
+        if run is None:
+            return view
+        if run.view.id in self._runs:
             await run.cancel(by)
-        elif view.state == "planned":
-            run = self._run_of(view)
-            await run.end("cancelled", Cancelled("cancelled: nothing was changed"))
-        return run.view if run is not None else view
+        return run.view
 
     async def get(self, id_: str) -> RepairView:
         """By the beginning of its id."""

@@ -20,7 +20,7 @@ from peersync.agent.databases import Databases
 from peersync.agent.proof.first import KEPT_CHARACTERS, look_at_table
 from peersync.agent.proof.kept import ask_to_keep
 from peersync.agent.proof.matched import Passed, Unsettled, Waits, settle
-from peersync.agent.proof.oneway import Directions, read_directions, set_aside
+from peersync.agent.proof.oneway import Aside, Directions, read_directions, set_aside
 from peersync.agent.proof.pairs import Comparable, NotCompared, Pairs, Sides, pair_tables
 from peersync.agent.proof.remote import of_shape, read_probe
 from peersync.agent.proof.rows import key_views
@@ -257,7 +257,11 @@ class Verification:
             unsettled.in_flight += look.differing
             look.missing = look.extra = look.different = 0
         matched = max(0, look.rows_there - look.missing - look.different)
-        aside = await set_aside(conn, unsettled, self._directions, self.peer.name)
+        aside = Aside()
+        try:
+            aside = await set_aside(conn, unsettled, self._directions, self.peer.name)
+        except (PeersyncError, *TRANSLATED) as exc:
+            notes.append(f"what is kept back could not be read: {_own(exc, conn).message}")
         notes += aside.notes
         if one.filtered and look.extra:
             notes.append(f"{counted(look.extra, 'row')} {_is(look.extra)} only here")

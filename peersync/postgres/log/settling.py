@@ -78,7 +78,8 @@ class TableCount(msgspec.Struct, frozen=True, kw_only=True):
 
 class BulkSettled(msgspec.Struct, frozen=True, kw_only=True):
     """`matched` were meant when this began, `left` of them are older than `next`, which goes on as
-    `before`; None: all were tried. `tables`: of a dry run, how many are of which, at most 100."""
+    `before`; None: all were tried. `tables`: of a dry run, how many are of which, at most 100; its
+    `next` keeps a run to what was counted: what is found later has no smaller id."""
 
     database: str
     choice: str
@@ -103,13 +104,14 @@ async def origins_of(conn: asyncpg.Connection, peer: str) -> list[int]:
     return found
 
 
-async def count_conflicts(conn: asyncpg.Connection, meant: Meant) -> list[TableCount]:
-    """Of every table, the one with the most first."""
+async def _count(conn: asyncpg.Connection, meant: Meant) -> tuple[list[TableCount], int | None]:
+    """Of every table, the one with the most first; and the newest of all."""
     rows = await conn.fetch(_SQL["count"], *meant.parameters)
-    return [
+    counts = [
         TableCount(schema=r["schema_name"], table=r["table_name"], count=r["conflicts"])
         for r in rows
     ]
+    return counts, max((r["newest"] for r in rows), default=None)
 
 
 async def settle_all(
@@ -123,16 +125,25 @@ async def settle_all(
     is_late: Callable[[], bool],
     dry_run: bool = False,
 ) -> BulkSettled:
-    """Tries up to `limit`, and no further one once `is_late`. Each stays as it came out."""
-    tables = await count_conflicts(conn, meant)
+    """Tries up to `limit`, and no further one once `is_late`, or when one fails that may go well
+    later; raises that only where it is the first. Each stays as it came out."""
+    tables, newest = await _count(conn, meant)
     matched = sum(table.count for table in tables)
     outcomes: list[Outcome] = []
     rows = [] if dry_run else await conn.fetch(_SQL["list"], *meant.parameters, limit)
     for row in rows:
-        outcomes.append(await _one(conn, row, choice, by))
+        try:
+            outcomes.append(await _one(conn, row, choice, by))
+        except (PeersyncError, *TRANSLATED):
+            if not outcomes:
+                raise
+            break  # what was done is told; who goes on meets it as the first
         if is_late():
             break
     left = 0 if dry_run else max(matched - len(outcomes), 0)
+    after = outcomes[-1].id if outcomes and left else None
+    if dry_run and newest is not None:
+        after = newest + 1
     return BulkSettled(
         database=database,
         choice=choice,
@@ -143,7 +154,7 @@ async def settle_all(
         refused=sum(one.result in ("moved", "refused") for one in outcomes),
         outcomes=tuple(outcomes),
         tables=tuple(tables[:MAX_TABLES]) if dry_run else (),
-        next=outcomes[-1].id if outcomes and left else None,
+        next=after,
         left=left,
     )
 

@@ -49,6 +49,23 @@ def refuse_strangers(
     return True
 
 
+def refuse_one_way_source(baseline: Baseline) -> None:
+    """DatabaseError for rows that may be older than ours, or are the source's own business.
+
+    The vector of a database that only gives claims what it was told of, and has none of it in its
+    rows; one that only receives has rows which it gives to nobody.
+    """
+    group = baseline.group
+    source = next((m for m in group.members if m.origin == group.origin), None) if group else None
+    if source is not None and source.direction != "both":
+        raise DatabaseError(
+            f"{source.node_name} only {source.direction}s: its rows are not those of the others, "
+            "and would take the place of newer ones here",
+            hint="Nothing was changed. Take the rows from another member. To take them all the "
+            "same: --source-wins",
+        )
+
+
 def unsent_keys(connection: psycopg.Connection, vector: Mapping[int, int]) -> Keys:
     """The keys, as {column: text}, of rows with changes that a vector does not cover.
 
@@ -109,7 +126,8 @@ def _not_by_key(table: TableName, op: str) -> DatabaseError:
     return DatabaseError(
         f"table {table} {what} here, and the source has not seen that",
         hint="Nothing was changed. Let periodic sync send it first (peersync sync now --wait); "
-        "while joining: start again.",
+        "while joining: start again. Of a database that only receives, nothing is sent: "
+        "--source-wins",
     )
 
 

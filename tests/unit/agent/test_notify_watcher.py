@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from peersync.agent.notify.ended import Ended
-from peersync.agent.notify.facts import disk
+from peersync.agent.notify.facts import disk, pairing
 from peersync.agent.notify.watcher import Sources, Watcher
 from peersync.agent.periodic.answers import LinkView
 from peersync.agent.proof.view import ProofSummary
@@ -19,7 +19,7 @@ from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.config.model import Config, Node
 from peersync.config.orchestration import ALARMS, Channel, Notify
 from peersync.core.errors import DatabaseUnreachable
-from peersync.core.incidents import Notice
+from peersync.core.incidents import Fact, Notice
 
 T0 = 1_700_000_000.0
 
@@ -54,6 +54,7 @@ class World:
         self.status: Status | Exception = a_status(member())
         self.contacts: dict[tuple[str, str], float] = {}
         self.kept: dict[str, tuple[str, str | None]] = {}
+        self.pending: list[Fact] = []
         self.said: list[tuple[float, Notice]] = []
 
     async def start(self) -> None:
@@ -72,7 +73,7 @@ class World:
                 Channel(name="c", kind="webhook", url="http://x/", events=(*ALARMS, "completed")),
             ),
         )
-        sources = Sources(status, lambda: self.contacts, kept)
+        sources = Sources(status, lambda: self.contacts, kept, lambda: self.pending)
         self.watcher = Watcher(config, {}, sources, clock=lambda: self.now)
         await self.watcher.begin()
 
@@ -350,3 +351,12 @@ async def test_rows_that_a_verification_found_to_differ_are_said_until_one_finds
     proved = ProofSummary(checked_at=since, proved_at=since)
     world.status = a_status(msgspec.structs.replace(member(), proof=proved))
     assert told(await world.passes(600)) == [("recovered", "difference")]
+
+
+async def test_who_waits_to_be_a_peer_is_said_once(world: World) -> None:
+    world.pending = [pairing("ab" * 32, "server-x", "abab-abab", "192.0.2.7", world.now)]
+    (notice,) = await world.passes(86_400 * 2, look_s=900)
+    assert (notice.kind, notice.event) == ("opened", "pairing")
+    assert "abab-abab" in str(notice.problem)
+    world.pending = []
+    assert await world.passes(3600) == []

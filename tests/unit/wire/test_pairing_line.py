@@ -24,6 +24,18 @@ def test_a_line_is_read_as_it_was_written(host: str) -> None:
     assert parse_invite(invite.line()) == invite
 
 
+def test_names_that_are_taken_for_each_other() -> None:
+    for one, other in (
+        ("server-1", "server-l"),
+        ("db0", "dbo"),
+        ("farm", "farrn"),
+        ("a-b", "a--b"),
+    ):
+        assert pairing.look_alike(one, other)
+    for other in ("server-1", "server-2"):
+        assert not pairing.look_alike("server-1", other)
+
+
 def test_an_ipv6_address_is_in_brackets() -> None:
     line = Invite(Address("2001:db8::7", 8791), "0f" * 32, SECRET).line()
     assert line.startswith("psync1:[2001:db8::7]:8791:")
