@@ -14,8 +14,8 @@ from playwright.async_api import Locator, Page, Route, expect
 from peersync.agent.people.overview import LINKS
 from tests.browser.conftest import Show
 from tests.browser.house import House
-from tests.browser.people import set_password
-from tests.browser.watched import SERVER_GONE
+from tests.browser.people import PASSWORD, USER, set_password
+from tests.browser.watched import NOT_LOGGED_IN, SERVER_GONE, STREAM_CUT
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.nodes import MakeNode
 
@@ -37,10 +37,32 @@ async def test_the_badge_tells_that_the_agent_is_gone_and_that_it_is_back(
     node.kill()
     await expect(badge).to_contain_text("reconnecting")
     await here.photograph("reconnecting")
+    await here.go("#/check")
+    await expect(page.locator("main .error")).to_be_visible()
     await asyncio.to_thread(node.start)
     await expect(badge).to_have_text("live")
-    await here.go("#/check")  # the login has survived
+    # the login has survived, and what could not be shown comes by itself
     await expect(page.get_by_role("table", name=re.compile("Checks"))).to_be_visible()
+
+
+async def test_who_is_cut_off_in_the_middle_of_a_form_finds_it_as_it_was(
+    show: Show, house: House
+) -> None:
+    here = await show(house.b)
+    here.allowed = [NOT_LOGGED_IN, STREAM_CUT]
+    page = await here.open("#/sync?peer=server-a&database=shop")
+    await page.get_by_label("Mirror").check()
+    await here.context.clear_cookies()
+    await page.get_by_role("button", name="Show the plan").click()
+    await page.get_by_label("Name", exact=True).fill(USER)
+    await page.get_by_label("Password").fill("wrong")
+    await page.get_by_role("button", name="Log in").dblclick()
+    await expect(page.locator("main .error")).to_contain_text("login-failed")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Log in").click()
+    await expect(page.get_by_label("Mirror")).to_be_checked()
+    await page.get_by_role("button", name="Show the plan").click()
+    await expect(page.get_by_role("heading", name="The plan for shop")).to_be_visible()
 
 
 async def test_what_happens_is_seen_in_two_browsers_at_once(show: Show, house: House) -> None:

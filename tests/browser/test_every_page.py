@@ -128,6 +128,24 @@ async def test_each_command_of_a_hint_can_be_copied_without_the_words_around_it(
     assert lines == ["peersync pull a --tables 'x'", "peersync check"]
 
 
+async def test_a_link_says_which_way_its_rows_go(show: Show, lived_in: House) -> None:
+    here = await show(lived_in.b)
+    page = await here.open()
+    words = await page.evaluate(
+        """async (ways) => {
+          const { oneWay } = await import('/js/kit.js');
+          return ways.map((direction) => oneWay({ direction, peer: 'a' })?.textContent);
+        }""",
+        ["both", "receive", "give", "none"],
+    )
+    assert words == [
+        None,
+        "one-way: takes from a, gives nothing of its own",
+        "one-way: gives to a, takes nothing",
+        "one-way on both sides: no rows go either way",
+    ]
+
+
 async def test_no_words_of_a_peer_become_a_command_that_does_more(
     show: Show, lived_in: House
 ) -> None:

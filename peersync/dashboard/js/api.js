@@ -33,7 +33,6 @@ async function call(method, path, body, { signal, login = true } = {}) {
   throw Object.assign(new ApiError(response.status, answer ?? {}), { retryAfter: response.headers.get('Retry-After') });
 }
 
-/** Each returns the answer or throws. */
 export const get = (path, options) => call('GET', path, null, options);
 export const post = (path, body = {}, options) => call('POST', path, body, options);
 export const put = (path, body) => call('PUT', path, body);

@@ -7,12 +7,14 @@ const PAGES = [
   [['conflicts', 'Conflicts'], ['quarantine', 'Quarantine'], ['tables', 'Tables'], ['check', 'Check'], ['verify', 'Verify']],
   [['history', 'History'], ['statistics', 'Statistics'], ['peers', 'Peers'], ['settings', 'Settings']],
 ];
-const INSIDE = { job: 'sync', conflict: 'conflicts', trace: 'conflicts', password: 'settings' }; // in no menu: which page they belong to
+const INSIDE = { job: 'sync', conflict: 'conflicts', password: 'settings' }; // in no menu: which page they belong to
 
 const $ = id => document.getElementById(id);
 const main = $('main');
 const links = () => [...$('nav').querySelectorAll('a')];
 let showing = new AbortController();
+let whole = false; // the page is there, and not on its way
+let broken = false;
 let overview = null;
 
 function parts(path) {
@@ -33,6 +35,7 @@ function route() {
 async function open() {
   const { name, params } = route();
   if (name === 'first') return login(params.id);
+  whole = broken = false;
   showing.abort();
   showing = new AbortController();
   const { signal } = showing;
@@ -42,24 +45,34 @@ async function open() {
   scrollTo(0, 0);
   try {
     if (known === 'none') throw noSuchPage();
-    const its = await import(`./pages/${known === 'password' ? 'login' : known}.js`);
+    const load = () => import(`./pages/${known === 'password' ? 'login' : known}.js`);
+    const its = await load().catch(() => get('/api/me').then(load)); // which says better what is wrong
     if (!signal.aborted) await (known === 'password' ? its.password : its.show)(main, params, { signal });
+    whole = !signal.aborted;
   } catch (error) {
     if (signal.aborted) return null;
     if (error.code === 'no-such-page') head(main, 'There is no such page', link('#/overview', 'Overview'));
-    else fail(error);
+    else {
+      broken = true;
+      head(main, 'This page can’t be shown now', button('Try again', open));
+      fail(error);
+    }
   }
   return null;
 }
 
-async function login(secret) {
-  if (document.body.dataset.page === 'login' && !secret) return;
+/** The way in; who was cut off (`kept`) finds the page afterwards as it was. */
+async function login(secret, kept) {
+  const { page } = document.body.dataset;
+  if (page === 'login' && !secret) return;
+  const was = kept && { page, user: session.user, hash: location.hash, title: main.dataset.title, parts: [...main.childNodes] };
   document.body.dataset.page = 'login';
-  showing.abort();
+  for (const one of document.querySelectorAll('dialog')) one.close();
+  if (!kept) showing.abort();
   live.end();
   shell(false);
   session.node = overview = null;
-  (await import('./pages/login.js')).show(main, { link: secret }, { done: start });
+  (await import('./pages/login.js')).show(main, { link: secret }, { done: () => start(was) });
 }
 
 function shell(shown) {
@@ -67,19 +80,25 @@ function shell(shown) {
   document.body.classList.toggle('in', shown);
 }
 
-/** Begins, or begins again after a login. */
-async function start() {
+/** Begins, or begins again after a login; `was`: what somebody was cut off from. */
+async function start(was) {
   if (route().name === 'first') return login(route().params.id);
+  live.begin(); // beside the question who it is: the first view needs both
   try {
     Object.assign(session, await get('/api/me'));
   } catch (error) {
-    if (error.status !== 401) fill(main, h('h1', 'No answer'), p(error.message), button('Try again', start));
+    if (error.status !== 401) fill(main, h('h1', 'No answer'), p(error.message), button('Try again', () => start(was)));
     return null; // a 401 has opened the login
   }
   $('node').textContent = session.node;
   shell(true);
   account();
-  live.begin();
+  if (was?.user === session.user && was.hash === location.hash) {
+    document.body.dataset.page = was.page;
+    main.dataset.title = was.title;
+    fill(main, was.parts);
+    return dress();
+  }
   if (session.needs_password && route().name !== 'password') location.hash = '#/password';
   return open();
 }
@@ -141,9 +160,10 @@ live.on('overview', value => {
   dress();
 });
 live.on('state', pulse);
+live.on('open', () => broken && open());
 setInterval(() => live.status().state !== 'live' && pulse(), 1000);
 main.addEventListener('titled', dress);
-onLogin(login);
+onLogin(() => login(null, whole && session.node));
 menu();
 document.querySelector('.skip').addEventListener('click', event => { event.preventDefault(); main.focus(); });
 addEventListener('hashchange', () => (session.node || route().name === 'first' ? open() : start()));

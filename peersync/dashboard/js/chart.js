@@ -13,7 +13,6 @@ function nice(max) {
   return [1, 2, 2.5, 5, 10].map(n => n * ten).find(n => n >= max);
 }
 
-/** A path with a gap where nothing is known. */
 const path = (values, x, y) => values.map((value, i) => (value == null ? '' : `${values[i - 1] == null ? 'M' : 'L'}${x(i).toFixed(1)} ${y(value).toFixed(1)}`)).join('');
 
 function summary(title, series, format) {
@@ -38,22 +37,18 @@ function figure({ title, unit, format = count, points, series = [{ name: title, 
   const legend = series.length > 1 && series.map(({ name }, i) => [s(`path.s${i}`, { d: `M${LEFT + 120 * i} 7h16` }), text(LEFT + 120 * i + 20, 11, 'start', name)]);
   return h('figure', caption,
     s('svg.chart', { viewBox: `0 0 ${W} ${H}`, role: 'img', 'aria-label': summary(title, series, format) }, scale, names, draw({ series, x, y, format }), legend),
-    details('As a table', table({
-      caption: title, key: i => labels[i], rows: [...labels.keys()],
-      columns: { When: i => labels[i], ...Object.fromEntries(series.map(one => [one.name, num(i => (one.points[i]?.y == null ? UNKNOWN : format(one.points[i].y)))])) },
-    })));
+    details('As a table', table(title, [...labels.keys()],
+      { When: i => labels[i], ...Object.fromEntries(series.map(one => [one.name, num(i => (one.points[i]?.y == null ? UNKNOWN : format(one.points[i].y)))])) }, { key: i => labels[i] })));
 }
 
 /** {title, unit, format, points: [{x, y}], or series: [{name, points}] with the same x} as lines; null is a gap. */
 export const line = options => figure(options, ({ series, x, y }) => series.map(({ points }, i) => s(`path.s${i}`, { d: path(points.map(p => p.y), x, y) })));
 
-/** The same as bars, side by side. */
 export const bars = options => figure(options, ({ series, x, y, format }) => series.map(({ points }, i) => {
   const width = Math.max(1, (0.7 * (W - LEFT)) / points.length / series.length);
   return points.map((p, n) => p.y != null && s(`rect.s${i}`, { x: x(n) + width * (i - series.length / 2), y: y(p.y), width, height: y(0) - y(p.y) }, s('title', `${p.x}: ${format(p.y)}`)));
 }));
 
-/** A line without axes, for a cell; `label` says it. */
 export function spark(points, label) {
   const top = Math.max(1, ...points);
   const d = path(points, i => (98 * i) / (points.length - 1) + 1, value => 22 - (20 * value) / top);

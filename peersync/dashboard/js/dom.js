@@ -26,17 +26,14 @@ function build(make, what, [first, ...rest]) {
 /** An HTML element: h('p.quiet', { title }, ...children). Children that are no nodes become text; null and booleans are left out. */
 export const h = (what, ...args) => build(tag => document.createElement(tag), what, args);
 
-/** The same in SVG. */
 export const s = (what, ...args) => build(tag => document.createElementNS('http://www.w3.org/2000/svg', tag), what, args);
 
-/** Puts other children into `node`; returns it. */
 export function fill(node, ...children) {
   node.replaceChildren();
   add(node, children);
   return node;
 }
 
-/** What in `node` can have the focus. */
 export const controls = node => [...node.querySelectorAll('button, a, input, select, textarea, summary')];
 
 const known = new WeakMap();

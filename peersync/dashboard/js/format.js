@@ -7,7 +7,6 @@ const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeSty
 const unless = fn => n => (n == null ? UNKNOWN : fn(n));
 const unit = (n, name) => `${n}\u202f${name}`;
 
-/** "1.6 GiB" */
 export const bytes = unless(n => {
   const step = Math.min(Math.floor(Math.log2(Math.max(n, 1)) / 10), 5);
   const value = n / 1024 ** step;
@@ -15,10 +14,8 @@ export const bytes = unless(n => {
 });
 export const rate = unless(n => `${bytes(n)}/s`);
 
-/** "12,400" */
 export const count = unless(n => grouped.format(n));
 
-/** "1 peer", "4 peers" */
 export const many = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
 export const rows = unless(n => many(n, 'row'));
 
@@ -39,7 +36,6 @@ export function segment(name) {
 /** The patterns that somebody has typed: with blanks or commas between, which those in quotes keep. */
 export const patterns = text => text.match(/("[^"]*"|[^\s,"])+/g) ?? [];
 
-/** "62 %", rounded down: 100 % is all of it. */
 export const percent = n => (n == null ? 'counting …' : unit(Math.floor(n), '%'));
 
 const SPANS = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']];
@@ -59,7 +55,6 @@ export const duration = unless(s => {
   return parts.filter(Boolean).join(' ');
 });
 
-/** An ISO time in the viewer's zone. */
 export const at = iso => absolute.format(new Date(iso));
 
 function relative(iso) {

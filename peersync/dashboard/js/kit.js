@@ -3,7 +3,7 @@ import { ask, get, query } from './api.js';
 import { controls, fill, h } from './dom.js';
 import { count } from './format.js';
 import * as live from './live.js';
-import { button, command, errorBox, filterBar, head, link, quiet, row } from './ui.js';
+import { below, button, cli, errorBox, filterBar, head, link, quiet, row } from './ui.js';
 import { table } from './table.js';
 
 export * from './api.js';
@@ -31,6 +31,7 @@ function loaded(signal, read, draw) {
     await (typeof read === 'string' ? ask(read) : read()).then(told => show(() => draw(told, place.again)))
       .catch(error => show(() => [errorBox(error), row(button('Try again', place.again))]));
   };
+  live.on('open', () => place.querySelector('.error') && place.again(), signal); // the agent is back
   place.again();
   return place;
 }
@@ -48,7 +49,6 @@ async function filtered(its, fields, given, read, draw) {
   return place;
 }
 
-/** Does it now and then, while the page is shown. */
 export function every(seconds, signal, fn) {
   const timer = setInterval(fn, seconds * 1000);
   signal.addEventListener('abort', () => clearInterval(timer));
@@ -73,7 +73,6 @@ export const page = (title, lead, make) => async (main, params, { signal }) => {
 
 let names = null;
 
-/** The names of this node's databases; asked once. */
 export async function databases() {
   names ??= (await get('api/sync/statistics')).databases.map(one => one.database);
   return names;
@@ -89,23 +88,24 @@ export async function everywhere(path, { database: only, ...wanted } = {}, rows 
   return { rows: found.flat(), problems };
 }
 
-/** Sorted by what `property` says, the first of `order` first. */
 export const worst = (all, order, property) => all.toSorted((x, y) => order.indexOf(x[property]) - order.indexOf(y[property]));
 
-/** "public.items", and with the row's key */
 export const tableOf = one => `${one.schema}.${one.table ?? one.name}`;
 export const rowOf = one => `${tableOf(one)} ${one.key ?? ''}`;
 
-/** A number that leads to what it counts. */
+const WAYS = { receive: ['takes from ', ', gives nothing of its own'], give: ['gives to ', ', takes nothing'] };
+
+/** Which way the rows of a link go, where they do not go both ways. */
+export const oneWay = ({ direction, peer }) => below(direction === 'none' ? 'one-way on both sides: no rows go either way' : WAYS[direction] && `one-way: ${WAYS[direction].join(peer)}`);
+
 export const counted = (n, href) => (n ? link(href, count(n)) : count(n));
 
-/** The buttons of a row, as a column. */
 export const acts = make => ({ Actions: one => { const some = [make(one)].flat().filter(Boolean); return some.length > 0 && row(some); } });
 
 /** A table; `line`: its command line, `file`: the name under which it can be saved. */
 export const list = (caption, rows, columns, { line, file, ...more } = {}) => [
-  table({ caption, rows, columns, ...more }),
-  (line || file) && row(file && rows.length > 0 && exportLinks(rows, `peersync-${file}`), line && command(`peersync ${line}`)),
+  table(caption, rows, columns, more),
+  (line || file) && row(file && rows.length > 0 && exportLinks(rows, `peersync-${file}`), line && cli(`${line}`)),
 ];
 
 function quoted(value) {
@@ -119,7 +119,6 @@ function asCsv(rows) {
   return [names, ...rows.map(row => names.map(name => row[name]))].map(line => line.map(quoted).join(',')).join('\r\n');
 }
 
-/** [CSV] [JSON] of a list. */
 function exportLinks(rows, name) {
   const save = (kind, type, text) => button(kind, () => {
     const url = URL.createObjectURL(new Blob([text()], { type }));

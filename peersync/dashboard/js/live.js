@@ -79,15 +79,14 @@ async function listen({ signal }) {
   }
 }
 
-/** Begins to listen; harmless when it does already. */
 export function begin() {
   if (stop) return;
   stop = new AbortController();
   listen(stop);
 }
 
-/** Stops, as after a logout. */
 export function end() {
   stop?.abort();
-  stop = overview = undefined;
+  stop = overview = lastId = undefined;
+  state = 'reconnecting';
 }

@@ -16,7 +16,6 @@ export function sides(caption, heads, one, other) {
   return list(caption, columns.map(text => ({ name: text })), [name, ...heads.map((head, i) => side(head, [one, other][i]))], { empty: 'No side has a row.' });
 }
 
-/** Before and after what somebody wrote. */
 export const written = told => sides('Before and after', ['Was', 'Is now'], told.before, told.after);
 
 function oneValue([name, was]) {

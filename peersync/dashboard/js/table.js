@@ -19,7 +19,6 @@ function column([title, what]) {
   return { title, cell: one => HOW[how](value(one)), sort: value, align: NUMBERS[how] && 'right' };
 }
 
-/** A cell takes the place of another; the focus stays where it was. */
 function swap(old, next) {
   const at = controls(old).indexOf(document.activeElement);
   old.replaceWith(next);
@@ -31,7 +30,7 @@ const NAMES = ['database', 'schema', 'table', 'set', 'peer', 'name', 'node', 'ki
 const keyOf = one => NAMES.map(name => one[name] ?? '').join(' ').trim();
 
 class Table {
-  constructor({ caption, columns, rows = [], key = keyOf, empty = 'Nothing here.', limit = 200, detail }) {
+  constructor(caption, rows, columns, { key = keyOf, empty = 'Nothing here.', limit = 200, detail } = {}) {
     columns = Array.isArray(columns) ? columns : Object.entries(columns).map(column);
     Object.assign(this, { columns, all: rows, empty, limit, detail, shown: limit, sign: 1, opened: new Set(), key: row => String(key(row)) });
     this.heads = columns.map(({ title, align, sort }) => h('th', { scope: 'col', role: 'columnheader', class: align },
@@ -104,4 +103,4 @@ class Table {
  * `columns`: {title: what it shows, see `column`}; `empty`: what is said then, or makes it; `limit`: rows at first;
  * `detail(row)`: what opens below. Its `update(rows)` shows others.
  */
-export const table = options => new Table(options).box;
+export const table = (...how) => new Table(...how).box;

@@ -3,7 +3,7 @@ import { h, s, fill } from './dom.js';
 import { may } from './api.js';
 
 export const b = (...text) => h('b', text);
-export const code = text => h('code', text);
+export const code = (...text) => h('code', text);
 export const small = (...text) => h('small', text);
 export const p = (...what) => h('p', what);
 export const quiet = (...text) => h('p.quiet', text);
@@ -12,7 +12,6 @@ export const link = (href, ...text) => h('a', { href }, text);
 /** A smaller line below; nothing without its first word. */
 export const below = (...text) => text[0] && h('small.below', text);
 
-/** Things side by side, in a list, on demand; a part of a page. */
 export const row = (...some) => h('div.actions', some);
 export const items = (all, make = one => one) => h('ul', all.map(one => h('li', make(one))));
 export const details = (summary, ...children) => h('details', h('summary', summary), children);
@@ -22,7 +21,6 @@ export const section = (title, ...what) => card(h('h2', title), what);
 /** A screen reader says what comes into it. */
 export const said = () => h('div.body', { role: 'status' });
 
-/** Names and values; what is not there is left out. */
 export const facts = pairs => h('dl', Object.entries(pairs).map(([name, what]) => (what || what === 0) && [h('dt', name), h('dd', what)]));
 
 const ICONS = {
@@ -38,10 +36,8 @@ const LOOKS = {
 };
 const look = word => Object.keys(LOOKS).find(name => LOOKS[name].split(',').includes(word)) ?? 'idle';
 
-/** A small picture beside a word, never alone. */
 export const icon = name => s('svg.icon', { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, s('path', { d: ICONS[name] }));
 
-/** Icon, word and colour of a state; `text`: another word. */
 export function badge(state, text) {
   const word = String(state ?? 'unknown').replaceAll('_', ' ').toLowerCase();
   return h(`span.badge.${look(word)}`, icon(look(word)), h('span', text ?? word));
@@ -66,7 +62,6 @@ export function fail(error) {
   else fill(place ?? document.getElementById('main'), errorBox(error)).scrollIntoView({ block: 'nearest' });
 }
 
-/** A line at the edge that goes away. */
 export function toast(text) {
   const line = h('p.toast', text);
   document.getElementById('toasts').append(line);
@@ -79,13 +74,14 @@ export function button(label, fn, { kind = '', busy, why, role, title } = {}) {
   const node = h('button', { type: 'button', class: kind, title: off || title, 'aria-disabled': off ? 'true' : null }, label);
   node.addEventListener('click', event => {
     if (off) toast(off);
-    else if (!node.ariaBusy) working(node, busy, () => fn(event));
+    else working(node, busy, () => fn(event));
   });
   return node;
 }
 
 /** Runs `fn` while `node` shows that it is at work; an error goes to the head of the page. */
 export async function working(node, busy, fn) {
+  if (node.ariaBusy) return; // pressed twice
   const before = [...node.childNodes];
   node.ariaBusy = 'true';
   if (busy) fill(node, busy);
@@ -101,21 +97,20 @@ export async function working(node, busy, fn) {
 
 /**
  * A button for what the command line does as `peersync LINE`; `run` may give what to say then.
- * `ask`: as of `dialog`, or finds that out; `again`: called afterwards; the rest as of `button`.
+ * `needs`: fields that have to be right; `ask`: as of `dialog`, or finds that out; `again`: called afterwards; the rest as of `button`.
  */
-export function press(label, line, run, { ask, again, ...options } = {}) {
-  const same = `peersync ${line}`;
+export function press(label, line, run, { needs = [], ask, again, ...options } = {}) {
   return button(label, async () => {
+    if (!needs.every(one => one.reportValidity())) return;
     const asked = typeof ask === 'function' ? await ask() : ask;
-    if (asked && !(await dialog({ confirm: label, ...asked, body: [p(asked.body), command(same)] }))) return;
+    if (asked && !(await dialog({ confirm: label, ...asked, body: [p(asked.body), cli(line)] }))) return;
     const words = await run();
     toast(typeof words === 'string' ? words : 'Done.');
     again?.();
-  }, { role: 'operator', title: same, busy: '…', ...options });
+  }, { role: 'operator', title: `peersync ${line}`, busy: '…', ...options });
 }
 
-/** The same with its command line beside it. */
-export const act = (label, line, ...more) => row(press(label, line, ...more), command(`peersync ${line}`, ''));
+export const act = (label, line, ...more) => row(press(label, line, ...more), cli(`${line}`, ''));
 
 export const ADMIN = { role: 'admin' };
 export const PRIMARY = { kind: 'primary' };
@@ -125,7 +120,6 @@ export const danger = (again, title, body, name) => ({ ...ADMIN, again, kind: 'd
 
 let serial = 0;
 
-/** A labelled control with its help below. */
 export function field(label, control, help) {
   const id = (control.id ||= `f${(serial += 1)}`);
   const note = help && h('small', { id: `${id}h` }, help);
@@ -174,19 +168,23 @@ export function dialog({ title, body, confirm, cancel = 'Cancel', name, danger =
 
 const copy = text => navigator.clipboard.writeText(text).then(() => toast('Copied.'), () => toast('The browser does not allow copying here.'));
 
+/** No line ends inside of `--option` or of `server-a`. */
+const whole = text => text.split(/(\S*-\S*)/).map((one, i) => (i % 2 ? h('span.word', one) : one));
+
 /** The command that does the same, to copy. */
-export const command = (text, label = 'same as') => h('p.command', label, code(text), button('Copy', () => copy(text), { kind: 'plain' }));
+export const command = (text, label = 'same as') => h('p.command', label, code(whole(text)), button('Copy', () => copy(text), { kind: 'plain' }));
+
+export const cli = (line, ...label) => command(`peersync ${line}`, ...label);
 
 /** The lines of a hint: "do this: peersync x; or that: peersync y" has two; "peersync init writes one" has none. */
-const PASTEABLE = /(?:^|: )((?:peersync (?!\w+ (?:makes|prints|writes)\b)|(?:psql|systemctl|timedatectl) ).*?)(?=; [a-z]|,? or\b|\.?$)/gm;
+const PASTEABLE = /(?:^|: )((?:peersync (?!(?:[\w-]+ )+(?:makes|names|prints|says|sets|shows|takes|writes)\b)|(?:psql|systemctl|timedatectl) ).*?)(?=; [a-z]|,? or\b|\.?$)/gm;
 
 /** It may be a peer's hint: a line with anything by which a shell does more gets no button. */
 const pasteable = line => !/[;|&$`<>()\\\p{C}\p{Zl}\p{Zp}]/u.test(line);
 
-/** What somebody can do; each of its lines can be copied. */
 export function hinted(text) {
   const lines = [...(text ?? '').matchAll(PASTEABLE)].map(([, line]) => line).filter(pasteable).map(line => command(line, ''));
-  return text && (lines[0]?.children[0].textContent === text ? lines : [p(text), lines]);
+  return text && (lines[0]?.children[0].textContent === text ? lines : [p(whole(text)), lines]);
 }
 
 function where({ holder = {}, ...data }) {
@@ -205,7 +203,6 @@ export function errorBox(error, did) {
     instance && small(`request ${instance.split(':').pop()}, also in the log`));
 }
 
-/** Both names and the arrow; the side that changes is marked. */
 export function flow(source, target, own, [gives, changes] = ['gives, is not changed', 'will be changed']) {
   const side = (name, what, kind) => h(kind, b(name), name === own && ' (this server)', below(what));
   return h('p.flow', side(source, gives, 'span.side'), icon('right'), h('span.hide', ' to '), side(target, changes, 'span.side.changes'));

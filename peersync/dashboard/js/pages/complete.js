@@ -20,7 +20,6 @@ const KINDS = {
   },
 };
 
-/** Starts a run and shows it. */
 async function start(kind, body) {
   location.hash = address(kind, (await post(KINDS[kind].path, { syncType: 'manual', ...body })).id);
   return 'It runs.';

@@ -8,7 +8,7 @@ const HOW = { insert: 'inserted', update: 'updated', delete: 'deleted', truncate
 
 function top(one, name) {
   const { op, at } = one[name];
-  return h('span', b(node(one[name])), one.winner === name && one.state !== 'open' && [' ', badge('ok', 'stands')], small(` ${name === 'kept' ? 'was here' : 'came in'}, ${HOW[op] ?? op} `, at && ago(at)));
+  return h('span', b(node(one[name])), small(` ${name === 'kept' ? 'was here' : 'came in'}, ${HOW[op] ?? op} `, at && ago(at)), one.winner === name && one.state !== 'open' && [h('span.hide', ','), ' ', badge('ok', 'stands')]);
 }
 
 const about = one => facts({
@@ -51,7 +51,6 @@ const STATES = {
 };
 const ENTRIES = { When: 'ago at', Server: 'b node', Change: 'text op', Columns: ({ changed }) => changed.join(', ') };
 
-/** What the row is on every server, and the changes that led to it. */
 function trace(one) {
   const place = said();
   const key = keyOf(one.key);

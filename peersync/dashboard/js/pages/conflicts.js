@@ -10,7 +10,6 @@ const node = side => side.node ?? String(side.origin);
 const winner = one => (one.winner === 'merged' ? 'both, merged' : node(one[one.winner]));
 const toOne = one => link(query(`#/conflict/${one.id}`, { database: one.database }), rowOf(one));
 
-/** The state in words. */
 export const stateOf = ({ state }) => (state === 'open' ? badge('conflict', 'waits for you') : badge('done', state === 'resolved' ? 'decided' : state));
 
 const COLUMNS = {
@@ -30,9 +29,10 @@ async function read(wanted) {
 const CHOICES = { keep: ['Keep what was here', 'resolve --all --keep'], take: ['Take what came in', 'resolve --all --take'], restore: ['Restore what lost', 'restore --all'] };
 
 /** What each request tells: of every database, and several of one that has many. */
-async function* settling(choice, { database: only, table, server, rule }, dryRun = false) {
+async function* settling(choice, { database: only, table, server, rule, upTo }, dryRun = false) {
   for (const database of only ? [only] : await databases()) {
-    let before = null;
+    let before = dryRun ? null : upTo[database];
+    if (!dryRun && !before) continue;
     do {
       const told = await tell('conflicts/settle', { database, choice, table: table || null, peer: server || null, strategy: rule || null, before, dryRun });
       yield { ...told, database };
@@ -41,14 +41,15 @@ async function* settling(choice, { database: only, table, server, rule }, dryRun
   }
 }
 
-/** Counts what matches, table by table: what somebody agrees to. */
 async function question(label, choice, wanted) {
   let matched = 0;
-  const sums = [];
+  const sums = [], upTo = {};
   for await (const told of settling(choice, wanted, true)) {
+    upTo[told.database] = told.next;
     matched += told.matched;
     sums.push(...told.tables.map(one => `${count(one.count)} of ${tableOf(one)} in ${told.database}`));
   }
+  wanted.upTo = upTo; // what comes after this count is not settled by it
   if (!matched) throw new Error(`No conflict that ${choice === 'restore' ? 'is decided' : 'waits'} is meant by what is chosen above.`);
   return { title: `${label}: ${many(matched, 'conflict')}?`, body: [items(sums), 'A row that was changed since is left as it is.'] };
 }

@@ -1,9 +1,9 @@
 /** Full syncs that ran: filters, details, export, and forgetting them. */
-import { act, bytes, card, checkbox, command, count, danger, db, del, duration, errorBox, facts, field, get, link, list, many, num, option, page, query, section, session, tableOf } from '../kit.js';
+import { act, card, checkbox, cli, count, danger, db, del, duration, errorBox, facts, field, get, link, list, many, num, option, page, query, section, session, tableOf } from '../kit.js';
 
 const FIELDS = { state: ['Result', [['', 'Any'], 'done', 'partly', 'failed', 'cancelled', 'running']], peer: ['Peer'], limit: ['Newest', ['50', '200', '1000']] };
 const took = one => one.progress?.elapsed_s ?? (one.completed_at && (Date.parse(one.completed_at) - Date.parse(one.started_at)) / 1000);
-const COLUMNS = {
+export const COLUMNS = {
   Result: 'badge state', Sync: [one => link(`#/job/${one.id}`, one.role === 'target' ? `${one.peer} → here` : `here → ${one.peer}`), one => one.peer], Database: 'text', Began: 'ago started_at',
   Took: num(one => duration(took(one)), took), Rows: 'count progress.rows', 'On the wire': 'bytes progress.wire_bytes', By: 'text requested_by',
 };
@@ -12,7 +12,7 @@ const TABLE = { Result: 'badge', Table: tableOf, Inserted: 'count', Updated: 'co
 const about = one => [
   one.error && errorBox(one.error),
   facts({ Undo: one.undo, Resumable: one.resumable && 'yes', Steps: Object.entries(one.seconds).map(([name, s]) => `${name} ${duration(s)}`).join(', ') }),
-  one.tables.length > 0 && list('Tables', one.tables, TABLE), command(`peersync jobs show ${one.id.slice(0, 8)}`),
+  one.tables.length > 0 && list('Tables', one.tables, TABLE), cli(`jobs show ${one.id.slice(0, 8)}`),
 ];
 
 function clear(place) {

@@ -1,6 +1,6 @@
 /** One full sync: how far it is, on whichever server the page is open; then how it ended. */
 import * as live from '../live.js';
-import { PRIMARY, ago, ask, at, b, badge, bar, below, button, bytes, code, command, count, details, dialog, duration, errorBox, every, facts, fill, flow, get, h, head, link, many, num, p, percent, press, query, rate, row, rows, said, section, segment, session, small, table, tableOf, tell, toast } from '../kit.js';
+import { PRIMARY, ago, ask, at, b, badge, bar, below, button, bytes, cli, code, count, details, dialog, duration, errorBox, every, facts, fill, flow, get, h, head, link, many, num, p, percent, press, query, rate, row, rows, said, section, segment, session, small, table, tableOf, tell, toast } from '../kit.js';
 
 const DOING = { backup: 'reading on the source', transfer: 'transferring the backup', convert: 'converting', restore: 'restoring', verify: 'verifying' };
 const ended = ({ state }) => ['done', 'partly', 'failed', 'cancelled'].includes(state);
@@ -28,7 +28,7 @@ class Job {
     const body = head(main, `${view.action === 'pull' ? 'Pull' : 'Push'} of ${view.database}: ${sides(view).join(' → ')}`, ['Started ', ago(view.started_at), ` by ${view.requested_by}`]);
     this.byTable = h('details', { hidden: true }, this.partsOf, this.parts);
     const log = details('Log', small('Since this page was opened. The agent’s own: ', code('journalctl -u peersync-agent')), this.log);
-    body.append(this.flowing, this.end, section('Progress', this.state, this.bar, this.figures, this.waits, this.acts, this.steps, this.byTable, log, command(`peersync jobs watch ${short(view)}`)));
+    body.append(this.flowing, this.end, section('Progress', this.state, this.bar, this.figures, this.waits, this.acts, this.steps, this.byTable, log, cli(`jobs watch ${short(view)}`)));
     this.draw(view);
   }
 
@@ -71,7 +71,6 @@ class Job {
     for (const text of [`${one.state}: ${DOING[one.step]}`, one.resumed && `taken up again, ${one.resumed} so far`, one.waiting_for, one.message, ...one.notes]) this.note(one, text);
   }
 
-  /** How far each table is, while it runs. */
   tables(known) {
     this.byTable.hidden = !known;
     if (!known) return;
@@ -97,7 +96,7 @@ class Job {
         undo === 'kept' && button('Undo …', () => this.undo(), { role: 'admin', kind: 'danger', busy: 'Looking …' }),
         view.resumable && !theirs(view) && press('Take it up again', `jobs resume ${short(view)}`, () => tell(url(view, '/resume')).then(() => this.refresh()), PRIMARY),
         link(query('#/sync', { peer: view.peer, database: view.database }), 'Another full sync'),
-      ), undo === 'kept' && command(`peersync undo ${short(view)}`)),
+      ), undo === 'kept' && cli(`undo ${short(view)}`)),
       tables.length > 0 && section('Tables', results(tables)),
     ];
   }
@@ -137,18 +136,12 @@ function far({ name, state, unit, done, total }) {
   return [of(unit === 'bytes' ? bytes : count, done, total), unit !== 'bytes' && ` ${unit}`, state === 'running' && moving(done, total, name)];
 }
 
-const steps = () => table({
-  caption: 'The five steps',
-  columns: { Step: 'text name', State: ({ state }) => badge(state === 'waiting' ? 'to come' : state), Done: far, Time: num(({ seconds }) => (seconds ? duration(seconds) : '')) },
-});
+const steps = () => table('The five steps', [], { Step: 'text name', State: ({ state }) => badge(state === 'waiting' ? 'to come' : state), Done: far, Time: num(({ seconds }) => (seconds ? duration(seconds) : '')) });
 
 const BUSY = ['comparing', 'copying'];
-const parts = () => table({
-  caption: 'How far each table is',
-  columns: {
-    Table: tableOf, State: ({ state }) => badge(BUSY.includes(state) ? 'running' : state === 'waiting' ? 'to come' : state === 'copied' ? 'done' : state, state === 'waiting' ? 'to come' : state),
-    Rows: num(t => [of(count, t.rows, t.rows_total), BUSY.includes(t.state) && moving(t.rows, t.rows_total, tableOf(t))]), Bytes: num(t => of(bytes, t.bytes, t.bytes_total)),
-  },
+const parts = () => table('How far each table is', [], {
+  Table: tableOf, State: ({ state }) => badge(BUSY.includes(state) ? 'running' : state === 'waiting' ? 'to come' : state === 'copied' ? 'done' : state, state === 'waiting' ? 'to come' : state),
+  Rows: num(t => [of(count, t.rows, t.rows_total), BUSY.includes(t.state) && moving(t.rows, t.rows_total, tableOf(t))]), Bytes: num(t => of(bytes, t.bytes, t.bytes_total)),
 });
 
 /** Whether the peer does it by itself, so that only it can stop it. */
@@ -158,15 +151,11 @@ const meaning = view => (['restore', 'verify'].includes(view.progress?.step)
   ? `Nothing is committed yet: ${sides(view)[1]} is put back as it was. What was committed table by table stays, and if the commit is under way already, the sync ends as done.`
   : `Nothing has been changed on ${sides(view)[1]}, and nothing will be.`);
 
-function cancel(view) {
-  const question = async () => {
-    const body = [p(meaning(await ask(url(view)))), command(`peersync jobs cancel ${short(view)}`)];
-    if (await dialog({ title: 'Cancel this sync?', body, confirm: 'Cancel the sync', cancel: 'Let it run', danger: true })) await tell(url(view, '/cancel'));
-  };
-  return [button('Cancel …', question, { role: 'operator', kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : theirs(view) && `${view.peer} pulls it, and can cancel it there.` }), small('Closing this page stops nothing.')];
-}
+const cancel = view => [press('Cancel …', `jobs cancel ${short(view)}`, () => tell(url(view, '/cancel')).then(() => 'It stops.'), {
+  ask: async () => ({ title: 'Cancel this sync?', body: meaning(await ask(url(view))), confirm: 'Cancel the sync', cancel: 'Let it run', danger: true }),
+  kind: 'danger', why: view.state === 'cancelling' ? 'It is being cancelled already.' : theirs(view) && `${view.peer} pulls it, and can cancel it there.`,
+}), small('Closing this page stops nothing.')];
 
-/** The one before it, to compare; nothing where there is none. */
 async function before(view, signal) {
   const list = await get(query('/api/sync/history', { database: view.database, state: 'done', limit: 20 }), { signal }).catch(() => []);
   return list.find(j => j.peer === view.peer && j.role === view.role && j.started_at < view.started_at && j.progress?.elapsed_s);
@@ -187,12 +176,10 @@ function summary({ tables, progress, state, undo, completed_at: end }, last) {
 
 const Table = tableColumn(t => [t.error, t.note, t.way_reason && `sent whole: ${t.way_reason}`, t.way === 'delta' && `compared: ${count(t.differing_blocks)} of ${many(t.blocks, 'block')} differed`]);
 
-const undone = tables => table({
-  caption: 'What the undo does', rows: tables, empty: 'Nothing is left to undo.',
-  columns: { Table, 'Old values back': 'count restored', 'Back again': 'count reinserted', 'Taken away': 'count deleted', 'Newer, stay': 'count newer' },
-});
+const undone = tables => table('What the undo does', tables,
+  { Table, 'Old values back': 'count restored', 'Back again': 'count reinserted', 'Taken away': 'count deleted', 'Newer, stay': 'count newer' }, { empty: 'Nothing is left to undo.' });
 
 function results(tables) {
   const amounts = Object.entries(AMOUNTS).filter(([name], i) => i < 3 || tables.some(t => t[name])).map(([name, title]) => [title, `count ${name}`]);
-  return table({ caption: 'What was done to each table', rows: tables, columns: { Table, Result: 'badge', ...Object.fromEntries(amounts), Size: 'bytes raw_bytes' } });
+  return table('What was done to each table', tables, { Table, Result: 'badge', ...Object.fromEntries(amounts), Size: 'bytes raw_bytes' });
 }

@@ -1,5 +1,5 @@
 /** Periodic sync: how far each link is, now and over time; schedules; table sets. */
-import { act, acts, ago, ask, b, badge, bytes, card, count, counted, details, duration, facts, fill, h, hinted, items, link, list, many, num, option, page, press, query, quiet, row, said, section, segment, select, tell, word } from '../kit.js';
+import { act, acts, ago, ask, b, badge, bytes, card, count, counted, details, duration, facts, fill, h, hinted, items, link, list, many, num, oneWay, option, page, press, query, quiet, row, said, section, segment, select, tell, word } from '../kit.js';
 import { line as chart } from '../chart.js';
 import { now, pause } from './overview.js';
 
@@ -21,7 +21,7 @@ function about(one, say, then) {
 
 const backlog = (n, lag, size) => num(one => (one[n] ? [many(one[n], 'change'), one[size] > 0 && `, ${bytes(one[size])}`, `, the oldest ${duration(one[lag])}`] : count(one[n])), one => one[n]);
 const COLUMNS = {
-  State: one => [badge(one.state), one.paused_by && ` by ${one.paused_by}`], Peer: 'b', Database: 'text', Lag: 'duration lag_s',
+  State: one => [badge(one.state), one.paused_by && ` by ${one.paused_by}`, oneWay(one)], Peer: 'b', Database: 'text', Lag: 'duration lag_s',
   'To take': backlog('to_take', 'lag_s', 'bytes_to_take'), 'To give': backlog('to_give', 'peer_lag_s', 'bytes_to_give'), 'Last answer': 'ago last_contact',
 };
 

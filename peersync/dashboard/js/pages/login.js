@@ -4,7 +4,6 @@ import { card, code, errorBox, field, fill, h, head, input, p, post, row, sessio
 const SHORTEST = 10;
 const secret = (name, autocomplete, more) => input({ name, type: 'password', autocomplete, required: true, ...more });
 
-/** A page with one form, whose error is shown in it. */
 function entrance(main, title, lead, fields, label, send, ...more) {
   const said = h('div', { role: 'alert' });
   const go = h('button.primary', label);

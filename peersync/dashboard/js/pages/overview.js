@@ -1,6 +1,6 @@
 /** Is everything fine? One sentence, then the peers, the worst first. */
 import { spark } from '../chart.js';
-import { ago, ask, b, badge, bar, below, button, bytes, command, count, db, duration, fill, filterBar, h, hinted, icon, items, keyed, link, list, many, num, page, percent, press, query, row, rows, said, section, small, table, tell, word } from '../kit.js';
+import { ago, ask, badge, bar, below, button, bytes, cli, count, db, duration, fill, filterBar, h, hinted, icon, items, keyed, link, list, many, num, oneWay, page, percent, press, query, row, rows, said, section, small, table, tell, word } from '../kit.js';
 
 const STEP = 100; // peers that the stream of events carries
 const of = (page, peer) => query(`#/${page}`, { peer });
@@ -16,8 +16,8 @@ export const pause = (make, label, paused, { peer, database }, again) => make(la
 export const now = (make, label, { peer, database }, { say, why } = {}) => make(label, `sync now${whom({ peer, database })} --wait`, async () => {
   const { result, links } = await tell('sync/now', { peer: peer || null, database, wait: true, timeoutS: 60 });
   const problem = links.find(one => one.problem)?.problem ?? '';
-  say?.(section('Sync now', items(links, one => [badge(one.result), ` ${one.database} with ${one.peer} `, one.problem ?? `took ${duration(one.seconds)}`])));
-  return result === 'done' ? `Both sides have everything, proved in ${duration(Math.max(0, ...links.map(one => one.seconds)))}.` : `Sync now: ${result}. ${problem}`;
+  say?.(section('Sync now', items(links, one => [badge(one.result), ` ${one.database} with ${one.peer} `, one.problem ?? `took ${duration(one.seconds)}`, oneWay(one)])));
+  return result === 'done' ? `${links.every(one => one.direction === 'both') ? 'Both sides have everything' : 'All that goes that way is there'}, proved in ${duration(Math.max(0, ...links.map(one => one.seconds)))}.` : `Sync now: ${result}. ${problem}`;
 }, { busy: 'Syncing …', why });
 
 const COUNTS = { peers: ['peer', 'peers'], links: ['link', 'links'], conflicts: ['conflict', 'conflicts'], quarantined: ['change in quarantine', 'quarantine'], parked: ['parked table', 'quarantine'], running: ['running sync', 'sync'], requests: ['pairing request', 'peers'] };
@@ -64,29 +64,28 @@ const columns = again => ({
   'Lag lately': one => one.history.length > 1 && spark(one.history, `Lag of ${one.peer} lately, up to ${duration(Math.max(...one.history))}`), Actions: one => actions(one, again),
 });
 
-/** Whether all rows were the same when they were compared last. */
 function proof({ peer, database, proof: known }) {
   const says = known?.differs_since ? [badge('differs'), ' since ', ago(known.differs_since)] : known?.proved_at ? ['identical ', ago(known.proved_at)] : 'never proved identical';
   return link(query('#/verify', { peer, database }), says);
 }
 
 const DATABASES = {
-  Database: 'text', State: one => [badge(one.state), below(one.problem), hinted(one.hint)], 'To take': 'count periodic.to_take', 'To give': 'count periodic.to_give', Rows: proof,
+  Database: 'text', State: one => [badge(one.state), one.periodic && oneWay(one.periodic), below(one.problem), hinted(one.hint)], 'To take': 'count periodic.to_take', 'To give': 'count periodic.to_give', Rows: proof,
   'Last full sync': one => (one.last_job ? link(`#/job/${one.last_job}`, ago(one.last_sync)) : ago(one.last_sync)),
 };
 
 const about = one => [
   !one.databases.length && hinted(one.hint), list(`Databases with ${one.peer}`, one.databases, DATABASES),
   one.databases_total > one.databases.length && link(of('links', one.peer), `${count(one.databases_total - one.databases.length)} more`),
-  periodic(one).length > 0 && command(`peersync sync now ${word(one.peer)} --wait`),
+  periodic(one).length > 0 && cli(`sync now ${word(one.peer)} --wait`),
 ];
 
 export const show = page('Overview', null, async ({ body, params, on, signal }) => {
   const wanted = { filter: params.filter ?? '', limit: STEP };
   const [says, jobs, more] = [said(), h('div'), h('div')];
   const filter = filterBar({ filter: ['Find a peer'] }, wanted, values => reload(values));
-  const none = () => (wanted.filter ? 'No peer has that in its name.' : ['No peers yet. ', link('#/peers', 'Invite one'), command('peersync peer invite')]);
-  const peers = table({ caption: 'Peers, the worst first', columns: columns(() => reload()), limit: 1000, empty: none, detail: about });
+  const none = () => (wanted.filter ? 'No peer has that in its name.' : ['No peers yet. ', link('#/peers', 'Invite one'), cli('peer invite')]);
+  const peers = table('Peers, the worst first', [], columns(() => reload()), { limit: 1000, empty: none, detail: about });
   body.append(says, jobs, section('Peers', filter, peers, more));
 
   let shown = '';

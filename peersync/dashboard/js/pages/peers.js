@@ -1,5 +1,5 @@
 /** Peers: who they are, what they may; who asks to become one; invite, join and remove; who is a member of what. */
-import { ADMIN, PRIMARY, act, acts, ago, ask, b, badge, button, card, checkbox, code, command, danger, db, del, duration, errorBox, every, everywhere, facts, field, fill, h, input, list, may, page, post, press, put, quiet, said, section, segment, sleep, small, tell, toast, word } from '../kit.js';
+import { ADMIN, PRIMARY, act, acts, ago, ask, b, badge, below, button, card, checkbox, cli, code, command, danger, db, del, duration, errorBox, every, everywhere, facts, field, fill, h, input, list, may, page, post, press, put, quiet, said, section, segment, sleep, small, tell, toast, word } from '../kit.js';
 
 const RIGHTS = { pull: 'pull from here', push: 'push into this server', schema: 'bring table definitions' };
 const OWNER = { ...ADMIN, ...PRIMARY };
@@ -25,16 +25,16 @@ function invite(load) {
   const address = input({ placeholder: 'as configured' });
   const confirm = checkbox();
   const open = load('peers/invites', invites);
-  return section('Invite a server', field('Where the other server reaches this one', address, 'HOST:PORT'), field('Ask me first', confirm, 'Who uses the code waits above until an admin has compared the fingerprint.'), act('Make a code', 'peer invite', async () => {
+  return section('Invite a server', field('Where the other server reaches this one', address, 'HOST:PORT'), field('Ask me first (--confirm)', confirm, 'Who uses the code waits above until an admin has compared the fingerprint.'), act('Make a code', 'peer invite', async () => {
     const told = await tell('peers/invite', { address: address.value || null, confirm: confirm.checked });
-    fill(place, command(told.line, 'Paste it on the other server’s page Peers:'), command(`peersync peer join ${told.line}`, 'or type there:'), quiet('A secret, for one use. It ends ', ago(told.expires_at), ' and leads to ', b(told.address), '.'));
+    fill(place, command(told.line, 'Paste it on the other server’s page Peers:'), cli(`peer join ${told.line}`, 'or type there:'), quiet('A secret, for one use. It ends ', ago(told.expires_at), ' and leads to ', b(told.address), '.'));
     return 'The code is ready.';
   }, { ...OWNER, again: open.again }), place, open);
 }
 
 function join(again, signal) {
   const place = said();
-  const line = h('textarea', { rows: 3, spellcheck: 'false' });
+  const line = h('textarea', { rows: 3, spellcheck: 'false', required: true });
   /** Again until an admin over there has decided. */
   const send = async () => tell('peers/join', { line: line.value.trim() }).catch(async error => {
     if (error.code !== 'pairing-waits' || signal.aborted) throw error;
@@ -46,7 +46,7 @@ function join(again, signal) {
     const told = await send().finally(() => fill(place));
     line.value = '';
     return `${told.name} (${told.short_id}) is a peer now.`;
-  }, { ...OWNER, busy: 'Joining …', again }), place);
+  }, { ...OWNER, needs: [line], busy: 'Joining …', again }), place);
 }
 
 function grant(peer, database, name, has, again) {
@@ -60,7 +60,7 @@ function about(peer, again) {
     peer.problem && errorBox({ code: 'unreachable', message: peer.problem, hint: peer.hint }),
     facts({ Fingerprint: code(peer.node_id), Added: ago(peer.added_at), Reached: peer.reached }),
     Object.entries(peer.rights).map(([database, rights]) => h('fieldset', h('legend', `${peer.name} may, in ${database === '*' ? 'all databases' : database}`), Object.entries(rights).map(([one, has]) => grant(peer.name, database, one, has, again)))),
-    command(`peersync peer allow ${name} --pull`), command(`peersync peer deny ${name} --push`),
+    cli(`peer allow ${name} --pull`), cli(`peer deny ${name} --push`),
     act('Remove', `peer remove ${name}`, () => del(path(peer.name)),
       danger(again, `Remove ${peer.name}?`, 'It is refused from its next request on. It still knows this server: remove it there too. Where it keeps a database in step, end that first, below.', peer.name)),
   ];
@@ -81,8 +81,9 @@ const expire = ({ name, database }, again) => press('Expire', `members expire ${
 const leave = (database, again) => act(`Leave with ${database}`, `leave${db(database)}`, () => post('api/admin/periodic/leave', { database }),
   danger(again, `Leave the group of ${database}?`, 'The others fetch the changes of this server first. Its rows stay, and are no longer kept in step.', database));
 
+const DIRECTIONS = { receive: 'only receives', give: 'only gives' };
 const members = ({ rows, problems }, again) => [problems, list('Members', rows, {
-  State: 'badge', Database: 'text', Server: one => [b(one.name), one.own && ' (this server)'], 'Applied here': 'count applied', 'Has of ours': 'count has',
+  State: 'badge', Database: 'text', Server: one => [b(one.name), one.own && ' (this server)', below(DIRECTIONS[one.direction])], 'Applied here': 'count applied', 'Has of ours': 'count has',
   Heard: one => (one.own ? '' : one.heard_s == null ? 'never' : `${duration(one.heard_s)} ago`), ...acts(one => !one.own && ['member', 'joining'].includes(one.state) && expire(one, again)),
 }, { empty: 'No database is kept in step yet: peersync join PEER', line: 'members list --all' }), [...new Set(rows.map(one => one.database))].map(database => leave(database, again))];
 

@@ -6,7 +6,6 @@ const FIELDS = { table: ['Table'], all: ['State', [['', 'Waiting'], ['true', 'Al
 
 const told = results => section('What came of it', items(results, one => [badge(one.result === 'refused' ? 'failed' : 'done', one.result), ` ${rowOf(one)} ${one.reason ?? ''}`, one.after && details('The row', written(one))]));
 
-/** An action on changes; says what came of each. */
 const doing = (label, line, path, body, say, options) => act(label, `quarantine ${line}`, async () => {
   const results = [await tell(`quarantine/${path}`, body())].flat();
   const refused = results.filter(one => one.result === 'refused').length;
@@ -35,7 +34,6 @@ const COLUMNS = {
   Arrived: 'ago at', Reason: one => (one.cause === 'table' ? 'its table is parked' : one.reason.split('\n')[0]),
 };
 
-/** A table whose changes wait, with the statement that helps. */
 function parkedTable(one) {
   const [reason, sql = ''] = one.parked.split('. What helps: ');
   const [, there, statement] = /^(at the peer[^:]*: )?(.*)$/s.exec(sql);

@@ -1,5 +1,5 @@
 /** What is configured and where it came from; notifications; users, tokens and sessions. */
-import { ADMIN, act, acts, ago, b, badge, code, command, danger, del, details, errorBox, facts, fail, field, fill, filterBar, form, h, input, items, link, list, many, page, patch, post, press, p, quiet, said, section, segment, select, session, tell, word } from '../kit.js';
+import { ADMIN, act, acts, ago, b, badge, cli, command, danger, del, details, dialog, errorBox, facts, fail, field, fill, filterBar, form, h, input, items, link, list, many, p, page, patch, post, press, quiet, said, section, segment, select, session, tell, word } from '../kit.js';
 
 const API = 'api/admin/';
 const roles = (role = 'viewer', ...more) => select(['viewer', 'operator', 'admin'], role, ...more);
@@ -10,14 +10,13 @@ function flat(value, path = '') {
   return Object.entries(value).flatMap(([name, inner]) => flat(inner, path ? `${path}.${inner?.name ?? name}` : name));
 }
 
-/** What was chosen is shown; what is as it came, on demand. */
 function settings({ config, origins }) {
   const all = flat(config).map(([name, value]) => ({ name, value: JSON.stringify(value), from: origins[name] ?? origins[name.split('.')[0]] }));
   const part = (caption, rows) => list(caption, rows, { Setting: 'b name', Value: 'code', From: ({ from }) => h('span', { title: from }, from.split('/').pop().split(': ')[0]) }, { limit: 1000, empty: 'Nothing: all is as it came.' });
   const [chosen, defaults] = [false, true].map(is => all.filter(one => (one.from === 'default') === is));
   const rest = part('Defaults', defaults);
   const more = details(many(defaults.length, 'default'), filterBar({ text: ['Find a setting'] }, {}, ({ text }) => rest[0].update(defaults.filter(one => one.name.includes(text)))), rest);
-  return [part('Settings that were chosen', chosen), more, command('peersync config show --origin')];
+  return [part('Settings that were chosen', chosen), more, cli('config show --origin')];
 }
 
 function channels({ quiet_until: until, channels: rows, incidents }, again) {
@@ -40,28 +39,32 @@ function channels({ quiet_until: until, channels: rows, incidents }, again) {
   ];
 }
 
-/** A secret that is told once. */
 const once = (place, title, secret, ...note) => { fill(place, h('h3', title), command(secret, ''), quiet(...note)); };
 
 function users(rows, again) {
   const place = said();
-  const [name, role] = [input(), roles()];
+  const [name, role] = [input({ required: true }), roles()];
   const first = told => once(place, `The first login of ${told.user}`, told.link, 'Works once; ends ', ago(told.expires_at), '.');
   const path = user => `${API}users/${segment(user.name)}`;
   const ended = ({ revoked_tokens: gone }) => gone?.length && `Its tokens have ended, too: ${gone.join(', ')}.`;
-  return [list('Users', rows, {
-    User: 'b name', Role: user => roles(user.role, value => patch(path(user), { role: value }).catch(fail).finally(again), { 'aria-label': `Role of ${user.name}` }),
+  const shown = list('Users', rows, {
+    User: 'b name', Role: user => roles(user.role, role => dialog({ title: `Make ${user.name} ${role}?`, confirm: 'Change the role' }).then(yes => yes && patch(path(user), { role })).catch(fail).finally(again), { 'aria-label': `Role of ${user.name}` }),
     Password: user => (user.has_password ? 'set' : user.link_expires_at ? ['link, ends ', ago(user.link_expires_at)] : 'none'), Sessions: 'count',
     ...acts(user => [
       press('New link', `admin link --user ${word(user.name)}`, async () => first(await post(`${path(user)}/link`)), ADMIN),
       user.name !== session.user && press('Remove', `admin users remove ${word(user.name)}`, () => del(path(user)).then(ended), danger(again, `Remove ${user.name}?`, 'Its sessions and tokens end now.', user.name)),
     ]),
-  }), form(field('Name', name), field('Role', role)), act('Add a user', 'admin users add NAME --role ROLE', async () => { first(await tell('users', { name: name.value, role: role.value })); }, ADMIN), place];
+  });
+  return [shown, form(field('Name', name), field('Role', role)), act('Add a user', 'admin users add NAME --role ROLE', async () => {
+    const told = await tell('users', { name: name.value, role: role.value });
+    first(told);
+    shown[0].update([...rows, { name: told.user, role: role.value, link_expires_at: told.expires_at, sessions: 0 }]);
+  }, { ...ADMIN, needs: [name] }), place];
 }
 
 function tokens(rows, again) {
   const place = said();
-  const [name, role, days] = [input(), roles(), input({ type: 'number', min: 1, max: 3650, value: 90 })];
+  const [name, role, days] = [input({ required: true }), roles(), input({ type: 'number', required: true, min: 1, max: 3650, value: 90 })];
   const shown = list('Tokens', rows, {
     Token: 'b name', Role: 'text', Made: one => [ago(one.created_at), ` by ${one.created_by}`], Ends: one => (one.expired ? badge('expired') : ago(one.expires_at)), 'Last used': 'ago',
     ...acts(({ id, name: its }) => press('Revoke', `token revoke ${id}`, () => del(`${API}tokens/${id}`), danger(again, `Revoke ${its}?`, 'Who uses it is refused from now on.'))),
@@ -70,11 +73,14 @@ function tokens(rows, again) {
     const told = await tell('tokens', { name: name.value, role: role.value, days: Number(days.value) });
     once(place, `Token ${told.name}`, told.token, 'It is shown only now. Send it as: Authorization: Bearer TOKEN');
     shown[0].update([told, ...rows]);
-  }, ADMIN), place];
+  }, { ...ADMIN, needs: [name, days] }), place];
 }
 
+/** "Firefox, Windows"; all that it said of itself on hover. */
+const browser = text => h('span', { title: text }, [/(Edg|Firefox|Chrome|Safari)(?!.*Edg)/, /Android|iP\w+|Windows|Mac|Linux(?!; A)/].map(one => text.match(one)?.[0]).filter(Boolean).join(', ') || text.split(' ')[0]);
+
 const sessions = (rows, again) => list('Sessions', rows, {
-  User: one => [b(one.user), one.own && ' (this one)'], From: one => `${one.address} ${one.browser}`, Began: 'ago created_at', Seen: 'ago seen_at', Ends: 'ago expires_at',
+  User: one => [b(one.user), one.own && ' (this one)'], From: one => [`${one.address} `, browser(one.browser)], Began: 'ago created_at', Seen: 'ago seen_at', Ends: 'ago expires_at',
   ...acts(one => !one.own && press('End', `admin sessions --end ${one.id}`, () => del(`${API}sessions/${one.id}`), { ...ADMIN, again })),
 }, { line: 'admin sessions' });
 

@@ -1,5 +1,5 @@
 /** What was done, day by day: trends, peers and databases, cost, unusual days, two spans compared. */
-import { ago, ask, badge, bytes, card, command, count, db, duration, errorBox, facts, h, link, list, num, p, page, query, rate, section } from '../kit.js';
+import { ago, ask, badge, bytes, card, cli, count, db, duration, errorBox, facts, h, link, list, num, p, page, query, rate, section } from '../kit.js';
 import { bars, line } from '../chart.js';
 
 // name, how it is shown, and where what it counts is
@@ -13,7 +13,6 @@ const of = measure => MEASURES[measure] ?? [measure];
 const shown = (measure, n) => (n == null ? '–' : (of(measure)[1] ?? count)(n));
 const linked = ({ measure }) => (of(measure)[2] ? link(of(measure)[2], of(measure)[0]) : of(measure)[0]);
 
-/** Every day of the span, also those without a record. */
 function everyDay(days, since, until) {
   const known = new Map(days.map(one => [one.day, one]));
   const first = Date.parse(since);
@@ -58,8 +57,8 @@ function cost(one) {
 
 const draw = ([told, unusual, costs], wanted) => [
   told.databases.length > 1 && section('All databases', sums('Databases', told.databases.map(one => ({ name: one.database, ...one.totals })))), told.databases.map(one => database(one, told, wanted.days)),
-  section('Unusual days', anomalies(unusual), command(`peersync statistics anomalies --days ${wanted.days}`)), section('Cost', costs.map(cost), command('peersync statistics cost')),
-  card(h('a', { href: query('api/admin/statistics/export', { ...wanted, format: 'csv' }), download: 'peersync-days.csv' }, 'Export every day as CSV'), command(`peersync statistics --days ${wanted.days} --compare${db(wanted.database)}`)),
+  section('Unusual days', anomalies(unusual), cli(`statistics anomalies --days ${wanted.days}`)), section('Cost', costs.map(cost), cli('statistics cost')),
+  card(h('a', { href: query('api/admin/statistics/export', { ...wanted, format: 'csv' }), download: 'peersync-days.csv' }, 'Export every day as CSV'), cli(`statistics --days ${wanted.days} --compare${db(wanted.database)}`)),
 ];
 
 const read = wanted => Promise.all(['', '/anomalies', '/cost'].map(part => ask(`statistics${part}`, wanted)));

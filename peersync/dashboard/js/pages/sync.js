@@ -1,7 +1,8 @@
 /** A full sync: with whom, in which direction, how; the plan; and only then the start. */
+import { COLUMNS } from './history.js';
 import { tableColumn } from './job.js';
 import { running } from './overview.js';
-import { PRIMARY, ago, ask, b, badge, button, bytes, checkbox, command, count, db, details, dialog, duration, every, facts, field, fill, flow, form, get, h, input, items, link, many, num, option, p, page, patterns, radios, row, rows, section, select, table, tell, word } from '../kit.js';
+import { PRIMARY, ask, b, badge, button, bytes, checkbox, cli, count, db, details, dialog, duration, every, facts, field, fill, flow, form, get, h, input, items, link, many, num, option, p, page, patterns, radios, row, rows, section, select, table, tell, word } from '../kit.js';
 
 const CHECKS = [
   ['compress', 'Compress', 'Less on the wire, for a little more work.', '--no-compress'],
@@ -16,13 +17,13 @@ const METHODS = [['auto', 'Automatic'], ['delta', 'Delta: compare first, send wh
 
 const label = (action, peer) => (action === 'pull' ? `Pull ${peer} → this server` : `Push this server → ${peer}`);
 
-/** The form, and what it asks for. */
 class Panel {
   constructor(status, known, { peer, database, action = 'pull', ...first }) {
     const names = status.databases.map(d => d.name);
     Object.assign(this, { own: known.name, action, list: h('div'), ways: h('div'), flow: h('div'), same: h('div'), outcome: h('div.body', { 'aria-live': 'polite' }) });
     const plan = button('Show the plan', () => this.plan(), { ...PRIMARY, busy: 'Comparing both sides …', role: 'operator' });
     plan.type = 'submit';
+    plan.formNoValidate = true; // `plan` looks, and shows where
     this.form = h('form.body', { oninput: () => this.changed(), onsubmit: event => event.preventDefault() },
       section('What', this.list, form(field('Database', select(names, database ?? names[0], null, { name: 'database' }))), this.ways, this.flow),
       section('How', options(first), this.same, row(plan)));
@@ -60,7 +61,7 @@ class Panel {
     if (peer !== this.peer) fill(this.ways, peer ? radios('Direction', 'action', [way('pull'), way('push')], action) : h('p.empty', 'Choose a server.'));
     this.peer = peer;
     fill(this.flow, peer && flow(...(action === 'pull' ? [peer, own] : [own, peer]), own));
-    fill(this.same, command(commandLine(wanted)));
+    fill(this.same, cli(commandLine(wanted)));
     fill(this.outcome);
   }
 
@@ -71,6 +72,8 @@ class Panel {
   async plan() {
     const { wanted } = this;
     if (!wanted.peer) throw new Error('Choose a server first.');
+    this.form.querySelector('details').open ||= Boolean(this.form.querySelector('details :invalid'));
+    if (!this.form.reportValidity()) return;
     fill(this.outcome);
     const { plan } = await this.ask(true);
     if (JSON.stringify(wanted) !== JSON.stringify(this.wanted)) return;
@@ -94,7 +97,7 @@ function options({ method = 'auto', tables }) {
   const text = (title, help, props) => field(title, input({ type: 'text', ...props }), help);
   const more = details('Which tables, which method, how fast', h('div.grid',
     text('Only these tables', 'Patterns as in psql: public.order_*', { name: 'tables', value: tables }), text('Not these tables', 'Several with spaces.', { name: 'excludeTables' }),
-    field('Method', select(METHODS, method, null, { name: 'method' })), text('At most, in MB/s', 'Empty: no limit.', { name: 'bandwidth', type: 'number', min: 0, step: 'any' })));
+    field('Method', select(METHODS, method, null, { name: 'method' })), text('At most, in MB/s', 'Empty: no limit.', { name: 'bandwidth', type: 'number', min: 0, max: 1e6, step: 'any' })));
   more.open = Boolean(tables);
   return [h('div.grid', CHECKS.map(([name, title, help]) => field(title, checkbox({ name, checked: ON.includes(name) }), help))), more];
 }
@@ -115,7 +118,7 @@ export function lost(plan, sourceWins) {
 function commandLine({ action, peer, database, method, bandwidth, tables, excludeTables, ...on }) {
   const flags = CHECKS.filter(([name]) => on[name] !== ON.includes(name)).map(([, , , flag]) => ` ${flag}`);
   const each = (name, patterns) => patterns.map(pattern => option(name, pattern));
-  return ['peersync ', action, ' ', peer ? word(peer) : 'PEER', db(database), ...flags, method !== 'auto' && option('method', method),
+  return [action, ' ', peer ? word(peer) : 'PEER', db(database), ...flags, method !== 'auto' && option('method', method),
     bandwidth > 0 && option('bandwidth', `${bandwidth / 1e6}MB`), ...each('tables', tables), ...each('exclude-table', excludeTables)].filter(Boolean).join('');
 }
 
@@ -137,32 +140,21 @@ const ACTIONS = { create: 'create and fill', upsert: 'merge by key', insert: 'ad
 
 function planTable({ tables, mirror }) {
   const number = name => num(({ counts }) => `${counts[name] && !counts.exact ? '≈ ' : ''}${count(counts[name])}`, t => t.counts[name] ?? -1);
-  return table({
-    caption: 'What happens to each table', rows: tables, empty: 'There is no table to sync.',
-    columns: {
-      Table: tableColumn(t => [t.reason, t.way_reason && `sent whole: ${t.way_reason}`, ...t.warnings]), Action: [({ action }) => ACTIONS[action] ?? badge(action), t => t.action], Insert: number('insert'), Update: number('update'),
-      Unchanged: number('unchanged'), [`Only there, ${mirror ? 'deleted' : 'kept'}`]: number('target_only'), Size: 'bytes size_bytes',
-    },
-  });
+  return table('What happens to each table', tables, {
+    Table: tableColumn(t => [t.reason, t.way_reason && `sent whole: ${t.way_reason}`, ...t.warnings]), Action: [({ action }) => ACTIONS[action] ?? badge(action), t => t.action], Insert: number('insert'), Update: number('update'),
+    Unchanged: number('unchanged'), [`Only there, ${mirror ? 'deleted' : 'kept'}`]: number('target_only'), Size: 'bytes size_bytes',
+  }, { empty: 'There is no table to sync.' });
 }
-
-const recent = rows => table({
-  caption: 'The last ten full syncs', rows, empty: 'None yet. The first one appears here.',
-  columns: {
-    Result: 'badge state', Direction: [j => [link(`#/job/${j.id}`, j.role === 'target' ? `${j.peer} → this server` : `this server → ${j.peer}`), ` ${j.action}`], j => j.peer], Database: 'text',
-    When: j => ago(j.completed_at ?? j.started_at), Took: 'duration progress.elapsed_s', Rows: 'count progress.rows',
-  },
-});
 
 export const show = page('Full sync', 'Brings whole tables from one server to another. You see the plan first.', async ({ body, params, on, signal }) => {
   const history = () => get('/api/sync/history?limit=10', { signal });
   const [status, peers, before] = await Promise.all([ask('status'), ask('peers'), history()]);
   const jobs = h('div');
   for (const event of ['jobs', 'overview']) on(event, data => running(jobs, data));
-  const list = recent(before);
+  const list = table('The last ten full syncs', before, COLUMNS, { empty: 'None yet. The first one appears here.' });
   on('ended', () => history().then(list.update, () => {}));
   const panel = peers.peers.length ? new Panel(status, peers, params) : null;
-  body.append(jobs, panel?.box ?? section('No peers yet', h('p.empty', 'A full sync needs a second server. ', link('#/peers', 'Invite one')), command('peersync peer invite')),
+  body.append(jobs, panel?.box ?? section('No peers yet', h('p.empty', 'A full sync needs a second server. ', link('#/peers', 'Invite one')), cli('peer invite')),
     section('Recent syncs', list, link('#/history', 'All syncs')));
   if (!panel) return;
   const probe = () => document.hidden || ask('peers', { probe: 1 }, { signal }).then(known => panel.servers(known), () => {});

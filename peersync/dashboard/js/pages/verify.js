@@ -1,6 +1,6 @@
 /** Verify: whether databases are the same here and on a peer, row by row; and what makes them so again. */
 import { lost } from './sync.js';
-import { PRIMARY, act, ago, ask, b, badge, bar, below, button, checkbox, code, command, count, counted, databases, db, dialog, duration, errorBox, field, fill, form, h, ident, input, items, link, list, many, num, option, p, page, patterns, press, query, quiet, row, said, section, segment, select, sleep, tableOf, tell, toast, word, worst } from '../kit.js';
+import { PRIMARY, act, ago, ask, b, badge, bar, below, button, checkbox, cli, code, command, count, counted, databases, db, dialog, duration, errorBox, field, fill, form, h, ident, input, items, link, list, many, num, option, p, page, patterns, press, query, quiet, row, said, section, segment, select, sleep, tableOf, tell, toast, word, worst } from '../kit.js';
 
 const WORST = ['failed', 'differs', 'in flight', 'partly', 'not compared', 'equal'];
 const AT_ONCE = 100; // tables of one repair
@@ -18,7 +18,6 @@ const RUNS = {
 const side = (name, values, column) => values && column in values && [` ${name} `, code(values[column] ?? 'NULL')];
 const differing = ({ columns, there, here }) => columns?.map(name => h('div', b(name), side('there', there, name), side('here', here, name)));
 
-/** The rows of one table that are not the same. */
 function about(t) {
   const key = one => (t.key_columns.length ? one.key.map((value, i) => `${t.key_columns[i]}=${value}`).join(', ') : `hash ${one.key}`);
   return [
@@ -37,7 +36,7 @@ async function mend(wanted, place) {
     while (!MENDED.includes(run.state)) {
       await sleep(0.5);
       run = await ask(`repair/${run.id}`);
-      fill(place, p(badge(run.state === 'planned' ? 'planned' : MENDED.includes(run.state) ? run.state : 'running', run.state), ` Repair ${short} `, run.session && link(`#/job/${run.session}`, 'its full sync')),
+      fill(place, p(badge(MENDED.includes(run.state) ? run.state : 'running', run.state), ` Repair ${short} `, run.session && link(`#/job/${run.session}`, 'its full sync')),
         items(run.left_out, one => one.join(': ')), items(run.warnings), run.error && errorBox(run.error));
     }
   };
@@ -52,13 +51,12 @@ async function mend(wanted, place) {
   return { done: 'Both have the same rows.', cancelled: 'Nothing was changed.' }[run.state] ?? `Repair: ${run.state}.`;
 }
 
-/** Both ways to make what differs the same: the command, and the full sync that it is. */
 function repair({ peer, database, tables }, begun) {
   const wrong = tables.filter(t => t.result === 'differs').map(t => `${ident(t.schema)}.${ident(t.name)}`);
   const few = wrong.length <= AT_ONCE;
   const place = said();
   const way = (good, changed, from, action) => h('div', p(b(`${good} is right:`), ` ${changed} is changed.`),
-    few ? act('Repair …', `repair ${word(peer)} --from ${from}${db(database)}`, () => mend({ peer, database, from, tables: wrong }, place).finally(begun), { busy: 'Repairing …' }) : command(`peersync ${action} ${word(peer)}${db(database)}`, ''),
+    few ? act('Repair …', `repair ${word(peer)} --from ${from}${db(database)}`, () => mend({ peer, database, from, tables: wrong }, place).finally(begun), { busy: 'Repairing …' }) : cli(`${action} ${word(peer)}${db(database)}`, ''),
     link(query('#/sync', { peer, database, action, method: 'delta', tables: few && wrong.join(' ') }), 'Plan it as a full sync'));
   return section(`Repair ${many(wrong.length, 'table')}`, h('div.grid', way(peer, 'this server', 'peer', 'pull'), way('This server', peer, 'this', 'push')),
     quiet('It changes only what differs, and can be undone. Rows that only the changed side has stay without Mirror (--mirror).'), place);
@@ -70,7 +68,6 @@ const state = (run, running) => [
   run.unmatched && quiet(run.unmatched), run.error && errorBox(run.error),
 ];
 
-/** One verification, live while it runs. */
 function opened(load, id, ended) {
   const short = id.slice(0, 8);
   const read = (more = '') => ask(`verify/${id}${more}`);
@@ -91,7 +88,7 @@ function opened(load, id, ended) {
     return [
       state(run, running),
       running ? act('Cancel', `verify cancel ${short}`, () => tell(`verify/${id}/cancel`).then(() => 'It ends, and nothing is recorded.'), { kind: 'danger' })
-        : [result, row(keys(run, one => one.columns) && button('Show what is in them', values, { role: 'operator' }), command(`peersync verify show ${short}`))],
+        : [result, row(keys(run, one => one.columns) && button('Show what is in them', values, { role: 'operator' }), cli(`verify show ${short}`))],
     ];
   })), repairs];
 }
@@ -101,7 +98,7 @@ function compare(peers, names, params, begun) {
   const [peer, database, only] = [select([...peers, ['', 'All']], params.peer || peers[0] || ''), select(names, params.database || names[0]), input({ placeholder: 'all, or: public.order_*' })];
   const [values, paranoid] = [checkbox(), checkbox()];
   const same = h('div');
-  const show = () => fill(same, command(['peersync verify ', peer.value ? word(peer.value) : '--all', db(database.value), ...patterns(only.value).map(one => option('tables', one)), values.checked && ' --values', paranoid.checked && ' --paranoid'].filter(Boolean).join('')));
+  const show = () => fill(same, cli(['verify ', peer.value ? word(peer.value) : '--all', db(database.value), ...patterns(only.value).map(one => option('tables', one)), values.checked && ' --values', paranoid.checked && ' --paranoid'].filter(Boolean).join('')));
   show();
   return h('section', { oninput: show }, h('h2', 'Compare'), form(field('Peer', peer), field('Database', database), field('Only these tables', only)), h('div.grid',
     field('Columns and values', values, 'Which columns of a row differ; what is in them is kept until the agent restarts.'), field('Paranoid', paranoid, '128 bits of SHA-256 a row: several times slower.')), same,
