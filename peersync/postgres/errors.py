@@ -178,7 +178,9 @@ def _without_sqlstate(exc: BaseException, what: str) -> PeersyncError:
         )
     if isinstance(exc, psycopg.OperationalError):
         return _connection_failed(words, what)
-    broken = "connection" in words and ("closed" in words or "lost" in words)
+    # a pool takes back a connection that broke, under the feet of whoever holds it
+    gone = ("closed", "lost", "has been released back to the pool")
+    broken = "connection" in words and any(word in words for word in gone)
     if isinstance(exc, _BROKEN) or broken:
         return _connection_failed(words, what)
     return DatabaseError(f"{what}: {words}")

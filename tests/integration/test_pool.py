@@ -166,6 +166,14 @@ async def test_a_server_that_stops_is_unreachable_and_comes_back(opened: Databas
             pid = await conn.fetchval("SELECT pg_backend_pid()")
             await killer.execute(f"SELECT pg_terminate_backend({pid})")
             await conn.execute("SELECT pg_sleep(5)")
+    with pytest.raises(DatabaseUnreachable):  # the end was seen before the session is used again
+        async with opened.acquire("reading") as conn, opened.connect("killer") as killer:
+            pid = await conn.fetchval("SELECT pg_backend_pid()")
+            await killer.execute(f"SELECT pg_terminate_backend({pid})")
+            async with asyncio.timeout(60):
+                while not conn.is_closed():
+                    await asyncio.sleep(0.01)
+            await conn.execute("SELECT pg_sleep(5)")
     async with opened.acquire() as conn:
         assert await conn.fetchval("SELECT 1") == 1
 
