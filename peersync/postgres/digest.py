@@ -177,7 +177,7 @@ async def _by_index(
 ) -> AsyncIterator[list[Range]]:
     """A scan of the index for each block."""
     await conn.execute(SETTINGS + "off")
-    async for some in _with_ends(there, upper):
+    async for some in with_ends(there, upper):
         closed = [pair for pair in some if pair[0].low is not None and pair[1] is not None]
         opened = [pair for pair in some if pair[0].low is None or pair[1] is None]
         found = []
@@ -190,7 +190,7 @@ async def _by_index(
         yield sorted(found, key=lambda one: lows[one.low])
 
 
-async def _with_ends(
+async def with_ends(
     there: AsyncIterator[list[Block]], upper: Upper
 ) -> AsyncIterator[list[tuple[Block, Key | None]]]:
     """Each block with its end, which is where the next one begins."""

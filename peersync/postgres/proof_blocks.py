@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from peersync.postgres.digest import with_ends
 from peersync.postgres.digestform import (
     SETTINGS,
     Block,
@@ -156,7 +157,7 @@ async def compare_kept(
     tally = tally if tally is not None else Tally()
     await conn.execute(SETTINGS + "off")
     window = _Window(conn, kept)
-    async for pairs in _with_ends(there, upper):
+    async for pairs in with_ends(there, upper):
         known = [await window.find(block.low, high) for block, high in pairs]
         unknown = [(b.low, h) for (b, h), own in zip(pairs, known, strict=True) if own is None]
         read = iter(await hash_ranges(conn, subject.shape, subject.order, unknown))
@@ -214,23 +215,6 @@ class _Window:
             self._ended = len(rows) < _AHEAD // 2
             self._ahead += rows
             self._lows.update(_key(row["low"]) for row in rows)
-
-
-async def _with_ends(
-    there: AsyncIterator[list[Block]], upper: Upper
-) -> AsyncGenerator[list[tuple[Block, Key | None]], None]:
-    """Each block with its end, which is where the next one begins."""
-    waiting: Block | None = None
-    async for some in there:
-        pairs: list[tuple[Block, Key | None]] = []
-        for block in some:
-            if waiting is not None:
-                pairs.append((waiting, block.low))
-            waiting = block
-        if pairs:
-            yield pairs
-    if waiting is not None:
-        yield [(waiting, upper() if upper is not None else None)]
 
 
 # --- reading --------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ END $$;
 -- The same as a piece of a generated function, whose `statement` names the client's statement: it
 -- takes the rows as the statement left them only while the client's statement has logged none. An
 -- update of one row is told by joining old and new: of two rows, a pair differs at once. It then
--- needs no look for keys that are gone, which would double what it costs.
+-- needs no look for keys that are gone, which costs a quarter more.
 CREATE OR REPLACE FUNCTION peersync.capture_choice(
     facts jsonb, tbl integer, keep_old boolean, op text, source text)
 RETURNS text LANGUAGE plpgsql STABLE
