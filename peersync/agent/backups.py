@@ -53,6 +53,7 @@ class _Given:
         self.asked_at = time.monotonic()
         self.recorded_at = time.monotonic()
         self.resting = False
+        self.resumed = 0  # reports of an attempt before this one come too late
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -141,10 +142,10 @@ class Backups:
             await self._stop(given)
             given.backup.renew(request)
         if given.resting:
-            given.resting = False
-            await self._workers.run(given.spool.wake)
             given.backup.progress = None  # that was how the last attempt ended
             given.ring = EventRing(f"{given.session[:8]}{secrets.token_hex(2)}")
+            given.resting = False  # whoever looks from here on sees the new attempt
+            await self._workers.run(given.spool.wake)
             await self._record_begin(given)
         if given.backup.complete or (given.task is not None and not given.task.done()):
             return
@@ -220,15 +221,16 @@ class Backups:
     async def report(self, peer: Peer, session: str, report: ProgressReport) -> None:
         """The target's own record. One that failed and may go on lets the backup rest."""
         given = self._find(peer, session)
-        told = given.backup.progress
-        if given.resting or (told is not None and report.progress.resumed < told.resumed):
-            return  # of an attempt that is over: it was on its way for long
+        if given.resting or report.progress.resumed < given.resumed:
+            return  # of an attempt that is over: it was on its way for long, or told twice
         database = given.backup.request.database
         given.backup.progress = progress = self._checked(given, report.progress)
+        given.resumed = progress.resumed
         given.ring.publish("progress", progress)
         history = History(self._databases.get(database))
         if progress.state == State.FAILED:
             given.resting = True
+            given.resumed = progress.resumed + 1
             await self._stop(given)
             await self._workers.run(given.spool.rest)
             words = f"it failed on {peer.name}, and may go on from there"

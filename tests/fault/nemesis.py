@@ -25,6 +25,7 @@ from typing import Any
 import asyncpg
 import psycopg
 
+from peersync.core.errors import PeerUnreachable
 from peersync.postgres.log.prune import prune
 from peersync.transport.identity import load_identity
 from peersync.transport.peers import ALL_DATABASES, Peer, PeerBook, Rights
@@ -49,6 +50,7 @@ _SETTINGS = {
     "PEERSYNC_NETWORK_RETRY_MAX_S": "0.5",
     "PEERSYNC_NETWORK_REVERSE_LINES": "false",  # nothing shall get round the proxies
 }
+_MEMBER = "takes part in periodic sync already"
 _SESSIONS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE datname = current_database() AND application_name LIKE 'peersync/%'"""
@@ -158,10 +160,20 @@ def join_all(cluster: Cluster, joined: Callable[[int], None], upto: int | None =
         for one, other in cluster.edges:
             for new, sponsor in ((one, other), (other, one)):
                 if sponsor in members and new in wanted - members:
-                    name = cluster.nodes[sponsor].name
-                    cluster.nodes[new].run("join", name, "--yes", "--json")
+                    _join(cluster.nodes[new], cluster.nodes[sponsor].name)
                     members.add(new)
                     joined(new)
+
+
+def _join(new: Node, sponsor: str) -> None:
+    """Types `join`, and once more when the sponsor was too slow for these short timeouts."""
+
+    def joined() -> bool:
+        found = new.run("join", sponsor, "--yes", "--json", check=False)
+        assert found.code in (0, PeerUnreachable.exit_code) or _MEMBER in found.err, found
+        return found.code != PeerUnreachable.exit_code
+
+    eventually(f"{new.name} joins through {sponsor}", joined, 60)
 
 
 def join_anyhow(cluster: Cluster, new: int, over: threading.Event) -> Result:
@@ -171,7 +183,7 @@ def join_anyhow(cluster: Cluster, new: int, over: threading.Event) -> Result:
         last = over.is_set()
         name = cluster.nodes[sponsor].name
         found = cluster.nodes[new].run("join", name, "--yes", check=False)
-        if found.code == 0 or "takes part in periodic sync already" in found.err or last:
+        if found.code == 0 or _MEMBER in found.err or last:
             return found
         over.wait(0.5)
 
