@@ -21,7 +21,8 @@ from peersync.agent.delta.taker import Taker
 from peersync.agent.fetch import Fetcher
 from peersync.agent.loader import Loader
 from peersync.agent.periodic.joining import capture_created
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.plan import Plan
+from peersync.agent.tableplan import TablePlan
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError

@@ -85,6 +85,7 @@ class Automation:
                 or any(job.database == name for job in jobs.views.running())
             ),
         )
+        self.kept = self._continuous.states.views
         line = Line()  # of all that copies into a database of this node
         self._completes = CompleteSyncs(config, databases, book, ways, line, spawn)
         self._bulks = BulkSyncs(config, self._completes, BulkRecords(state_dir / "bulk"), spawn)
@@ -99,7 +100,7 @@ class Automation:
         links = PeriodicApi(periodic, book, positions).links
         report = StatusReport(
             config.node.name, databases, book, jobs, backups, probe, links,
-            proofs=verifies.summaries,
+            proofs=verifies.summaries, kept=self.kept,
         )  # fmt: skip
         self.watcher = Watcher(
             config,

@@ -33,7 +33,7 @@ from peersync.postgres.binaries import Tool, choose_pg_dump
 from peersync.postgres.history import History
 from peersync.transport.peers import Peer, PeerBook
 from peersync.transport.sse import EventRing
-from peersync.wire.messages import BackupRequest, FinishRequest, ProgressReport
+from peersync.wire.messages import BackupRequest, FinishRequest, JoinRequest, ProgressReport
 from peersync.wire.spool import Budget, Spool
 
 log = logging.getLogger("peersync.source")
@@ -177,7 +177,11 @@ class Backups:
             peer_id=given.peer.node_id,
             peer_name=given.peer.name,
             requested_by=offer.by if offer else given.peer.name,
-            options={"codec": request.codec, "schema": request.schema},
+            options={
+                "codec": request.codec,
+                "schema": request.schema,
+                **({"join": request.join} if request.join else {}),
+            },
             sync_type=offer.sync_type if offer else "api",
             plan=None,
         )
@@ -283,6 +287,9 @@ class Backups:
                 await history.reopen_given(session, entry.completed_at)
             await history.finish(ended, error=error, tables=tables)
             await self._workers.run(spool.remove)
+            if (joined := entry.options.get("join")) and end.state in ("failed", "cancelled"):
+                join = msgspec.convert(joined, JoinRequest)
+                await _quietly(withdraw_join(database, join), session)
 
     async def drop(self, session: str) -> None:
         """Nobody comes for it any more: frees its space and closes its record as failed."""

@@ -19,7 +19,8 @@ import msgspec
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.filtered import shapes_for_peer
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.plan import Plan
+from peersync.agent.tableplan import TablePlan
 from peersync.core.errors import BadRequest, PeersyncError
 from peersync.core.names import TableName
 from peersync.core.plancounts import RowCounts

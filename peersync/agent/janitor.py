@@ -21,6 +21,7 @@ import msgspec
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
+from peersync.agent.periodic.joining import abandon_join
 from peersync.agent.undo import Undo
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
@@ -79,12 +80,13 @@ class Janitor:
             now = time.monotonic()
             for session in self._backups.forgotten(self._keep_s):
                 await self._backups.drop(session)
-            if swept is None or now - swept >= EVERY_S:
-                swept = now
-                try:
+            try:
+                if swept is None or now - swept >= EVERY_S:
+                    swept = now
                     await self.sweep()
-                except PeersyncError as exc:
-                    log.warning("%s; trying again later", exc)
+                await self._find_ended()  # also what was closed for an agent that had died
+            except PeersyncError as exc:
+                log.warning("%s; trying again later", exc)
             await self._tell_ends()
             await asyncio.sleep(LOOK_EVERY_S)
 
@@ -96,7 +98,6 @@ class Janitor:
             ):
                 await self._close_source(History(database), entry)
         await self._undo.expire()
-        await self._find_ended()
         await self._sweep_spools(self._given, self._is_given)
         await self._sweep_spools(self._taken, self._is_taken)
         for database in self._databases:
@@ -186,7 +187,15 @@ class Janitor:
         if entry.resumable:
             for database in self._databases:
                 await History(database).not_resumable(session)
+            if entry.options.get("join"):
+                await self._abandon_join(entry)
         return False
+
+    async def _abandon_join(self, entry: Entry) -> None:
+        """What nobody takes up any more catches no changes for ever."""
+        database = self._databases.get(entry.database)
+        if not await History(database).unfinished("target"):
+            await abandon_join(database)
 
     async def _find(self, session: str) -> Entry | None:
         for database in self._databases:

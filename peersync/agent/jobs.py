@@ -133,15 +133,17 @@ class Jobs:
         by: str,
         sync_type: str,
         offered: str | None = None,
+        session: str | None = None,
     ) -> Started:
         """Plans and starts taking a peer's database: a pull, or a push that it `offered`.
 
+        `session`: a new id, where somebody has to know it before.
         Raises Locked, naming the holder, while another one runs.
         """
         self._databases.get(database_name)
         async with self._starting[database_name]:
             await self._refuse_second(database_name)
-            session = offered or secrets.token_hex(16)
+            session = offered or session or secrets.token_hex(16)
             database = await self._databases.ready(database_name)
             await self._take_over(database, session)
             plan, replica_role = await self.plan(

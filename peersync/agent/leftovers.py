@@ -1,4 +1,4 @@
-"""Closes full syncs that nobody takes up any more, and drops what they left in the database.
+"""Drops what full syncs left in the database, and closes those that nobody takes up any more.
 
 Only for who holds the database's lease: the sessions meant here may be those of a process
 that was put to sleep, and must find the fence raised when it wakes up.
@@ -7,14 +7,16 @@ that was put to sleep, and must find the fence raised when it wakes up.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
-from peersync.agent.loader import clean_up
 from peersync.agent.workers import Workers
 from peersync.core.errors import PeersyncError
 from peersync.core.progress import Progress
 from peersync.core.session import State
+from peersync.postgres import schema
+from peersync.postgres.bulk import Stop, connect
 from peersync.postgres.history import Entry, History
 from peersync.postgres.pool import Database
 
@@ -69,3 +71,26 @@ def progress_of(entry: Entry) -> Progress:
         target="",
         state=entry.state,
     )
+
+
+def stage_prefix(session: str) -> str:
+    return f"stage_{session[:12]}"
+
+
+async def clean_up(
+    session: str, created: Sequence[schema.Created], database: Database, workers: Workers
+) -> list[str]:
+    """Drops what a session left: staging tables, and what it created if it did not commit.
+
+    Gives what could not be dropped, with the reason. Harmless to repeat.
+    """
+    stop = Stop()
+
+    def work() -> list[str]:
+        with connect(
+            database.resolved, f"clean/{session[:8]}", stop, what="cleaning up"
+        ) as connection:
+            schema.drop_stages(connection, stage_prefix(session))
+            return schema.drop_created(connection, created) if created else []
+
+    return await workers.pump(stop.set, work)

@@ -3,8 +3,8 @@
     definitions (if brought) ─▶ data parts, several at a time, each with its indexes ─▶
     the one final transaction
 
-Everything before the final transaction is undone by `clean_up`, whoever calls it: this
-process, or the next one after a crash, from what the session's record says.
+Everything before the final transaction is undone by `leftovers.clean_up`, whoever calls it:
+this process, or the next one after a crash, from what the session's record says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from contextlib import AbstractContextManager
 
 import psycopg
 
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.leftovers import stage_prefix
+from peersync.agent.loadprogress import LoadProgress
+from peersync.agent.plan import Plan
 from peersync.agent.stream import PartStream
 from peersync.agent.workers import Workers
 from peersync.config.model import FullSync
@@ -25,16 +27,6 @@ from peersync.core.names import TableName
 from peersync.core.progress import Step
 from peersync.core.results import TableResult
 from peersync.core.session import SessionRecord
-from peersync.core.tables import (
-    COMPARING,
-    COPIED,
-    COPYING,
-    DONE,
-    FAILED,
-    WAITING,
-    TableProgress,
-    sum_up,
-)
 from peersync.dump.pieces import Statement
 from peersync.postgres import schema
 from peersync.postgres.bulk import Stop, connect
@@ -47,8 +39,6 @@ from peersync.postgres.restore import Final, commit_session
 from peersync.wire.messages import Baseline, Options
 
 MAX_SCHEMA_BYTES = 256 << 20
-TABLES_S = 0.25
-TABLES_PAUSE = 20.0  # times what counting them has taken
 _Job = tuple[Callable[[], None], Callable[[], None]]  # how to stop it, and the work itself
 
 
@@ -83,67 +73,20 @@ class Loader:
         self._post = schema.PostData({}, [])
         self._indexes: deque[Statement] = deque()
         self._log: LogStage | None = None
-        self._merged_bytes = 0
-        self._verified = 0
-        self._restored: set[TableName] = set()
-        self._looked_at: dict[TableName, int] = {}  # rows, of tables that are being compared
-        self._tables_due = 0.0
+        self._progress = LoadProgress(plan, record, now)
         self._compared: dict[TableName, Comparison] = {}
         self._whole: dict[TableName, str] = {
             t.table: t.way_reason for t in plan.tables if t.way_reason is not None
         }
 
-    # --- progress -----------------------------------------------------------------------
     def count(self, data_bytes: int | None) -> None:
-        """Brings the record up to date with what the threads have done."""
-        loading = self._loading
-        self._count_tables(loading)
-        if loading is None:
-            return
-        record = self._record
-        record.rows = loading.rows
-        record.count(Step.CONVERT, loading.scanned_bytes, data_bytes)
-        record.count(Step.RESTORE, loading.direct_bytes + self._merged_bytes, data_bytes)
-        record.count(Step.VERIFY, self._verified, len(loading.tables))
-
-    def _count_tables(self, loading: Loading | None) -> None:
-        """Now and then: there may be 50,000 of them, and many who look."""
-        began = self._now()
-        if began < self._tables_due:
-            return
-        loads = loading.tables if loading is not None else {}
-        self._record.tables = sum_up(
-            self._table(table, loads.get(table.table)) for table in self._plan.wanted()
-        )
-        self._tables_due = began + max(TABLES_S, TABLES_PAUSE * (self._now() - began))
-
-    def _table(self, plan: TablePlan, load: TableLoad | None) -> TableProgress:
-        looked_at, rows, raw_bytes = self._looked_at.get(plan.table), 0, 0
-        rows_total, bytes_total = plan.rows, plan.size_bytes or None
-        state = COMPARING if looked_at is not None else WAITING
-        if load is not None and load.columns:
-            rows, raw_bytes, state = load.rows_seen, load.raw_bytes, COPYING
-            rows_total = None if load.compared else rows_total
-        if load is not None and load.loaded:
-            rows_total, bytes_total, state = rows, raw_bytes, COPIED
-        if load is not None and plan.table in self._restored:
-            state = DONE
-        if load is not None and load.error is not None:
-            state = FAILED
-        return TableProgress(
-            schema=plan.schema,
-            name=plan.name,
-            state=state,
-            rows=looked_at or 0 if state == COMPARING else rows,
-            rows_total=rows_total,
-            bytes=raw_bytes,
-            bytes_total=bytes_total,
-        )
+        """Brings the record up to date; `data_bytes` is what will come, None is not known yet."""
+        self._progress.count(self._loading, data_bytes)
 
     # --- of a delta ---------------------------------------------------------------------
     def note_looked_at(self, table: TableName, rows: int) -> None:
         """So many more rows of a table were compared."""
-        self._looked_at[table] = self._looked_at.get(table, 0) + rows
+        self._progress.note_looked_at(table, rows)
 
     def note_compared(self, table: TableName, found: Comparison) -> None:
         """Only the rows that differ come of this table."""
@@ -152,7 +95,7 @@ class Loader:
     def note_whole(self, table: TableName, reason: str) -> None:
         """All rows come of this table, although only some were asked for."""
         self._compared.pop(table, None)
-        self._looked_at.pop(table, None)
+        self._progress.forget_looked_at(table)
         self._whole[table] = reason
 
     def _note_ways(self, loading: Loading) -> None:
@@ -182,7 +125,13 @@ class Loader:
         self._record.begin(Step.RESTORE, self._now())
         await self._load_definitions([s for s in streams if s.part.kind.endswith("-data")])
         await self._prepare_tables()
-        waiting = [s for s in reversed(streams) if s.part.kind in ("data", "log")]
+        await self._load_data([s for s in reversed(streams) if s.part.kind in ("data", "log")])
+        assert self._loading is not None
+        refuse_unasked(self._loading, (name for name, _ in self._plan.not_copied))
+        self._record.end(Step.CONVERT, self._now())
+
+    async def _load_data(self, waiting: list[PartStream]) -> None:
+        """The parts, the last one first, several at a time, and the indexes that follow them."""
         changed = asyncio.Condition()
         busy = 0
 
@@ -213,9 +162,6 @@ class Loader:
         async with asyncio.TaskGroup() as group:
             for number in range(self._settings.parallel):
                 group.create_task(work(), name=f"load-{number}")
-        assert self._loading is not None
-        refuse_unasked(self._loading, (name for name, _ in self._plan.not_copied))
-        self._record.end(Step.CONVERT, self._now())
 
     def _loading_of(self, stream: PartStream) -> _Job:
         work = self._load_log if stream.part.kind == "log" else self._load_part
@@ -361,8 +307,8 @@ class Loader:
             undo_bytes=self._settings.undo_max_mib << 20 if self._options.undo else 0,
             replica_role=replica_role,
             lock_timeout_s=int(self._settings.lock_timeout_s),
-            restored=self._table_restored,
-            verified=self._table_verified,
+            restored=self._progress.table_restored,
+            verified=self._progress.table_verified,
             partial=frozenset(t.table for t in self._plan.tables if t.filtered),
             look_back=lambda: self._connect("look-back", "reading rows as they were"),
         )
@@ -376,14 +322,6 @@ class Loader:
         self._record.notes = tuple(self._definitions.notes)
         return results
 
-    def _table_restored(self, load: TableLoad) -> None:
-        self._restored.add(load.table.name)
-        if not load.created:
-            self._merged_bytes += load.raw_bytes
-
-    def _table_verified(self, load: TableLoad) -> None:
-        self._verified += 1
-
 
 def _whole(stream: PartStream) -> bytes:
     pieces: list[bytes] = []
@@ -394,26 +332,3 @@ def _whole(stream: PartStream) -> bytes:
             raise SchemaMismatch("the peer's schema is larger than 256 MiB; this can't be right")
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def stage_prefix(session: str) -> str:
-    return f"stage_{session[:12]}"
-
-
-async def clean_up(
-    session: str, created: Sequence[schema.Created], database: Database, workers: Workers
-) -> list[str]:
-    """Drops what a session left: staging tables, and what it created if it did not commit.
-
-    Gives what could not be dropped, with the reason. Harmless to repeat.
-    """
-    stop = Stop()
-
-    def work() -> list[str]:
-        with connect(
-            database.resolved, f"clean/{session[:8]}", stop, what="cleaning up"
-        ) as connection:
-            schema.drop_stages(connection, stage_prefix(session))
-            return schema.drop_created(connection, created) if created else []
-
-    return await workers.pump(stop.set, work)

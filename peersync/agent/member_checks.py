@@ -34,7 +34,7 @@ async def check_member(database: Database, replica: Replica, config: Config) -> 
     """All checks of one member database. Raises nothing that the database raises."""
 
     async def log(conn: asyncpg.Connection) -> Found:
-        return judge_log(await log_size(conn), config, database.name)
+        return judge_log(await log_size(conn), config)
 
     name = database.name
     results = [_result(f"periodic sync of {name}", _part(replica, name, config))]
@@ -149,7 +149,7 @@ async def _sequences(conn: asyncpg.Connection) -> Found:
     return "warning", words + more, fix + "peersync sequences plan --sql | psql, as their owner"
 
 
-def judge_log(size: LogSize, config: Config, name: str) -> Found:
+def judge_log(size: LogSize, config: Config) -> Found:
     """How large the log is, and whether that is because of somebody who is away."""
     mib = size.size_bytes / (1 << 20)
     text = f"{mib:.0f} MiB, {counted(size.changes, 'change')}"

@@ -273,6 +273,7 @@ class Node:
             periodic.links,
             automation.troubles,
             automation.verifies.summaries,
+            automation.kept,
         )
         lookout = Lookout(
             self._config,
@@ -285,7 +286,7 @@ class Node:
         )
         look = LookApi(self._config, self._databases, self.book, self._clients.get)
         links = LinkMetrics(self._periodic, self._samples)
-        proofs = VerifyMetrics(automation.verifies)
+        proofs = VerifyMetrics(automation.verifies, automation.kept)
         registry = make_registry(self._totals, jobs.views.running, self._state_dir, links, proofs)
         ready = _ready(checks, self._periodic)
         health = health_routes(ready, registry)

@@ -27,6 +27,7 @@ from peersync.postgres.catalog import DatabaseCatalog, OwnedSequence, read_catal
 from peersync.postgres.filters import Shapes, whole
 from peersync.postgres.history import History
 from peersync.postgres.log.baseline import refuse_to_sponsor
+from peersync.postgres.log.oneway import read_direction, refuse_rows_of
 from peersync.postgres.narrow import narrowed
 from peersync.postgres.pool import Database
 from peersync.postgres.rights import read_rights, unreadable
@@ -77,6 +78,7 @@ async def describe(
         scattered = await connection.fetch(queries("partitions")["hashed_by_enum"])
         rights = await read_rights(connection)
         closed = unreadable(rights)
+        direction = await read_direction(connection)
         if wanted.join:
             await refuse_to_sponsor(connection)
         async with connection.transaction(readonly=True):
@@ -103,6 +105,7 @@ async def describe(
         *_skipped(infos, tables, name),
     )
     return Catalogue(
+        direction=direction or "both",
         server_version_num=catalog.server.version_num,
         server_version=catalog.server.version,
         dump_tool=tool_words,
@@ -212,6 +215,8 @@ async def plan_pull(
         relations = await connection.fetch(queries("created")["relations"])
         named = await connection.fetch("SELECT nspname FROM pg_catalog.pg_namespace")
         schemas = frozenset(row["nspname"] for row in named)
+        if not (options.join or options.source_wins) and await read_direction(connection):
+            refuse_rows_of(peer.name, source.direction)
         if options.join:
             refuse_unable_to_sync(await read_rights(connection), patterns, node_name)
     if options.narrow is not None:

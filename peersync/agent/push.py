@@ -55,12 +55,22 @@ class Pushes:
             self._offers.withdraw(session)
 
     async def start(
-        self, peer_name: str, database: str, options: Options, *, by: str, sync_type: SyncType
+        self,
+        peer_name: str,
+        database: str,
+        options: Options,
+        *,
+        by: str,
+        sync_type: SyncType,
+        session: str | None = None,
     ) -> Started:
-        """The peer has begun when this returns. Raises Denied, Locked … as the peer says."""
+        """The peer has begun when this returns. Raises Denied, Locked … as the peer says.
+
+        `session`: a new id, where somebody has to know it before.
+        """
         peer = self._book.get(peer_name)
         history = History(await self._databases.ready(database))
-        session = secrets.token_hex(16)
+        session = session or secrets.token_hex(16)
         # Before the peer is asked: it comes for the rows before it has answered.
         self._offers.make(session, Offer(peer.node_id, database, by, sync_type))
         await history.create(
@@ -92,6 +102,11 @@ class Pushes:
         return await self._client_for(peer).call(
             "POST", RECEIVE_PATH, request, Started, read_timeout_s=_PLAN_TIMEOUT_S
         )
+
+    async def forget(self, entry: Entry) -> None:
+        """Takes back the record and the offer of one that the peer knows nothing of."""
+        self._offers.withdraw(entry.session)
+        await History(self._databases.get(entry.database)).forget(entry.session)
 
     async def cancel(self, entry: Entry, by: str) -> None:
         """BadRequest for what the peer does by itself."""

@@ -16,6 +16,7 @@ import msgspec
 
 from peersync.agent import leftovers
 from peersync.agent.databases import Databases
+from peersync.agent.periodic.joining import abandon_join
 from peersync.agent.workers import Workers
 from peersync.config.model import Config
 from peersync.core.errors import Cancelled, Locked, PeersyncError
@@ -153,5 +154,7 @@ class Recovery:
         )
         async with lease(database, LEASE, holder):
             await leftovers.close(database, entry.session, state, error, self._workers)
+            if entry.options.get("join"):
+                await abandon_join(database)  # not where it has become a member after all
         self._jobs.forget(entry.session)
         await self._workers.run(Spool(self._root, entry.session).remove)

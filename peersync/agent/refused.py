@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.plan import Plan
+from peersync.agent.tableplan import TablePlan
 from peersync.core.errors import PermissionMissing, SchemaMismatch
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns

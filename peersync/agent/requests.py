@@ -71,8 +71,11 @@ class UndoRequest(
     dry_run: bool = False
 
 
-async def start(jobs: Jobs, wanted: FullSyncRequest) -> Started:
-    """Plans, and starts unless it is a dry run. Raises what the plan or the peer refuses with."""
+async def start(jobs: Jobs, wanted: FullSyncRequest, session: str | None = None) -> Started:
+    """Plans, and starts unless it is a dry run. Raises what the plan or the peer refuses with.
+
+    `session`: its id, where somebody has to know it before.
+    """
     if wanted.action not in ("pull", "push"):
         raise BadRequest(f"action {wanted.action!r} is not known", hint='Use "pull" or "push".')
     peer, database, options = wanted.peer, wanted.database, wanted.options
@@ -80,8 +83,10 @@ async def start(jobs: Jobs, wanted: FullSyncRequest) -> Started:
     if wanted.action == "push":
         if wanted.dry_run:
             return Started(plan=await jobs.pushes.plan(peer, database, options))
-        return await jobs.pushes.start(peer, database, options, by=by, sync_type=sync_type)
+        return await jobs.pushes.start(
+            peer, database, options, by=by, sync_type=sync_type, session=session
+        )
     if wanted.dry_run:
         plan, _ = await jobs.plan(peer, database, options)
         return Started(plan=plan)
-    return await jobs.start(peer, database, options, by=by, sync_type=sync_type)
+    return await jobs.start(peer, database, options, by=by, sync_type=sync_type, session=session)

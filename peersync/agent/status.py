@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from peersync import __version__
 from peersync.agent.backups import Backups
 from peersync.agent.databases import Databases
@@ -14,7 +16,7 @@ from peersync.agent.jobs import Jobs, JobView, view_entry
 from peersync.agent.link_status import LOOKED_AT, link_status, with_changes, with_proof
 from peersync.agent.member_checks import read_alarms
 from peersync.agent.periodic.answers import LinkView
-from peersync.agent.proof.view import ProofSummary
+from peersync.agent.proof.view import KeptView, ProofSummary
 from peersync.agent.status_sentence import is_fine, sentence, worst_first
 from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.core.errors import PeersyncError
@@ -39,6 +41,7 @@ class StatusReport:
     periodic: Callable[[], Coroutine[Any, Any, list[LinkView]]]
     troubles: Callable[[], tuple[str, ...]] = tuple
     proofs: Mapping[tuple[str, str], ProofSummary] = field(default_factory=dict)
+    kept: Mapping[str, KeptView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ async def make_status(report: StatusReport) -> Status:
     databases, links = [], []
     for task in looks:
         look = task.result()
-        databases.append(look.status)
+        databases.append(msgspec.structs.replace(look.status, kept=report.kept.get(look.name)))
         links += links_of(report, look, peers, unreachable, views.get(look.name, {}))
     links.sort(key=worst_first)
     return Status(

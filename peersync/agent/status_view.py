@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from peersync.agent.periodic.answers import LinkView
-from peersync.agent.proof.view import ProofSummary
+from peersync.agent.proof.view import KeptView, ProofSummary
 from peersync.core.progress import Progress
 
 
@@ -35,13 +35,17 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DatabaseStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """`warnings`: sentences about what is in sync now, and will not stay so by itself."""
+    """`warnings`: sentences about what is in sync now, and will not stay so by itself.
+
+    `kept`: how far its kept digests are; None where none are kept.
+    """
 
     name: str
     reachable: bool
     problem: str | None = None
     hint: str | None = None
     warnings: tuple[str, ...] = ()
+    kept: KeptView | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

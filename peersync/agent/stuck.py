@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from peersync.agent import leftovers
-from peersync.agent.loader import stage_prefix
+from peersync.agent.leftovers import stage_prefix
 from peersync.agent.workers import Workers
 from peersync.core.errors import BadRequest, Locked, NotFound, PeersyncError
 from peersync.core.session import State

@@ -4,20 +4,19 @@ A session is a chain of attempts. Each attempt takes the lease, clears away what
 one left, and either commits everything or nothing. What may be tried again (a database that
 restarts, a source that had to dump anew, a damaged chunk) is tried again from the chunks
 that are here. Whether an attempt committed is never inferred from an exception: the
-database is asked.
+database is asked (`footprint`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from datetime import UTC, datetime
 
 from peersync.agent.attempt import Attempt
+from peersync.agent.footprint import Footprint
 from peersync.agent.leftovers import take_over
-from peersync.agent.loader import clean_up
 from peersync.agent.periodic.joining import abandon_join, prepare_join
 from peersync.agent.plan import Plan
 from peersync.agent.reports import Reports
@@ -27,7 +26,6 @@ from peersync.core.backoff import Backoff
 from peersync.core.errors import (
     Cancelled,
     DatabaseUnreachable,
-    Locked,
     PeersyncError,
     RowsChanged,
     root_error,
@@ -38,9 +36,7 @@ from peersync.core.results import TableResult
 from peersync.core.retries import Retries, may_be_resumed
 from peersync.core.session import SessionRecord, State
 from peersync.postgres.history import Entry, History
-from peersync.postgres.locks import Holder, lease
 from peersync.postgres.pool import Database
-from peersync.postgres.restore import LEASE
 from peersync.transport.client import PeerClient
 from peersync.transport.sse import EventRing
 from peersync.wire.messages import JoinRequest, Options
@@ -92,7 +88,7 @@ class TargetSession:
         self._record.started_at = earlier.started_at if earlier else _utc()
         self._record.count(Step.BACKUP, 0, plan.size_bytes or None)
         self._current: Attempt | None = None
-        self._leftovers: list[str] = []
+        self._footprint = Footprint(plan, session, database, workers, self._take_committed)
         self._whole: dict[TableName, str] = {}  # tables that are not compared any more, and why
         self._leaving = False
         self._reason: PeersyncError | None = None
@@ -189,6 +185,8 @@ class TargetSession:
                 error = root_error(group_error)
             except PeersyncError as exc:
                 error = exc
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error  # what failed meanwhile does not undo it
             if isinstance(error, RowsChanged):
                 self._compare_no_more(error)
             pause = retries.pause_s(error, began, time.monotonic())
@@ -214,11 +212,11 @@ class TargetSession:
         return Backoff(maximum_s=network.retry_max_s, total_s=network.retry_for_s)
 
     async def _attempt(self) -> None:
-        async with lease(self._database, LEASE, self._holder("a full sync")) as held:
-            if not await self._committed():
-                await self._refuse_if_closed()
+        async with self._footprint.hold("a full sync") as held:
+            if not await self._footprint.committed():
+                await self._footprint.refuse_if_closed()
                 await take_over(self._database, self.session, self._workers)
-                await self._clear()
+                await self._footprint.clear()
                 self._record.waiting_for = None
                 join = await self._prepare_join()
                 await self._workers.run(self._spool.create)
@@ -241,7 +239,7 @@ class TargetSession:
                 except BaseException:
                     self._stop_reading()
                     raise
-            await self._clear()
+            await self._footprint.clear()
 
     async def _prepare_join(self) -> JoinRequest | None:
         if not self.options.join:
@@ -255,47 +253,23 @@ class TargetSession:
             direction=self.options.direction,
         )
 
-    async def _refuse_if_closed(self) -> None:
-        entry = await self._history.get(self.session)
-        if entry is None or entry.completed_at is not None:
-            raise Locked(
-                "another full sync came while this one was away, and closed it",
-                hint="Nothing was changed by this one. See: peersync jobs list",
-            )
-
-    def _holder(self, what: str) -> Holder:
-        return Holder(
-            node=self.plan.target,
-            pid=os.getpid(),
-            job=self.session,
-            what=f"{what} from {self.plan.source}",
-        )
-
     def _stop_reading(self) -> None:
         if self._current is not None:
             self._current.stop_reading()
 
-    # --- what an attempt leaves, and what the database says -----------------------------
-    async def _committed(self) -> bool:
-        entry = await self._history.get(self.session)
-        if entry is None or entry.committed_at is None:
-            return False
+    # --- the end ------------------------------------------------------------------------
+    def _take_committed(self, entry: Entry) -> None:
+        """The database says that the session has committed: it has what became of the tables."""
         self.results = entry.tables
         record, now = self._record, time.monotonic()
         record.rows = record.rows or sum(table.source for table in entry.tables)
         record.raw_bytes = record.raw_bytes or entry.raw_bytes
         for step in Step:
             record.end(step, now)
-        return True
 
-    async def _clear(self) -> None:
-        """Drops staging tables, and what was created unless it is committed."""
-        entry = await self._history.get(self.session)
-        open_ = entry is not None and entry.committed_at is None and entry.completed_at is None
-        created = entry.created_objects if entry and open_ else []
-        self._leftovers = await clean_up(self.session, created, self._database, self._workers)
-        for left in self._leftovers:
-            log.error("session %s could not drop %s", self.session, left)
+    def _wait_for(self, what: str) -> None:
+        self._record.waiting_for = what
+        self._reports.publish()
 
     async def _end_with(self, cause: BaseException) -> None:
         """Cleans up after a failure or a cancel, asks the database, and closes the record."""
@@ -308,7 +282,8 @@ class TargetSession:
                 self._record.become(State.CANCELLING)
                 await self._reports.record()  # a crash from here on must not take it up again
         self._record.fail_running(time.monotonic())
-        committed = await self._ask_and_clear()
+        committed = await self._footprint.ask_and_clear(self._backoff(), self._wait_for)
+        self.recorded = not self._footprint.taken_over
         if committed:
             return await self._end(self._success(), None)
         if committed is None:
@@ -329,49 +304,11 @@ class TargetSession:
             )
         return await self._end(State.FAILED, cause)
 
-    async def _ask_and_clear(self) -> bool | None:
-        """Whether the session has committed, and nothing else of it is left; None: not known.
-
-        An exception never says that a transaction did not happen: the database is asked,
-        and waited for.
-        """
-        backoff = self._backoff()
-        while True:
-            try:
-                async with lease(self._database, LEASE, self._holder("cleaning up a full sync")):
-                    committed = await self._committed()
-                    await self._clear()
-                    return committed
-            except Locked as exc:
-                return await self._ask_beside(exc)
-            except PeersyncError as exc:
-                pause = backoff.next_pause(time.monotonic()) if exc.retryable else None
-                if pause is None:
-                    log.exception("session %s: cleaning up", self.session)
-                    return None
-                self._record.waiting_for = f"{exc.message}; trying again"
-                self._reports.publish()
-                await asyncio.sleep(pause)
-
-    async def _ask_beside(self, locked: Locked) -> bool | None:
-        """Another holder has come: it has dropped what we had created and closed our record."""
-        log.warning("session %s: %s", self.session, locked)
-        holder = locked.data.get("holder") or {}
-        self.recorded = holder.get("job") != self.session  # else it is this session's, elsewhere
-        try:
-            committed = await self._committed()
-            if self.recorded:
-                await clean_up(self.session, [], self._database, self._workers)
-        except PeersyncError as exc:
-            log.warning("session %s: cleaning up: %s", self.session, exc)
-            return None
-        return committed
-
     async def _end(self, state: State, error: PeersyncError | None) -> None:
         self.error = error
         self._record.waiting_for = None
-        if error is not None and self._leftovers:
-            error.detail = "\n".join([error.detail or "", "left behind:", *self._leftovers]).strip()
+        if error is not None and (left := self._footprint.leftovers):
+            error.detail = "\n".join([error.detail or "", "left behind:", *left]).strip()
         self._record.become(state)
         resumable = state is State.FAILED and may_be_resumed(error)
         self.resumable = resumable and self._config.full_sync.keep_spool_h > 0

@@ -40,7 +40,7 @@ def passwd(ctx: Context, user: str) -> None:
     """
     view = ask(ctx, lambda agent: _set_password(agent, user, _read_password(ctx)))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.name} ({view.role}) has a new password.")
 
@@ -82,7 +82,7 @@ def remove(ctx: Context, name: str) -> None:
 
     gone = ask(ctx, lambda agent: agent.delete(_path(name), UserView))
     if ctx.json:
-        emit_json(msgspec.to_builtins(gone))
+        emit_json(gone)
     else:
         print_err(f"{gone.name} was removed.")
         _print_revoked(gone)
@@ -98,7 +98,7 @@ def set_role(ctx: Context, name: str, role: str) -> None:
 
     view = ask(ctx, lambda agent: agent.patch(_path(name), {"role": role}, UserView))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.name} is {view.role} now.")
         _print_revoked(view)
@@ -202,7 +202,7 @@ def _read_password(ctx: Context) -> str:
 
 def _print_link(ctx: Context, made: OneTimeLink) -> None:
     if ctx.json:
-        emit_json(msgspec.to_builtins(made))
+        emit_json(made)
         return
     print_out(made.link)
     if not ctx.quiet:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -76,7 +75,7 @@ def anomalies(ctx: Context, database: str | None, days: int) -> int:
 
     found = _fetch(ctx, "/anomalies", Anomalies, database, days)
     if ctx.json:
-        emit_json(msgspec.to_builtins(found))
+        emit_json(found)
     elif found.anomalies:
         rows = [(one.day, _where(one.database, one.peer), one.reason) for one in found.anomalies]
         print_table(("day", "where", "what"), rows, color=ctx.color)
@@ -238,9 +237,7 @@ def _fetch(ctx: Context, path: str, kind: type[T], database: str | None, days: i
 
 
 async def _get(ctx: Context, path: str, kind: type[T], params: dict[str, Any]) -> T:
-    from peersync.transport.local import AgentClient
-
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(path, kind, params=params)
 
 

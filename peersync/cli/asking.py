@@ -1,46 +1,31 @@
 """What the commands about conflicts, quarantine, tables, sequences and traces have in common.
 
 They ask the agent one thing and show the answer: here is the asking, how `column=value` is read,
-and how rows are laid side by side.
+and how rows are laid out, alone or side by side.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
-
-import click
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
-from peersync.cli.output import print_out, print_table
+from peersync.cli.output import clean, print_out, print_table
 from peersync.core.errors import BadRequest
 
 T = TypeVar("T")
 SHOWN_CHARS = 60
 Values = Mapping[str, str | None]
 
-database_option = click.option(
-    "--database", metavar="NAME", help="Which one, if there are several."
-)
-limit_option = click.option(
-    "--limit", metavar="N", type=click.IntRange(1, 1000), default=50, show_default=True
-)
-null_option = click.option(
-    "--null", "nulls", metavar="COLUMN", multiple=True, help="Set this column to NULL."
-)
-
 
 def get(ctx: Context, path: str, kind: type[T], /, **params: object) -> T:
     """GET; parameters that are None or False are left out."""
 
     async def asked() -> T:
-        from peersync.transport.local import AgentClient
-
         given = {name: _text(value) for name, value in params.items() if value not in (None, False)}
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with ctx.agent() as agent:
             return await agent.get(path, kind, params=given)
 
     return asyncio.run(asked())
@@ -50,10 +35,8 @@ def post(ctx: Context, path: str, kind: type[T], /, **body: object) -> T:
     """POST, with who asks for it; fields that are None are left out."""
 
     async def asked() -> T:
-        from peersync.transport.local import AgentClient
-
         given = {name: value for name, value in body.items() if value is not None}
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with ctx.agent() as agent:
             return await agent.post(path, {**given, "requestedBy": user_name()}, kind)
 
     return asyncio.run(asked())
@@ -85,6 +68,16 @@ def assignments(pairs: Sequence[str], nulls: Sequence[str]) -> dict[str, str | N
     return values
 
 
+def print_row(ctx: Context, heading: str, row: Values) -> None:
+    """One row, a line a column, its values below `heading`."""
+    values = [(name, _value(value)) for name, value in row.items()]
+    print_table(("column", heading), values, color=ctx.color)
+
+
+def row_name(schema: str, table: str, key: str | None) -> str:
+    return f"{schema}.{table} {key or ''}".rstrip()
+
+
 def side_by_side(
     ctx: Context, names: tuple[str, str], one: Values | None, two: Values | None
 ) -> None:
@@ -102,7 +95,10 @@ def _cell(row: Values | None, column: str) -> str:
         return "(no row)"
     if column not in row:
         return "(no column)"
-    value = row[column]
+    return _value(row[column])
+
+
+def _value(value: str | None) -> str:
     return "NULL" if value is None else shown(value)
 
 
@@ -115,8 +111,6 @@ def shown(value: str) -> str:
 
 def print_facts(facts: Sequence[tuple[str, Any]]) -> None:
     """Lines of a name and a value; those without a value are left out."""
-    from peersync.cli.output import clean
-
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
         if value is not None and value != "":

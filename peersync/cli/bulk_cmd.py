@@ -7,7 +7,6 @@ which are this command's alone (docs/exit-codes.md): cron jobs tell by them what
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -97,7 +96,7 @@ def command(ctx: Context, sync_type: str, databases: str | None, dry_run: bool) 
     lines = Lines(ctx)
     view, stopped = asyncio.run(run_it(ctx, request, lines))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         lines.close(view)
     if view.status == "interrupted" and not stopped:  # its agent has ended
@@ -116,15 +115,14 @@ def _names(databases: str | None) -> list[str]:
 
 async def _plan(ctx: Context, request: dict[str, Any]) -> BulkPlan:
     from peersync.agent.orchestration.bulk_outcome import BulkPlan
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(PATH, request, BulkPlan)
 
 
 def _show_plan(ctx: Context, plan: BulkPlan) -> int:
     if ctx.json:
-        emit_json(msgspec.to_builtins(plan))
+        emit_json(plan)
     else:
         print_plan(ctx, plan)
     if plan.failed:

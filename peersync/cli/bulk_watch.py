@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Self
 
 from peersync.agent.orchestration.bulk_outcome import BulkView
@@ -34,7 +33,7 @@ async def run_it(ctx: Context, request: dict[str, Any], lines: Lines) -> tuple[B
     """
     with _Interrupts() as interrupts:
         try:
-            async with AgentClient(Path(ctx.config.node.socket)) as agent:
+            async with ctx.agent() as agent:
                 view = await agent.post(PATH, request, BulkView)
                 view = await _follow(ctx, agent, view, lines, interrupts)
                 return view, interrupts.count > 0

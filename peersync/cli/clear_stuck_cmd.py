@@ -16,7 +16,7 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.output import clean, emit_json, print_err, print_out
-from peersync.core.errors import AgentNotRunning, BadRequest, Locked
+from peersync.core.errors import AgentNotRunning, Locked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +51,8 @@ def command(
     by itself. What lives is named and left alone; the exit code is then 6.
     """
     name = ctx.database_name(database) if database or session else None
-    if not (dry_run or yes or ctx.interactive):
-        raise BadRequest("nobody is here to confirm this", hint="add --yes, or --dry-run first")
+    if not (dry_run or yes):
+        ctx.refuse_unattended("add --yes, or --dry-run first")
     names = [name] if name is not None else list(ctx.config.database)
     found = asyncio.run(_find(ctx, names, session))
     stuck = [sync for sync in found if sync.result == "found"]
@@ -142,10 +142,8 @@ async def _running(ctx: Context) -> frozenset[str]:
 
     The database's lease has the last word about one that hangs.
     """
-    from peersync.transport.local import AgentClient
-
     try:
-        async with asyncio.timeout(_AGENT_S), AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with asyncio.timeout(_AGENT_S), ctx.agent() as agent:
             status = await agent.get("/api/admin/status", _Running)
     except (AgentNotRunning, TimeoutError):
         return frozenset()

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import (
     clean,
     count,
@@ -45,7 +44,7 @@ MARKS: Final = {"success": "✓", "partial": "✗", "error": "✗"}
 
 
 @click.group(invoke_without_command=True)
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option("--peers", metavar="A,B", help="Only these, also those without auto_sync.")
 @click.option(
     "--sync-type", type=click.Choice(["manual", "scheduled", "api"]), default="manual",
@@ -98,7 +97,7 @@ def show(ctx: Context, id_: str) -> None:
 
     view = get(ctx, f"{PATH}/{id_}", CompleteView)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
         return
     began = datetime.fromisoformat(view.started_at)
     print_out(
@@ -119,7 +118,7 @@ def cancel(ctx: Context, id_: str) -> None:
 
     view = post(ctx, f"{PATH}/{id_}/cancel", CompleteView)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.id[:8]} is {view.status}")
 
@@ -137,7 +136,6 @@ async def _sync(
     parallel: int | None,
 ) -> int:
     from peersync.agent.orchestration.outcome import CompletePlan, CompleteView
-    from peersync.transport.local import AgentClient
 
     request = {
         "database": ctx.database_name(database),
@@ -148,7 +146,7 @@ async def _sync(
         "dryRun": dry_run,
         "requestedBy": user_name(),
     }
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         if dry_run:
             return _show_plan(ctx, await agent.post(PATH, request, CompletePlan))
         view = await agent.post(PATH, request, CompleteView)
@@ -156,7 +154,7 @@ async def _sync(
             return _started(ctx, view)
         view = await _watch(ctx, agent, view)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         _print_summary(view, quiet=ctx.quiet)
     return EXIT_CODES[view.status]
@@ -204,7 +202,7 @@ async def _again(agent: AgentClient, view: CompleteView) -> CompleteView:
 
 def _started(ctx: Context, view: CompleteView) -> int:
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_out(view.id)
         print_err(f"look at it: peersync complete-sync show {view.id[:8]}")
@@ -214,7 +212,7 @@ def _started(ctx: Context, view: CompleteView) -> int:
 # --- showing --------------------------------------------------------------------------------
 def _show_plan(ctx: Context, plan: CompletePlan) -> int:
     if ctx.json:
-        emit_json(msgspec.to_builtins(plan))
+        emit_json(plan)
         return 0
     for peer in plan.peers:
         mark, why = ("✓", peer.way) if peer.reason is None else ("○", f"skipped: {peer.reason}")

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from peersync.cli.asking import post
-from peersync.cli.context import Context
+from peersync.cli.context import EXIT_PARTLY, Context
 from peersync.cli.output import emit_json, print_err, print_table
 from peersync.core.errors import BadRequest, PeersyncError
 
@@ -66,8 +66,7 @@ def settle(ctx: Context, database: str, choice: str, bulk: dict[str, Any]) -> No
         _report(ctx, counted)
         return
     if not bulk["yes"]:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         _print_tables(ctx, counted)
         click.confirm(f"{_DEEDS[choice]} {counted.matched} conflicts?", abort=True, err=True)
     done = _ask(ctx, {**wanted, "before": counted.next})
@@ -81,7 +80,7 @@ def settle(ctx: Context, database: str, choice: str, bulk: dict[str, Any]) -> No
             print_err(f"{done.tried} of {done.matched} …")
     _report(ctx, done)
     if done.refused:
-        click.get_current_context().exit(3)
+        click.get_current_context().exit(EXIT_PARTLY)
 
 
 def _ask(ctx: Context, body: dict[str, Any]) -> BulkSettled:
@@ -112,7 +111,7 @@ def _joined(one: BulkSettled, two: BulkSettled) -> BulkSettled:
 
 def _report(ctx: Context, done: BulkSettled) -> None:
     if ctx.json:
-        emit_json(msgspec.to_builtins(done))
+        emit_json(done)
         return
     if done.dry_run:
         _print_tables(ctx, done)

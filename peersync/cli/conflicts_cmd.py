@@ -10,18 +10,17 @@ import msgspec
 from peersync.cli.asking import (
     assignments,
     checked_id,
-    database_option,
     get,
-    limit_option,
-    null_option,
     post,
     print_facts,
-    shown,
+    print_row,
+    row_name,
     side_by_side,
 )
 from peersync.cli.conflicts_bulk import bulk_options, one_or_all, settle
 from peersync.cli.context import Context
-from peersync.cli.output import emit_json, print_err, print_out, print_table
+from peersync.cli.options import database_option, limit_option, null_option
+from peersync.cli.output import emit_json, print_err, print_out, print_table, stamp
 from peersync.cli.tables_cmd import shown_table
 from peersync.core.errors import BadRequest
 
@@ -72,7 +71,7 @@ def show(ctx: Context, conflict: str, database: str | None) -> None:
     name = ctx.database_name(database)
     view = get(ctx, f"{PATH}/{checked_id(conflict)}", ConflictView, database=name)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         _print(ctx, view)
 
@@ -163,7 +162,7 @@ def _print_list(ctx: Context, found: list[ConflictView]) -> None:
     rows: list[tuple[Any, ...]] = [
         (
             one.id,
-            one.at[:19].replace("T", " "),
+            stamp(one.at),
             f"{one.schema}.{one.table}",
             one.key,
             one.kind,
@@ -196,7 +195,7 @@ def _print(ctx: Context, view: ConflictView) -> None:
     print_facts(
         [
             ("conflict", f"{view.id}, {view.at}"),
-            ("row", f"{view.schema}.{view.table} {view.key or ''}"),
+            ("row", row_name(view.schema, view.table, view.key)),
             ("kind", view.kind),
             ("kept", sides["kept"]),
             ("incoming", sides["incoming"]),
@@ -227,12 +226,7 @@ def _print_rows(ctx: Context, view: ConflictView) -> None:
     if view.incoming.row is None:
         print_out(f"incoming  {view.incoming.op} by {_node(view.incoming)}")
         return
-    rows = [(name, _value(value)) for name, value in view.incoming.row.items()]
-    print_table(("column", names[1]), rows, color=ctx.color)
-
-
-def _value(value: str | None) -> str:
-    return "NULL" if value is None else shown(value)
+    print_row(ctx, names[1], view.incoming.row)
 
 
 def _trace(view: ConflictView) -> str:
@@ -248,9 +242,9 @@ def _side(side: ConflictSide) -> str:
 
 def _report(ctx: Context, settled: Settled) -> None:
     if ctx.json:
-        emit_json(msgspec.to_builtins(settled))
+        emit_json(settled)
         return
-    where = f"{settled.schema}.{settled.table} {settled.key or ''}".rstrip()
+    where = row_name(settled.schema, settled.table, settled.key)
     if not settled.written:
         said = f"{where} stays as it is; nothing had to be written"
         print_out(f"conflict {settled.id} is {settled.state}: {said}")

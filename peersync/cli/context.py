@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,8 +21,10 @@ from peersync.core.errors import BadRequest, NotFound
 if TYPE_CHECKING:
     from peersync.config.load import Loaded
     from peersync.config.model import Config
-    from peersync.core.names import TableName
     from peersync.postgres.conninfo import Resolved
+    from peersync.transport.local import AgentClient
+
+EXIT_PARTLY: Final = 3  # some of it was done, some was not
 
 
 @dataclass
@@ -78,6 +81,17 @@ class Context:
             )
         return name
 
+    def agent(self) -> AgentClient:
+        """The agent of this node, over its Unix socket: `async with ctx.agent() as agent:`."""
+        from peersync.transport.local import AgentClient
+
+        return AgentClient(Path(self.config.node.socket))
+
+    def refuse_unattended(self, hint: str = "add --yes") -> None:
+        """Raises BadRequest where nobody can be asked whether it is meant."""
+        if not self.interactive:
+            raise BadRequest("nobody is here to confirm this", hint=hint)
+
     def resolved(self, name: str | None = None) -> Resolved:
         """The explicit connection values of a configured database."""
         from peersync.postgres.conninfo import read_password_file, resolve
@@ -95,29 +109,6 @@ def current() -> Context:
     if found is None:
         raise RuntimeError("a command of peersync runs without its Context")
     return found
-
-
-def database_keys(ctx: Context | click.Context, name: str) -> Mapping[TableName, tuple[str, ...]]:
-    """The key of each table of a configured database that ON CONFLICT can name.
-
-    The primary key, else a unique index (not partial, without expressions or nullable columns,
-    immediate). Tables without one are missing. Raises DatabaseUnreachable and the like.
-    """
-    import psycopg
-
-    from peersync.core.names import TableName
-    from peersync.postgres.errors import translated
-    from peersync.postgres.sqlfiles import queries
-
-    context = ctx.ensure_object(Context) if isinstance(ctx, click.Context) else ctx
-    resolved = context.resolved(name)
-    conninfo = resolved.psycopg_conninfo(application_name="peersync/convert")
-    with (
-        translated(f"reading the keys of {resolved.display()}"),
-        psycopg.connect(conninfo, autocommit=True) as conn,
-    ):
-        rows = conn.execute(queries("keys")["conflict_keys"].encode()).fetchall()
-    return {TableName(schema, table): tuple(columns) for schema, table, columns in rows}
 
 
 def _store(attribute: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -16,7 +16,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,12 +24,12 @@ from typing import IO, BinaryIO, TypeVar
 import click
 import zstandard
 
-from peersync.cli.context import Context, database_keys
+from peersync.cli.context import Context
+from peersync.cli.convert_keys import database_keys, file_keys
 from peersync.cli.output import clean, emit_json, print_err
 from peersync.core.errors import BadRequest, CorruptData, DiskFull, RefusedInput
 from peersync.core.names import TableName
 from peersync.core.words import counted
-from peersync.dump.grammar import parse_table_name
 from peersync.dump.kinds import HEAD_BYTES, directory_dump, doubt, refuse_foreign
 from peersync.dump.script import Key, Survey, plan_tables, survey, write_script
 from peersync.dump.upsert import TablePlan
@@ -75,7 +74,7 @@ def convert(
     if database is not None:
         keys.update(database_keys(ctx, database))
     if keys_file is not None:
-        keys.update(read_keys(keys_file))
+        keys.update(file_keys(keys_file))
     with _dump_file(dump) as path:
         found, plans = _read(path, "DUMP" if dump == "-" else shlex.quote(dump), keys)
         restrict_key = "" if no_restrict else secrets.token_hex(24)
@@ -136,37 +135,6 @@ def _read(
         error.hint = next(filter(None, hints))
         error.data |= {"file": name, "did": "wrote nothing"}
         raise
-
-
-def read_keys(path: Path) -> dict[TableName, Key]:
-    """`"schema.table" = ["column", …]` from a TOML file; an empty list: no key.
-
-    Raises BadRequest.
-    """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        words = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadRequest(
-            f"the keys in {path} cannot be read",
-            detail=words,
-            hint='It is a TOML file with lines like "public.orders" = ["id"].',
-        ) from error
-    keys: dict[TableName, Key] = {}
-    for name, columns in content.items():
-        schema, _, rest = name.partition(".")
-        table = parse_table_name(name) or TableName(schema, rest)
-        if not table.name or not isinstance(columns, list):
-            raise BadRequest(
-                f"{path}: {name!r} is not a key", hint='Write "schema.table" = ["column", …].'
-            )
-        if not all(isinstance(column, str) for column in columns):
-            raise BadRequest(
-                f"{path}: the key of {name!r} is not a list of column names",
-                hint='Write "schema.table" = ["column", …].',
-            )
-        keys[table] = tuple(columns)
-    return keys
 
 
 @contextlib.contextmanager

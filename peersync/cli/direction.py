@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
 from peersync.cli.output import emit_json, print_err, print_out
-from peersync.core.errors import BadRequest, NotFound
+from peersync.core.errors import NotFound
 
 if TYPE_CHECKING:
     from peersync.agent.periodic.members_api import MembersView
@@ -45,8 +43,7 @@ def show_direction(ctx: Context, name: str) -> None:
 def set_direction(ctx: Context, name: str, direction: str, *, yes: bool) -> None:
     """Asks first, where something is given up by it."""
     if not yes and direction in WARNINGS and asyncio.run(_view(ctx, name)).group is not None:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         print_err(WARNINGS[direction].format(name=name))
         print_err(BACK)
         click.confirm("Go on?", abort=True, err=True)
@@ -61,23 +58,21 @@ def _print(ctx: Context, view: MembersView) -> None:
             hint="peersync join PEER --receive-only makes it one that only receives",
         )
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     elif not ctx.quiet:
         print_out(f"{view.database} of this server {WORDS[own.direction]}")
 
 
 async def _view(ctx: Context, name: str) -> MembersView:
     from peersync.agent.periodic.members_api import MembersView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(PATH, MembersView, params={"database": name})
 
 
 async def _change(ctx: Context, name: str, direction: str) -> MembersView:
     from peersync.agent.periodic.members_api import MembersView
-    from peersync.transport.local import AgentClient
 
     body = {"database": name, "direction": direction, "requestedBy": user_name()}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(f"{PATH}/direction", body, MembersView)

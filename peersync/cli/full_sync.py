@@ -7,15 +7,14 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.failure import as_text
 from peersync.cli.names import job_path, user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, emit_json, print_err, print_out
 from peersync.cli.plan_view import plan_lines
 from peersync.cli.progress import interval_s
@@ -56,7 +55,7 @@ def join_options(function: Callable[..., int]) -> Callable[..., int]:
 
 _WHAT = (
     click.argument("peer"),
-    click.option("--database", metavar="NAME", help="Which; needed when there are several."),
+    database_option,
     click.option("-y", "--yes", is_flag=True, help="Do not ask, even if rows are overwritten."),
     click.option("--dry-run", is_flag=True, help="Show the plan and stop there."),
 )
@@ -161,16 +160,15 @@ def full_sync(
 
 async def _run(ctx: Context, request: dict[str, Any], run: Run) -> JobView | None:
     from peersync.agent.jobview import Started
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         if run.dry_run or not run.yes:
             planned = await agent.post(PATH, {**request, "dryRun": True}, Started)
             if not run.dry_run or not ctx.json:
                 show_plan(ctx, planned.plan, _verb(request))
             if run.dry_run:
                 if ctx.json:
-                    emit_json(msgspec.to_builtins(planned))
+                    emit_json(planned)
                 return None
             confirm(ctx, planned.plan)
         started = await agent.post(PATH, request, Started)
@@ -194,9 +192,8 @@ def _announce(ctx: Context, started: Started) -> None:
 async def watch_job(ctx: Context, job: str, mode: str) -> JobView | None:
     """Follows a job by the beginning of its id."""
     from peersync.agent.jobview import JobView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         view = await agent.get(job_path(job), JobView)
         return await follow_job(ctx, agent, view.id, mode)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,7 +20,6 @@ from peersync.cli.output import (
     print_table,
     size,
 )
-from peersync.core.errors import BadRequest
 from peersync.core.session import State
 from peersync.core.words import counted
 
@@ -69,8 +67,7 @@ def clear(ctx: Context, database: str | None, keep_latest: bool, yes: bool) -> i
     """
     name = ctx.database_name(database) if database is not None else None
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         click.confirm(f"Forget the ended syncs of {name or 'all databases'}?", abort=True, err=True)
     told = asyncio.run(_clear(ctx, name, keep_latest=keep_latest))
     if ctx.json:
@@ -93,22 +90,20 @@ async def fetch(
     ctx: Context, limit: int, *, database: str | None = None, state: str | None = None
 ) -> list[JobView]:
     from peersync.agent.jobview import JobView
-    from peersync.transport.local import AgentClient
 
     asked = {"limit": str(limit), "database": database, "state": state}
     params = {name: value for name, value in asked.items() if value is not None}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(PATH, list[JobView], params=params)
 
 
 async def _clear(ctx: Context, database: str | None, *, keep_latest: bool) -> ClearedHistory:
     from peersync.agent.script_api import ClearedHistory
-    from peersync.transport.local import AgentClient
 
     query = {"keep_latest": str(keep_latest).lower()}
     if database is not None:
         query["database"] = database
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.delete(PATH, ClearedHistory, params=query)
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from peersync.cli.clear_stuck_cmd import command as clear_stuck
 from peersync.cli.context import Context
@@ -50,7 +48,7 @@ def show(ctx: Context, job: str) -> None:
 
     view = asyncio.run(_get(ctx, job))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
         return
     side = "from" if view.role == "target" else "to"
     by = f" by {clean(view.cancelled_by)}" if view.cancelled_by else ""
@@ -87,7 +85,7 @@ def cancel(ctx: Context, job: str) -> None:
     """Stop a job. What it has not committed is undone."""
     view = asyncio.run(_cancel(ctx, job))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.id[:8]} is {view.state}")
 
@@ -111,7 +109,7 @@ def resume(ctx: Context, job: str, no_wait: bool, mode: str) -> int:
     if not no_wait:
         return report(ctx, asyncio.run(watch_job(ctx, view.id, mode)), mode)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.id[:8]} is {view.state}")
     return 0
@@ -119,24 +117,21 @@ def resume(ctx: Context, job: str, no_wait: bool, mode: str) -> int:
 
 async def _get(ctx: Context, job: str) -> JobView:
     from peersync.agent.jobview import JobView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(job_path(job), JobView)
 
 
 async def _cancel(ctx: Context, job: str) -> JobView:
     from peersync.agent.jobview import JobView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         by = {"by": user_name()}
         return await agent.post(job_path(job, "cancel"), None, JobView, params=by)
 
 
 async def _resume(ctx: Context, job: str) -> JobView:
     from peersync.agent.jobview import JobView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(job_path(job, "resume"), None, JobView)

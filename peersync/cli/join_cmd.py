@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.full_sync import full_sync, join_options
+from peersync.cli.options import database_option
 from peersync.cli.output import emit_json, print_err
 from peersync.cli.seconds import Seconds
-from peersync.core.errors import BadRequest, PeersyncError
+from peersync.core.errors import PeersyncError
 
 _ONE_WAY = (
     click.option(
@@ -91,7 +90,7 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
 
 
 @click.command()
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option(
     "--timeout",
     "timeout_s",
@@ -107,23 +106,21 @@ def rebaseline(ctx: Context, /, **options: Any) -> int:
 def leave(ctx: Context, database: str | None, timeout_s: float, yes: bool, force: bool) -> int:
     """Stop keeping this database in step: its rows stay, its changes are not sent any more."""
     from peersync.agent.periodic.leaving import Left
-    from peersync.transport.local import AgentClient
 
     name = ctx.database_name(database)
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         question = f"Keep {name} of this server in step with the others no more?"
         click.confirm(question, abort=True, err=True)
 
     async def ask() -> Left:
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with ctx.agent() as agent:
             body = {"database": name, "timeoutS": timeout_s, "force": force}
             return await agent.post("/api/admin/periodic/leave", body, Left)
 
     left = asyncio.run(ask())
     if ctx.json:
-        emit_json(msgspec.to_builtins(left))
+        emit_json(left)
     elif not ctx.quiet:
         print_err(f"{name} of this server is on its own now; its rows are as they were.")
         if left.behind:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,13 +36,12 @@ def command(ctx: Context, database: str | None) -> int:
     Every peer is asked for its position. Exit code 1 when a link is not in sync or syncing; one
     that was expired is listed, and counts as fine.
     """
-    import msgspec
 
     from peersync.agent.periodic.answers import FINE
 
     lag = asyncio.run(_ask(ctx, ctx.database_name(database) if database else None))
     if ctx.json:
-        emit_json(msgspec.to_builtins(lag))
+        emit_json(lag)
     elif lag.links:
         _print(ctx, lag.links)
     elif not ctx.quiet:
@@ -53,10 +51,9 @@ def command(ctx: Context, database: str | None) -> int:
 
 async def _ask(ctx: Context, database: str | None) -> Lag:
     from peersync.agent.periodic.answers import Lag
-    from peersync.transport.local import AgentClient
 
     params = {"database": database} if database else None
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get("/api/admin/sync/lag", Lag, params=params)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,14 +12,13 @@ import msgspec
 from peersync.cli.context import Context
 from peersync.cli.direction import MEMBERS
 from peersync.cli.names import user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import ago, emit_json, print_err, print_table
-from peersync.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peersync.agent.periodic.members_api import MembersView
 
 _GONE = frozenset({"left", "expired"})
-_DATABASE = click.option("--database", metavar="NAME", help="Which; needed when there are several.")
 
 
 @click.group("members")
@@ -29,7 +27,7 @@ def command() -> None:
 
 
 @command.command("list")
-@_DATABASE
+@database_option
 @click.option("--all", "everybody", is_flag=True, help="Also those that left or were expired.")
 @click.pass_obj
 def list_(ctx: Context, database: str | None, everybody: bool) -> int:
@@ -44,7 +42,7 @@ def list_(ctx: Context, database: str | None, everybody: bool) -> int:
 
 @command.command("expire")
 @click.argument("node")
-@_DATABASE
+@database_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option(
     "--force",
@@ -61,8 +59,7 @@ def expire(ctx: Context, node: str, database: str | None, yes: bool, force: bool
     """
     name = ctx.database_name(database)
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         asyncio.run(_expire(ctx, name, node, force=force, dry_run=True))
         click.confirm(f"Keep no more changes of {name} for {node}?", abort=True, err=True)
     view = asyncio.run(_expire(ctx, name, node, force=force, dry_run=False))
@@ -82,9 +79,8 @@ def expire(ctx: Context, node: str, database: str | None, yes: bool, force: bool
 
 async def _list(ctx: Context, database: str) -> MembersView:
     from peersync.agent.periodic.members_api import MembersView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get("/api/admin/members", MembersView, params={"database": database})
 
 
@@ -92,7 +88,6 @@ async def _expire(
     ctx: Context, database: str, node: str, *, force: bool, dry_run: bool
 ) -> MembersView:
     from peersync.agent.periodic.members_api import MembersView
-    from peersync.transport.local import AgentClient
 
     body = {
         "database": database,
@@ -101,13 +96,13 @@ async def _expire(
         "dryRun": dry_run,
         "requestedBy": user_name(),
     }
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post("/api/admin/members/expire", body, MembersView)
 
 
 def _print(ctx: Context, view: MembersView) -> None:
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     elif view.group is None:
         if not ctx.quiet:
             print_err(f"{view.database} takes part in no periodic sync: peersync join PEER")

@@ -10,7 +10,7 @@ import click
 
 from peersync.cli.context import Context
 from peersync.cli.output import emit_json, print_err
-from peersync.core.errors import BadRequest, Locked
+from peersync.core.errors import Locked
 
 _STOP = "systemctl stop peersync-agent, then type this again"
 
@@ -36,8 +36,7 @@ def reset_identity(ctx: Context, yes: bool) -> None:
     _refuse_beside_an_agent(Path(node.socket))
     earlier = load_identity(Path(node.state_dir))
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         click.confirm(
             f"Give up the identity {earlier.short_id} of {node.name}, and all its peers?",
             abort=True,
@@ -68,8 +67,7 @@ def rotate_certificate(ctx: Context, yes: bool) -> None:
     _refuse_beside_an_agent(Path(node.socket))
     earlier = load_identity(Path(node.state_dir))
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         click.confirm(
             f"Replace the certificate {short_form(earlier.certificate_id)} of {node.name}?",
             abort=True,

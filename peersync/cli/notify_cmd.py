@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -55,7 +54,7 @@ def list_(ctx: Context) -> int:
     """List the channels, how they do, and what lasts at the moment."""
     view = asyncio.run(_list(ctx))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         _print(ctx, view)
     return 0
@@ -72,7 +71,7 @@ def quiet(ctx: Context, until: str) -> int:
     now = datetime.now().astimezone()
     view = asyncio.run(_quiet(ctx, None if until == "off" else quiet_until(until, now)))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     elif not ctx.quiet:
         print_out(_quiet_words(view) or "Notifications are sent.")
     return 0
@@ -88,7 +87,7 @@ def dismiss(ctx: Context, key: str) -> int:
     """
     view = asyncio.run(_dismiss(ctx, key))
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     elif not ctx.quiet:
         print_out(f"Forgotten: {clean(key)}")
     return 0
@@ -113,35 +112,31 @@ def quiet_until(text: str, now: datetime) -> datetime:
 
 async def _test(ctx: Context, channel: str | None) -> list[ChannelTest]:
     from peersync.agent.notify.api import ChannelTest
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         body = {"channel": channel}
         return await agent.post("/api/admin/notify/test", body, list[ChannelTest])
 
 
 async def _list(ctx: Context) -> NotifyView:
     from peersync.agent.notify.api import NotifyView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get("/api/admin/notify", NotifyView)
 
 
 async def _dismiss(ctx: Context, key: str) -> NotifyView:
     from peersync.agent.notify.api import NotifyView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post("/api/admin/notify/dismiss", {"key": key}, NotifyView)
 
 
 async def _quiet(ctx: Context, until: datetime | None) -> NotifyView:
     from peersync.agent.notify.api import NotifyView
-    from peersync.transport.local import AgentClient
 
     body = {"until": until.isoformat() if until else None}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post("/api/admin/notify/quiet", body, NotifyView)
 
 

@@ -12,7 +12,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import Struct
 
 SCHEMA_VERSION = 1
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -25,9 +28,12 @@ _PLAIN_SIGNS = str.maketrans(
 )  # fmt: skip
 
 
-def emit_json(data: Mapping[str, Any]) -> None:
+def emit_json(data: Mapping[str, Any] | Struct) -> None:
     """One JSON object on stdout, with its schema_version first."""
-    print_out(json_text({"schema_version": SCHEMA_VERSION, **data}))
+    import msgspec
+
+    fields = msgspec.to_builtins(data) if isinstance(data, msgspec.Struct) else data
+    print_out(json_text({"schema_version": SCHEMA_VERSION, **fields}))
 
 
 def json_text(data: Any) -> str:
@@ -179,6 +185,11 @@ def ago(then: datetime | None, now: datetime) -> str:
 def _coarse(seconds: float) -> str:
     """One unit is enough for what is hours away."""
     return duration(seconds).split(" ")[0] + " " + duration(seconds).split(" ")[1]
+
+
+def stamp(at: str) -> str:
+    """A time of the agent's (ISO 8601, UTC) to the second: "2026-03-01 12:00:00"."""
+    return at[:19].replace("T", " ")
 
 
 def count(number: int) -> str:

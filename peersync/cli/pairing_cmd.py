@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
@@ -184,10 +183,8 @@ def segment(name: str) -> str:
 
 
 def ask(ctx: Context, call: Callable[[AgentClient], Awaitable[T]]) -> T:
-    from peersync.transport.local import AgentClient
-
     async def run() -> T:
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with ctx.agent() as agent:
             return await call(agent)
 
     return asyncio.run(run())

@@ -59,7 +59,7 @@ def invite(ctx: Context, address: str | None, confirm: bool) -> None:
     request = InviteRequest(address, confirm, user_name())
     reply = ask(ctx, lambda agent: agent.post(f"{PATH}/invite", request, InviteReply))
     if ctx.json:
-        emit_json(msgspec.to_builtins(reply))
+        emit_json(reply)
         return
     if not ctx.quiet:
         print_err("On the other server, within 15 minutes (the line works once):")
@@ -144,7 +144,7 @@ def list_(ctx: Context, probe: bool) -> None:
         ctx, lambda agent: agent.get(PATH, PeerList, params={"probe": "1"} if probe else None)
     )
     if ctx.json:
-        emit_json(msgspec.to_builtins(found))
+        emit_json(found)
     else:
         _print_peers(ctx, found.peers, probe)
         if not ctx.quiet:

@@ -10,7 +10,8 @@ from peersync.cli.output import size as human
 from peersync.core.words import counted
 
 if TYPE_CHECKING:
-    from peersync.agent.plan import Plan, TablePlan
+    from peersync.agent.plan import Plan
+    from peersync.agent.tableplan import TablePlan
     from peersync.core.plancounts import RowCounts
 
 _SHOWN_TABLES = 20

@@ -10,24 +10,23 @@ import msgspec
 from peersync.cli.asking import (
     assignments,
     checked_id,
-    database_option,
     get,
-    limit_option,
-    null_option,
     post,
     print_facts,
+    print_row,
+    row_name,
     shown,
     side_by_side,
 )
-from peersync.cli.context import Context
-from peersync.cli.output import clean, emit_json, flat, print_err, print_out, print_table
+from peersync.cli.context import EXIT_PARTLY, Context
+from peersync.cli.options import database_option, limit_option, null_option
+from peersync.cli.output import clean, emit_json, flat, print_err, print_out, print_table, stamp
 from peersync.core.errors import BadRequest
 
 if TYPE_CHECKING:
     from peersync.postgres.log.quarantine import QuarantineView, Tried
 
 PATH = "/api/admin/quarantine"
-EXIT_PARTLY = 3
 
 
 @click.group()
@@ -55,7 +54,7 @@ def list_(ctx: Context, database: str | None, table: str | None, all_: bool, lim
         rows = [
             (
                 one.id,
-                (one.changed_at or one.at)[:19].replace("T", " "),
+                stamp(one.changed_at or one.at),
                 one.node or one.origin,
                 f"{one.schema}.{one.table}",
                 one.key,
@@ -85,7 +84,7 @@ def show(ctx: Context, change: str, database: str | None) -> None:
     name = ctx.database_name(database)
     view = get(ctx, f"{PATH}/{checked_id(change)}", QuarantineView, database=name)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         _print(ctx, view)
 
@@ -138,7 +137,10 @@ def retry(
 def edit(
     ctx: Context, change: str, pairs: tuple[str, ...], nulls: tuple[str, ...], database: str | None
 ) -> None:
-    """Write the row with other values in some columns, as a change that goes to all nodes."""
+    """Write the row with other values in some columns, as a change that goes to all nodes.
+
+    A database that only receives keeps it to itself.
+    """
     from peersync.postgres.log.quarantine import Tried
 
     number = checked_id(change)
@@ -148,7 +150,7 @@ def edit(
     name = ctx.database_name(database)
     tried = post(ctx, f"{PATH}/{number}/edit", Tried, database=name, values=values)
     if ctx.json:
-        emit_json(msgspec.to_builtins(tried))
+        emit_json(tried)
         return
     _report(tried)
     if not ctx.quiet:
@@ -167,12 +169,11 @@ def skip(ctx: Context, change: str, database: str | None, yes: bool) -> None:
     number = checked_id(change)
     name = ctx.database_name(database)
     if not yes:
-        if not ctx.interactive:
-            raise BadRequest("nobody is here to confirm this", hint="add --yes")
+        ctx.refuse_unattended()
         click.confirm(f"Give up change {number}? It is lost on this node", abort=True, err=True)
     tried = post(ctx, f"{PATH}/{number}/skip", Tried, database=name)
     if ctx.json:
-        emit_json(msgspec.to_builtins(tried))
+        emit_json(tried)
     else:
         _report(tried)
 
@@ -182,7 +183,7 @@ def _print(ctx: Context, view: QuarantineView) -> None:
     settled = view.settled_at and f"{view.settled_at} by {view.settled_by}"
     print_facts(
         [
-            ("change", f"{view.id}: {view.op} of {view.schema}.{view.table} {view.key or ''}"),
+            ("change", f"{view.id}: {view.op} of {row_name(view.schema, view.table, view.key)}"),
             ("from", f"{view.node or view.origin}, position {view.position}"),
             ("changed", view.changed_at),
             ("arrived", view.at),
@@ -196,13 +197,11 @@ def _print(ctx: Context, view: QuarantineView) -> None:
     print_out("reason    " + clean(view.reason, keep="\n").replace("\n", "\n          "))
     if view.row is not None:
         print_out("")
-        values = [(name, "NULL" if v is None else shown(v)) for name, v in view.row.items()]
-        print_table(("column", "value"), values, color=ctx.color)
+        print_row(ctx, "value", view.row)
     if view.state == "waiting":
         print_err(f"peersync quarantine retry {view.id}, edit {view.id} COLUMN=VALUE, or skip")
 
 
 def _report(tried: Tried) -> None:
-    where = f"{tried.schema}.{tried.table} {tried.key or ''}".rstrip()
-    line = f"{tried.id}  {tried.result}  {where}"
+    line = f"{tried.id}  {tried.result}  {row_name(tried.schema, tried.table, tried.key)}"
     print_out(clean(line if tried.reason is None else f"{line}: {flat(tried.reason)}"))

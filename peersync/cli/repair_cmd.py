@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
 
-from peersync.cli.context import Context
+from peersync.cli.context import EXIT_PARTLY, Context
 from peersync.cli.full_sync import confirm, follow_job, report, show_plan
 from peersync.cli.names import user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, emit_json, flat, print_err, print_table
 from peersync.cli.verify_cmd import exit_code_of
 from peersync.core.errors import BadRequest, PeersyncError, error_class
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from peersync.transport.local import AgentClient
 
 PATH: Final = "/api/admin/repair"
-EXIT_PARTLY: Final = 3
 LOOK_S: Final = 0.25
 
 
@@ -42,7 +41,7 @@ LOOK_S: Final = 0.25
     type=click.Choice(["this", "peer"]),
     help="Which side is right: this server, or PEER. The other one is changed.",
 )
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option("--tables", metavar="PATTERN", multiple=True, help="Only these; psql's patterns.")
 @click.option("--exclude-tables", metavar="PATTERN", multiple=True, help="Not these.")
 @click.option("--mirror", is_flag=True, help="Delete rows that only the wrong side has.")
@@ -105,9 +104,8 @@ def _list(ctx: Context, database: str | None) -> int:
 
 async def _repair(ctx: Context, peer: str | None, **options: Any) -> int:
     from peersync.agent.proof.repair_view import RepairView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         if options["cancel"]:
             view = await agent.post(f"{PATH}/{options['cancel']}/cancel", {}, RepairView)
             return _stopped(ctx, view)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,34 +67,30 @@ def command(
 
 async def _run(ctx: Context, request: dict[str, Any]) -> SetsResult:
     from peersync.agent.orchestration.sets import SetsResult
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(f"{PATH}/run", request, SetsResult)
 
 
 async def _ask_plan(ctx: Context, request: dict[str, Any]) -> SetsPlan:
     from peersync.agent.orchestration.sets import SetsPlan
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(f"{PATH}/plan", request, SetsPlan)
 
 
 async def _get_history(ctx: Context, sets: tuple[str, ...], limit: int) -> SetsHistory:
     from peersync.agent.orchestration.sets_api import SetsHistory
-    from peersync.transport.local import AgentClient
 
     params = {"limit": str(limit), **({"set": sets[0]} if sets else {})}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(f"{PATH}/history", SetsHistory, params=params)
 
 
 def _result(ctx: Context, done: SetsResult) -> int:
-    import msgspec
 
     if ctx.json:
-        emit_json(msgspec.to_builtins(done))
+        emit_json(done)
         return _code(done)
     for run in done.runs:
         took = f" ({duration(run.seconds)})" if run.seconds is not None else ""
@@ -117,10 +112,9 @@ def _code(done: SetsResult) -> int:
 
 
 def _plan(ctx: Context, plan: SetsPlan) -> int:
-    import msgspec
 
     if ctx.json:
-        emit_json(msgspec.to_builtins(plan))
+        emit_json(plan)
         return 1 if any(p.problems for p in plan.sets) else 0
     due = [p for p in plan.sets if p.reason is None]
     rows = [
@@ -149,10 +143,9 @@ def _plan(ctx: Context, plan: SetsPlan) -> int:
 
 
 def _history(ctx: Context, told: SetsHistory) -> int:
-    import msgspec
 
     if ctx.json:
-        emit_json(msgspec.to_builtins(told))
+        emit_json(told)
         return 0
     rows = [
         (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,11 +31,10 @@ def list_(ctx: Context) -> int:
 
     Exit code 1 when the last run of one has failed.
     """
-    import msgspec
 
     told = asyncio.run(_list(ctx))
     if ctx.json:
-        emit_json(msgspec.to_builtins(told))
+        emit_json(told)
     elif told.schedules:
         columns = ("name", "at", "starts", "last", "result", "next")
         print_table(columns, [_row(one) for one in told.schedules], color=ctx.color)
@@ -76,26 +74,23 @@ def run(ctx: Context, name: str) -> None:
 
 async def _list(ctx: Context) -> SchedulesView:
     from peersync.agent.orchestration.schedule_api import SchedulesView
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get(PATH, SchedulesView)
 
 
 async def _post(ctx: Context, name: str, deed: str) -> ScheduleView:
     from peersync.agent.orchestration.entries import ScheduleView
-    from peersync.transport.local import AgentClient
 
     body = {"requestedBy": user_name()}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(f"{PATH}/{name}/{deed}", body, ScheduleView)
 
 
 def _say(ctx: Context, view: ScheduleView, words: str) -> None:
-    import msgspec
 
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     elif not ctx.quiet:
         print_out(words)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from peersync.cli.asking import database_option, get, post
-from peersync.cli.context import Context
+from peersync.cli.asking import get, post
+from peersync.cli.context import EXIT_PARTLY, Context
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def apply_(ctx: Context, database: str | None, slot: int | None, step: int | Non
     name = ctx.database_name(database)
     made = post(ctx, f"{PATH}/apply", SequencesPlan, database=name, slot=slot, step=step)
     _print(ctx, made)
-    return 3 if any(one.state == "full" for one in made.sequences) else 0
+    return EXIT_PARTLY if any(one.state == "full" for one in made.sequences) else 0
 
 
 @command.command()
@@ -81,7 +81,7 @@ def check(ctx: Context, database: str | None) -> int:
     name = ctx.database_name(database)
     found = get(ctx, f"{PATH}/check", SequencesCheck, database=name)
     if ctx.json:
-        emit_json(msgspec.to_builtins(found))
+        emit_json(found)
     else:
         _print_check(ctx, found)
     if any(one.problem for one in found.sequences):
@@ -91,7 +91,7 @@ def check(ctx: Context, database: str | None) -> int:
 
 def _print(ctx: Context, made: SequencesPlan) -> None:
     if ctx.json:
-        emit_json(msgspec.to_builtins(made))
+        emit_json(made)
         return
     if not made.sequences:
         print_out("No captured table has a sequence: nothing to do.")
@@ -138,6 +138,8 @@ def _print_check(ctx: Context, found: SequencesCheck) -> None:
         print_table(columns, rows, color=ctx.color)
     else:
         print_out("No captured table has a sequence.")
+    if found.slot is not None:
+        print_err(f"slot {found.slot} of {found.step}")
     if any(one.problem for one in found.sequences):
         print_err("next: peersync sequences apply, on every node")
     _warn_silent(found.silent)

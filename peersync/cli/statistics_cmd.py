@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -78,10 +77,9 @@ async def _ask(
 ) -> tuple[Statistics, Analytics | None]:
     from peersync.agent.analytics_view import Analytics
     from peersync.agent.statistics_view import Statistics
-    from peersync.transport.local import AgentClient
 
     params = {"database": database} if database is not None else {}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         told = await agent.get("/api/sync/statistics", Statistics, params=params)
         if days is None:
             return told, None

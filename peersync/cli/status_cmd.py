@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,8 +20,10 @@ from peersync.cli.output import (
     print_out,
     print_table,
 )
+from peersync.core.words import counted
 
 if TYPE_CHECKING:
+    from peersync.agent.proof.view import KeptView
     from peersync.agent.status_view import LinkStatus, Status
 
 
@@ -30,11 +31,10 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(ctx: Context) -> int:
     """Say in one sentence whether everything is fine. Exit code 1 when it is not."""
-    import msgspec
 
     status = asyncio.run(_ask(ctx))
     if ctx.json:
-        emit_json(msgspec.to_builtins(status))
+        emit_json(status)
     else:
         _print(ctx, status)
     return 0 if status.fine else 1
@@ -42,9 +42,8 @@ def command(ctx: Context) -> int:
 
 async def _ask(ctx: Context) -> Status:
     from peersync.agent.status_view import Status
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.get("/api/admin/status", Status)
 
 
@@ -60,6 +59,8 @@ def _print(ctx: Context, status: Status) -> None:
             print_err(f"database {database.name}: {indented(database.problem or '')}")
         for warning in database.warnings:
             print_err(f"warning: {database.name}: {indented(warning)}")
+        if database.kept is not None:
+            print_out(f"{database.name}: {_kept(database.kept, now)}")
     for warning in status.warnings:
         print_err(f"warning: {indented(warning)}")
     if status.links:
@@ -102,6 +103,22 @@ def _verified(link: LinkStatus, now: datetime) -> str | None:
         left = f", {proof.not_compared} tables not compared" if proof.not_compared else ""
         return f"identical {_when(proof.proved_at, now)}{left}"
     return f"not proved {_when(proof.checked_at, now)}"
+
+
+def _kept(kept: KeptView, now: datetime) -> str:
+    """ "kept digests: 3 of 4 tables, 12 of 700 blocks to be read, the oldest read 3 d ago"."""
+    if not kept.tables:
+        words = "none yet: peersync verify asks for them"
+    else:
+        words = f"{kept.complete} of {counted(kept.tables, 'table')}"
+        if kept.complete < kept.tables or kept.changed:
+            words += f", {kept.changed + kept.unread} of {counted(kept.blocks, 'block')} to be read"
+        if kept.up_to_date_at is not None:
+            words += f", as of {_when(kept.up_to_date_at, now)}"
+        if kept.oldest_at is not None:
+            words += f", the oldest read {_when(kept.oldest_at, now)}"
+    problem = f" ({flat(kept.problem)})" if kept.problem else ""
+    return f"kept digests: {words}{problem}"
 
 
 def _when(then: str, now: datetime) -> str:

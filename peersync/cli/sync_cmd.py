@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, duration, emit_json, indented, print_err, print_out
 from peersync.cli.seconds import Seconds
 from peersync.core.errors import Locked, NotFound, PeerUnreachable
@@ -34,7 +33,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("peer")
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option("--action", type=click.Choice(["pull", "push"]), default="pull", show_default=True)
 @click.option("--key", metavar="KEY", help="Repeated within a day, the same key starts nothing.")
 @click.option("--no-compress", is_flag=True, help="Send the rows as they are.")
@@ -71,7 +70,7 @@ def safe(
     if not no_wait:
         return report(ctx, asyncio.run(watch_job(ctx, answer.job, "auto")), "auto")
     if ctx.json:
-        emit_json(msgspec.to_builtins(answer))
+        emit_json(answer)
     else:
         print_out(answer.job)
         print_err(f"watch it: peersync jobs watch {answer.job[:8]}")
@@ -113,7 +112,7 @@ def now(ctx: Context, peer: str | None, database: str | None, wait: bool, timeou
             hint="peersync lag shows the links that there are",
         )
     if ctx.json:
-        emit_json(msgspec.to_builtins(answer))
+        emit_json(answer)
     else:
         _print_proofs(ctx, answer)
     return {"done": 0, "partly": 3, "timeout": PeerUnreachable.exit_code}.get(answer.result, 1)
@@ -142,7 +141,7 @@ def resume(ctx: Context, peer: str | None, database: str | None) -> None:
 
 @command.command()
 @click.argument("direction", type=click.Choice(["receive", "give", "both"]), required=False)
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def direction(ctx: Context, direction: str | None, database: str | None, yes: bool) -> None:
@@ -166,7 +165,6 @@ def direction(ctx: Context, direction: str | None, database: str | None, yes: bo
 
 def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused: bool) -> None:
     from peersync.agent.periodic.answers import PausedLinks
-    from peersync.transport.local import AgentClient
 
     request = {
         "paused": paused,
@@ -176,14 +174,14 @@ def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused:
     }
 
     async def ask() -> PausedLinks:
-        async with AgentClient(Path(ctx.config.node.socket)) as agent:
+        async with ctx.agent() as agent:
             return await agent.post("/api/admin/sync/pause", request, PausedLinks)
 
     answer = asyncio.run(ask())
     if not answer.links:
         raise NotFound("there is no such link", hint="peersync lag shows those that there are")
     if ctx.json:
-        emit_json(msgspec.to_builtins(answer))
+        emit_json(answer)
     elif not ctx.quiet:
         for name, other in answer.links:
             print_err(f"{name}, {other}: {'paused' if paused else 'goes on'}")
@@ -191,9 +189,8 @@ def _set_paused(ctx: Context, peer: str | None, database: str | None, *, paused:
 
 async def _now(ctx: Context, request: dict[str, Any]) -> NowAnswer:
     from peersync.agent.periodic.answers import NowAnswer
-    from peersync.transport.local import AgentClient
 
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post("/api/admin/sync/now", request, NowAnswer)
 
 
@@ -214,7 +211,7 @@ def _print_proofs(ctx: Context, answer: NowAnswer) -> None:
 
 def _skipped(ctx: Context, answer: SafeAnswer) -> int:
     if ctx.json:
-        emit_json(msgspec.to_builtins(answer))
+        emit_json(answer)
     else:
         print_err(f"skipped: {answer.reason}")
     return Locked.exit_code
@@ -222,8 +219,7 @@ def _skipped(ctx: Context, answer: SafeAnswer) -> int:
 
 async def _ask(ctx: Context, request: dict[str, Any], key: str | None) -> SafeAnswer:
     from peersync.agent.safe import SafeAnswer
-    from peersync.transport.local import AgentClient
 
     headers = {"Idempotency-Key": key} if key is not None else {}
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         return await agent.post(PATH, request, SafeAnswer, headers=headers)

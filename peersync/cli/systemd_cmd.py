@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import click
 
-from peersync.cli.context import Context
+from peersync.cli.context import EXIT_PARTLY, Context
 from peersync.cli.output import clean, emit_json, print_err, print_out
 from peersync.cli.unit_files import (
     UnitFile,
@@ -28,7 +28,6 @@ from peersync.cli.unit_files import (
 from peersync.core.errors import BadRequest, NotFound, PeersyncError, ToolMissing
 from peersync.core.words import counted
 
-EXIT_PARTLY = 3
 _MODE = 0o644
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from peersync.cli.asking import database_option, get, post
-from peersync.cli.context import Context
+from peersync.cli.asking import get, post
+from peersync.cli.context import EXIT_PARTLY, Context
+from peersync.cli.options import database_option
 from peersync.cli.output import emit_json, flat, print_err, print_out, print_table
 from peersync.core.names import quote_ident
 
@@ -125,7 +126,7 @@ def _change(
         strategy=strategy,
     )
     _print(ctx, name, told)
-    return 3 if action != "remove" and any(one.state == "refused" for one in told) else 0
+    return EXIT_PARTLY if action != "remove" and any(one.state == "refused" for one in told) else 0
 
 
 def _print(ctx: Context, database: str, tables: list[TableView]) -> None:

@@ -33,7 +33,7 @@ def create(ctx: Context, name: str, role: str, days: float) -> None:
     body = {"name": name, "role": role, "days": days, "requestedBy": user_name()}
     made = ask(ctx, lambda agent: agent.post(TOKENS, body, TokenView))
     if ctx.json:
-        emit_json(msgspec.to_builtins(made))
+        emit_json(made)
         return
     print_out(made.token or "")
     if not ctx.quiet:
@@ -66,6 +66,6 @@ def revoke(ctx: Context, token: str) -> None:
 
     gone = ask(ctx, lambda agent: agent.delete(f"{TOKENS}/{quote(token, safe='')}", TokenView))
     if ctx.json:
-        emit_json(msgspec.to_builtins(gone))
+        emit_json(gone)
     else:
         print_err(f"{gone.name} ({gone.id}) was revoked.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
-from peersync.cli.asking import database_option, post, shown
+from peersync.cli.asking import post, shown
 from peersync.cli.context import Context
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, emit_json, print_err, print_out, print_table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command(ctx: Context, table: str, key: tuple[str, ...], database: str | None
     name = ctx.database_name(database)
     found = post(ctx, "/api/admin/trace", Trace, database=name, table=table, key=key)
     if ctx.json:
-        emit_json(msgspec.to_builtins(found))
+        emit_json(found)
     else:
         _print(ctx, found)
     return 0 if found.same else EXIT_DIFFERS

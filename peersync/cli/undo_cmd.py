@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
-from peersync.cli.context import Context
+from peersync.cli.context import EXIT_PARTLY, Context
 from peersync.cli.names import job_path
 from peersync.cli.output import clean, emit_json, indented, print_err, print_out, print_table
 from peersync.core.errors import BadRequest, Cancelled
@@ -17,8 +15,6 @@ from peersync.core.undo import UndoReport
 
 if TYPE_CHECKING:
     from peersync.transport.local import AgentClient
-
-EXIT_PARTLY = 3
 
 
 @click.command()
@@ -35,16 +31,14 @@ def command(ctx: Context, session: str, dry_run: bool, yes: bool) -> int:
 
 
 async def _undo(ctx: Context, session: str, *, dry_run: bool, yes: bool) -> int:
-    from peersync.transport.local import AgentClient
-
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         if not yes and not dry_run:
             planned = await _ask(agent, session, dry_run=True)
             _print(ctx, planned)
             _confirm(ctx)
         report = await _ask(agent, session, dry_run=dry_run)
     if ctx.json:
-        emit_json(msgspec.to_builtins(report))
+        emit_json(report)
     else:
         _print(ctx, report)
     return 0 if report.complete else EXIT_PARTLY

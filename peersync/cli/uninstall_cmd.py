@@ -11,8 +11,9 @@ import asyncio
 import click
 
 from peersync.cli.context import Context
+from peersync.cli.options import database_option
 from peersync.cli.output import clean, emit_json, print_err, print_out
-from peersync.core.errors import BadRequest, Locked
+from peersync.core.errors import Locked
 from peersync.core.words import counted
 from peersync.postgres.locks import refuse_if_held
 from peersync.postgres.migrate import (
@@ -30,7 +31,7 @@ _LEASES = queries("leases")  # read now: the loop must not wait for a file later
 
 
 @click.command()
-@click.option("--database", metavar="NAME", help="Which one; needed when there are several.")
+@database_option
 @click.option("--dry-run", is_flag=True, help="Only list what would be dropped.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
@@ -40,8 +41,8 @@ def command(ctx: Context, database: str | None, dry_run: bool, yes: bool) -> Non
     A member of periodic sync leaves first: peersync leave.
     """
     name = ctx.database_name(database)
-    if not (dry_run or yes or ctx.interactive):
-        raise BadRequest("nobody is here to confirm this", hint="add --yes, or --dry-run first")
+    if not (dry_run or yes):
+        ctx.refuse_unattended("add --yes, or --dry-run first")
     found = Database(name, ctx.resolved(name))
     objects, membership = asyncio.run(_list(found))
     if not ctx.json:

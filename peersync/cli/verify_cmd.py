@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,6 +15,7 @@ import msgspec
 
 from peersync.cli.context import Context
 from peersync.cli.names import user_name
+from peersync.cli.options import database_option
 from peersync.cli.output import ago, duration, emit_json, print_err, print_table
 from peersync.cli.seconds import Seconds
 from peersync.core.errors import BadRequest, Cancelled, error_class
@@ -53,7 +53,7 @@ def command() -> None:
 
 @command.command()
 @click.argument("peer", required=False)
-@click.option("--database", metavar="NAME", help="Which; needed when there are several.")
+@database_option
 @click.option("--tables", metavar="PATTERN", multiple=True, help="Only these; psql's patterns.")
 @click.option("--exclude-tables", metavar="PATTERN", multiple=True, help="Not these.")
 @click.option("--rows", is_flag=True, help="Say of each row which columns differ.")
@@ -130,7 +130,7 @@ def cancel(ctx: Context, id_: str) -> None:
 
     view = post(ctx, f"{PATH}/{id_}/cancel", VerifyView)
     if ctx.json:
-        emit_json(msgspec.to_builtins(view))
+        emit_json(view)
     else:
         print_err(f"{view.id[:8]} is {view.state}")
 
@@ -168,7 +168,6 @@ def _ago(then: str | None, now: datetime) -> str:
 # --- running --------------------------------------------------------------------------------
 async def _run(ctx: Context, peer: str | None, **options: Any) -> int:
     from peersync.agent.proof.view import VerifyView
-    from peersync.transport.local import AgentClient
 
     database = options["database"]
     if peer is not None or database is not None:
@@ -185,7 +184,7 @@ async def _run(ctx: Context, peer: str | None, **options: Any) -> int:
         "timeoutS": options["timeout"],
         "requestedBy": user_name(),
     }
-    async with AgentClient(Path(ctx.config.node.socket)) as agent:
+    async with ctx.agent() as agent:
         views = await agent.post(PATH, request, list[VerifyView])
         try:
             ended = [await watched(ctx, agent, view, values=options["values"]) for view in views]

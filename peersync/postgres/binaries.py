@@ -100,14 +100,6 @@ def choose_pg_dump(
     raise _missing("pg_dump", wanted, tools)
 
 
-def choose_psql(*, bindirs: Sequence[str] = ()) -> Tool:
-    """The newest psql: it talks to every server that peersync supports. Raises ToolMissing."""
-    tools = find_tools("psql", bindirs)
-    if not tools:
-        raise _missing("psql", None, tools)
-    return tools[-1]
-
-
 def _note(tool: Tool, source_major: int, target_version_num: int | None) -> str:
     note = f"pg_dump {tool.version} reads the server {source_major}: no pg_dump {source_major} here"
     if target_version_num is not None and tool.major > target_version_num // 10_000:

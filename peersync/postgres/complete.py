@@ -138,9 +138,6 @@ class Completes:
     async def peer_began(self, complete: str, place: int, tries: int) -> None:
         await self._of_peer("peer_began", complete, place, tries)
 
-    async def peer_way(self, complete: str, place: int, way: str) -> None:
-        await self._of_peer("peer_way", complete, place, way)
-
     async def peer_waits(self, complete: str, place: int, words: str) -> None:
         """For whom, while others are at work in the database."""
         await self._of_peer("peer_waits", complete, place, words)

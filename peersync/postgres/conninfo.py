@@ -73,10 +73,6 @@ class Resolved:
     def port(self) -> int:
         return self.ports[0]
 
-    @property
-    def sslmode(self) -> str:
-        return self.parameters.get("sslmode", "prefer")
-
     def display(self) -> str:
         """ "user@host:port/dbname", for people."""
         places = ",".join(

@@ -57,7 +57,7 @@ async def look_at_keys(
     order = replace(order, source=order.source.replace("SELECT ", f"SELECT {version} AS v, ", 1))
     texts = ", ".join(f"{text} AS t{n}" for n, text in enumerate(order.texts))
     rows = await conn.fetch(
-        f"SELECT {texts}, {plain_sql(shape, 's.h')} AS h, s.n, s.v {_found(order, shape)}",
+        f"SELECT {texts}, {plain_sql(shape, 's.h')} AS h, s.n, s.v {_found(order)}",
         *_lists(order, list(dict.fromkeys(keys))),
     )
     found: dict[Key, Looked] = {}
@@ -87,9 +87,7 @@ async def read_fields(
     extra = f"SELECT ARRAY[{digests}]::text[] AS d, ARRAY[{texts}]::text[] AS x, "
     order = replace(order, source=order.source.replace("SELECT ", extra, 1))
     named = ", ".join(f"{text} AS t{n}" for n, text in enumerate(order.texts))
-    rows = await conn.fetch(
-        f"SELECT {named}, s.d, s.x {_found(order, shape)}", *_lists(order, keys)
-    )
+    rows = await conn.fetch(f"SELECT {named}, s.d, s.x {_found(order)}", *_lists(order, keys))
     return {key_of(row, order): Fields(tuple(row["d"]), tuple(row["x"])) for row in rows}
 
 
@@ -121,7 +119,7 @@ def _version(shape: Shape) -> str:
     return "''::text" if not shape.key or shape.where is not None else "t.xmin::text"
 
 
-def _found(order: Order, shape: Shape) -> str:
+def _found(order: Order) -> str:
     """The rows s whose key is one of the parameters."""
     names = [f"l{n}" for n in range(1, order.width + 1)]
     lists = ", ".join(f"${n}::text[]" for n in range(1, order.width + 1))

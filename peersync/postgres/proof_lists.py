@@ -5,7 +5,8 @@ blocks but those in which the log, or a mark of our own writers, has a change th
 view did not see: both are written in the transaction of the change, so nothing can be lost
 between a change and its mark. A list is not used at all, and begun anew, where that argument has
 a gap: the table was altered, emptied or truncated, its capture was not what it was, its changes
-can't be named by its key, or have left the log.
+can't be named by its key, or have left the log, or the list came with a dump from another database
+or from a server whose transactions have other numbers.
 
 What no log has can't be known here: rows written in somebody else's replica role, or by the disk.
 """
@@ -128,8 +129,14 @@ async def read_subject(conn: asyncpg.Connection, shape: Shape, row: Any) -> Subj
         log_key=tuple(now["log_key"]),
         sound=row["stamp"] == now["stamp"]
         and row["origin"] == now["origin"]
-        and row["position"] >= now["floor"],
+        and row["position"] >= now["floor"]
+        and _next_xid(row["snapshot"]) <= _next_xid(now["snapshot"]),
     )
+
+
+def _next_xid(snapshot: str) -> int:
+    """The first number of a transaction that had not begun. It never gets smaller on one server."""
+    return int(snapshot.split(":")[1])
 
 
 @dataclass(frozen=True)

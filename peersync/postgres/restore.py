@@ -204,7 +204,7 @@ class _Restore:
         try:
             with self._transaction(unit.loads, unit.keys):
                 step(unit)
-                self._record(unit)
+                self._record()
         except REFUSALS as exc:
             error = words(translate(exc, what=f"writing {unit.loads[0].table.name}"))
         except (VerifyFailed, Locked) as exc:
@@ -231,7 +231,7 @@ class _Restore:
         if not earlier.complete:
             self._writer.complete.discard(load.table.oid)
 
-    def _record(self, unit: Unit) -> None:
+    def _record(self) -> None:
         """What is committed so far. Tables that this session created go if it fails: not they."""
         done = [w.result() for w in self._works.values() if not w.load.created and not w.failed]
         row = (

@@ -8,7 +8,6 @@ certificate unknown is repeated once it is known, for nobody has read it yet.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -19,7 +18,7 @@ import msgspec
 from multidict import CIMultiDictProxy
 
 from peersync import __version__
-from peersync.core.errors import CorruptData, PeersyncError, PeerUnreachable, ProtocolError
+from peersync.core.errors import PeersyncError, PeerUnreachable, ProtocolError
 from peersync.transport.connector import NO_ADDRESS, PeerConnector
 from peersync.transport.diagnosis import connection_failure, explain
 from peersync.transport.identity import Identity
@@ -140,32 +139,6 @@ class PeerClient:
         # What the caller raises inside the block is its own and passes untranslated.
         async with await self._send(method, path, body, read_timeout_s, headers) as response:
             yield PeerStream(response, self)
-
-    async def download(self, path: str, *, expected_size: int, digest: str) -> AsyncIterator[bytes]:
-        """The body, whose length and SHA-256 (hex) are checked while it passes.
-
-        CorruptData when they differ: what was yielded before must not be used.
-        """
-        size, sha = 0, hashlib.sha256()
-        try:
-            async with self.open_stream(path) as stream:
-                async for piece in stream:
-                    size += len(piece)
-                    if size > expected_size:
-                        raise self._corrupt(path, f"more than the {expected_size} bytes announced")
-                    sha.update(piece)
-                    yield piece
-        except PeerUnreachable as error:
-            if size == 0:
-                raise
-            raise self._corrupt(path, f"it ended after {size} of {expected_size} bytes") from error
-        if size != expected_size:
-            raise self._corrupt(path, f"it has {size} bytes, {expected_size} were announced")
-        if sha.hexdigest() != digest:
-            raise self._corrupt(path, "its SHA-256 is not the one that was announced")
-
-    def _corrupt(self, path: str, reason: str) -> CorruptData:
-        return CorruptData(f"{self.peer.name} sent {path} damaged: {reason}", peer=self.peer.name)
 
     async def explain(self, error: Exception) -> PeersyncError:
         """An error of aiohttp or of the system as ours; may ask the peer once more."""

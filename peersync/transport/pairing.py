@@ -1,10 +1,11 @@
 """Both sides of pairing: who invites, and who joins.
 
-Owns what becomes of an attempt, and the call that a joiner makes. What is proved and how is
-decided in `wire.pairing`; invitations are kept by `invites`. A right proof stores the other node
-here, and the answer to it stores this node there: one step for both. An invite works for one node;
-the same node may ask again, because an answer can be lost. With one that asks first, whoever has
-proved the secret waits until a person here has compared the fingerprint, and asks again till then.
+Owns what becomes of an attempt. What is proved and how is decided in `wire.pairing`; invitations
+are kept by `invites`; a joiner's call is made by `introduction`. A right proof stores the other
+node here, and the answer to it stores this node there: one step for both. An invite works for one
+node; the same node may ask again, because an answer can be lost. With one that asks first, whoever
+has proved the secret waits until a person here has compared the fingerprint, and asks again till
+then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
 from peersync.core.errors import (
@@ -28,9 +28,8 @@ from peersync.core.errors import (
     PairingWaits,
     PeersyncError,
 )
-from peersync.transport.app import PAIR_PATH
-from peersync.transport.diagnosis import connection_failure
 from peersync.transport.identity import Identity, fingerprint, short_form
+from peersync.transport.introduction import introduce
 from peersync.transport.invites import (
     AGAIN,
     MAX_OPEN,
@@ -43,15 +42,12 @@ from peersync.transport.invites import (
     Waiting,
 )
 from peersync.transport.peers import Peer, PeerBook
-from peersync.transport.problems import from_problem
 from peersync.transport.succession import belongs
 from peersync.wire import pairing as wire
 from peersync.wire.address import parse_peer_address
-from peersync.wire.codec import decode, encode
 from peersync.wire.pairing import Invite, PairReply, PairRequest
 from peersync.wire.succession import Succession
 
-JOIN_TIMEOUT_S = 30.0
 LEAST_ID = 8  # digits of an id that are enough
 
 _log = logging.getLogger("peersync.pairing")
@@ -245,30 +241,7 @@ class PairingDesk:
                 "this line was made on this very node",
                 hint="paste it on the other server: peersync peer join LINE",
             )
-        key, nonce = wire.invite_key(invite.secret), secrets.token_hex(16)
-        address = advertise or self.advertise
-        ids = {"inviter": invite.fingerprint, "joiner": self.identity.certificate_id}
-        proof = wire.joiner_proof(key, **ids, name=self.name, address=address, nonce=nonce)
-        request = PairRequest(
-            invite=wire.invite_id(invite.secret),
-            name=self.name,
-            certificate=self.identity.cert_pem,
-            address=address,
-            nonce=nonce,
-            proof=proof,
-            succession=self.identity.succession,
-        )
-        try:
-            reply = await _ask(invite, request)
-        except PairingWaits as waits:  # it is this very node that is to be compared over there
-            waits.data.update(short_id=self.identity.short_id, peer_address=str(invite.address))
-            raise
-        expected = wire.inviter_proof(key, **ids, name=reply.name, nonces=(nonce, reply.nonce))
-        if not (
-            wire.same_proof(expected, reply.proof)
-            and fingerprint(reply.certificate) == invite.fingerprint
-        ):
-            raise Denied(f"{invite.address} could not prove that it made this line", hint=AGAIN)
+        reply = await introduce(invite, self.identity, self.name, advertise or self.advertise)
         self._refuse_own_name(reply.name)
         peer = self._peer(reply.name, reply.certificate, str(invite.address), reply.succession)
         return await self.book.store(peer)
@@ -357,51 +330,5 @@ def node_id(waiting: Waiting) -> str:
     return fingerprint(request.succession.first if request.succession else request.certificate)
 
 
-async def _ask(invite: Invite, request: PairRequest) -> PairReply:
-    where = f"the server at {invite.address}"
-    timeout = aiohttp.ClientTimeout(total=JOIN_TIMEOUT_S)
-    pin = aiohttp.Fingerprint(bytes.fromhex(invite.fingerprint))
-    try:
-        async with (
-            aiohttp.ClientSession(
-                f"https://{invite.address}",
-                connector=aiohttp.TCPConnector(ssl=pin),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=timeout,
-                auto_decompress=False,
-                trust_env=False,
-            ) as session,
-            session.post(PAIR_PATH, data=encode(request), allow_redirects=False) as response,
-        ):
-            body = await response.content.read(wire.MAX_PAIR_BYTES + 1)
-            while not response.content.at_eof() and len(body) <= wire.MAX_PAIR_BYTES:
-                body += await response.content.read(wire.MAX_PAIR_BYTES)
-    except aiohttp.ServerFingerprintMismatch as error:
-        raise _imposter(invite, error.got.hex()) from error
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise connection_failure(error, where) from error
-    if response.status != 200:
-        raise _refused(from_problem(response.status, body), where)
-    return decode(body, PairReply, limit=wire.MAX_PAIR_BYTES)
-
-
 def _used_already() -> Denied:
     return Denied("this invite was used already; each works once", hint=AGAIN)
-
-
-def _imposter(invite: Invite, got: str) -> Denied:
-    return Denied(
-        f"the server at {invite.address} shows another certificate than the one in the line:"
-        f" expected {short_form(invite.fingerprint)}, got {short_form(got)}",
-        hint="check the address; if it is right, somebody is in between",
-        expected=invite.fingerprint,
-        got=got,
-    )
-
-
-def _refused(told: PeersyncError, where: str) -> PeersyncError:
-    if isinstance(told, PairingWaits):
-        return told
-    return type(told)(
-        f"{where} refused: {told.message}", detail=told.detail, hint=told.hint, **told.data
-    )

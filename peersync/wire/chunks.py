@@ -22,7 +22,6 @@ RAW_LIMIT_BYTES = MAX_CHUNK_RAW_BYTES // 2
 _READ_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 _WINDOW_LIMIT_BYTES = 8 * 1024 * 1024
-EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
 class ChunkCutter:

@@ -123,6 +123,7 @@ class Catalogue(Message, frozen=True, kw_only=True):
     size_bytes: Bytes
     types: tuple[TypeInfo, ...] = ()
     sequence_list: tuple[SequenceInfo, ...] = ()
+    direction: Direction = "both"  # which way its rows go in periodic sync
 
 
 class DescribeRequest(Message, frozen=True, kw_only=True):

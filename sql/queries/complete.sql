@@ -21,11 +21,6 @@ UPDATE peersync.peer_sync_references
    SET status = 'running', started_at = coalesce(started_at, clock_timestamp()), tries = $3
  WHERE complete_id = $1 AND place = $2;
 
--- name: peer_way
--- What is done for a peer is not what is set: there is no baseline yet.
--- $1 id, $2 place, $3 way
-UPDATE peersync.peer_sync_references SET way = $3 WHERE complete_id = $1 AND place = $2;
-
 -- name: peer_waits
 -- For whom a peer waits while it has its turn.
 -- $1 id, $2 place, $3 in words

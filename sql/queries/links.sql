@@ -9,8 +9,8 @@ SELECT count(*) AS transactions,
   JOIN peersync.transaction AS t ON t.origin = v.origin AND t.position > v.position;
 
 -- name: waiting
--- Tables whose changes wait, are not caught, or were left out by a person, and whether some
--- process runs the periodic sync of this database.
+-- Tables whose changes wait, are not caught, or were left out by a person, whether some process
+-- runs the periodic sync of this database, and whether a full sync writes here.
 -- $1 the reason of those that a person has left out
 SELECT (SELECT count(*) FROM peersync.synced_table WHERE parked IS NOT NULL) AS parked,
        (SELECT count(*) FROM peersync.synced_table WHERE state = 'refused') AS uncaptured,
@@ -22,7 +22,9 @@ SELECT (SELECT count(*) FROM peersync.synced_table WHERE parked IS NOT NULL) AS 
                                      WHERE datname = pg_catalog.current_database())
                   AND l.classid = x'70737963'::int::oid
                   AND l.objid::bigint
-                      = (pg_catalog.hashtext('periodic')::bigint & 4294967295)) AS running;
+                      = (pg_catalog.hashtext('periodic')::bigint & 4294967295)) AS running,
+       EXISTS (SELECT FROM peersync.full_sync_sessions
+                WHERE role = 'target' AND completed_at IS NULL) AS taking;
 
 -- name: waiting_by_origin
 -- Changes in quarantine and conflicts that a person has to decide, by the origin that sent them.

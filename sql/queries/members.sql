@@ -103,20 +103,29 @@ SELECT;
 UPDATE peersync.replica
    SET origin = $1, state = 'joining', reason = 'it is being taken anew', position = 0;
 
+-- name: note_earlier
+-- What this database was before it took a new origin. It may have had several: the one that it
+-- published under last is not told by what the others know of them.
+-- $1 new origin, $2 the one before, $3 which way its rows went
+UPDATE peersync.member
+   SET info = info || pg_catalog.jsonb_build_object('before',
+                  pg_catalog.jsonb_build_object('origin', $2::bigint, 'direction', $3::text))
+ WHERE origin = $1;
+
 -- name: earlier_origin
 -- The origin that this database had before the one that it joins with; no row at a first join.
-SELECT m.origin, m.applied
-  FROM peersync.member AS m JOIN peersync.replica AS r ON m.node_id = r.node_id AND m.origin <> r.origin
- WHERE m.applied > 0
- ORDER BY m.since DESC LIMIT 1;
+SELECT m.origin, m.applied AS position, own.info #>> '{before,direction}' AS direction
+  FROM peersync.replica AS r
+  JOIN peersync.member AS own ON own.origin = r.origin
+  JOIN peersync.member AS m ON m.origin = (own.info #>> '{before,origin}')::bigint
+ WHERE r.state = 'joining';
 
 -- name: back_to_origin
 -- A return that came to nothing: the earlier origin again, held, and as one-way as it was.
--- $1 origin, $2 position, $3 reason
+-- $1 origin, $2 position, $3 reason, $4 which way its rows went
 WITH gone AS (DELETE FROM peersync.member AS m USING peersync.replica AS r WHERE m.origin = r.origin)
 UPDATE peersync.replica
-   SET origin = $1, position = $2, state = 'held', reason = $3,
-       direction = coalesce((SELECT m.info ->> 'direction' FROM peersync.member AS m WHERE m.origin = $1), 'both');
+   SET origin = $1, position = $2, state = 'held', reason = $3, direction = $4;
 
 -- name: disown
 -- What was published under the origin that this database shares with the one it is a copy of

@@ -28,6 +28,33 @@ SELECT l.list, l.tbl, l.snapshot IS NULL OR EXISTS (
             WHERE b.list = l.list AND b.digest IS NULL) AS unread
   FROM peersync.proof_list AS l WHERE l.armed ORDER BY l.list;
 
+-- name: progress
+-- How far all lists are. changed: read once, and to be read again. unread: never read.
+SELECT pg_catalog.count(*) AS tables,
+       pg_catalog.count(*) FILTER (WHERE l.snapshot IS NOT NULL AND b.unread = 0) AS complete,
+       pg_catalog.count(*) FILTER (WHERE l.snapshot IS NULL) AS waiting,
+       coalesce(pg_catalog.sum(b.blocks), 0)::bigint AS blocks,
+       coalesce(pg_catalog.sum(b.changed), 0)::bigint AS changed,
+       coalesce(pg_catalog.sum(b.unread), 0)::bigint AS unread,
+       coalesce(pg_catalog.sum(b.rows), 0)::bigint AS rows,
+       pg_catalog.min(b.read_at) AS oldest_at,
+       pg_catalog.min(l.advanced_at) FILTER (WHERE l.snapshot IS NOT NULL) AS up_to_date_at
+  FROM peersync.proof_list AS l
+ CROSS JOIN LATERAL (
+       SELECT pg_catalog.count(*) AS blocks,
+              pg_catalog.count(*) FILTER (WHERE b.digest IS NULL AND b.rows IS NOT NULL) AS changed,
+              pg_catalog.count(*) FILTER (WHERE b.rows IS NULL) AS unread,
+              pg_catalog.sum(b.rows) AS rows,
+              pg_catalog.min(b.read_at) FILTER (WHERE b.digest IS NOT NULL) AS read_at
+         FROM peersync.proof_block AS b WHERE b.list = l.list) AS b;
+
+-- name: size
+-- About how long a table is, and how many rows it has; -1: nobody has looked.
+-- $1 schema, $2 table
+SELECT pg_catalog.pg_relation_size(c.oid) AS bytes, c.reltuples AS rows
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2;
+
 -- name: any
 -- Whether a session that applies has to say what it writes.
 SELECT EXISTS (SELECT FROM peersync.proof_list) AS any;
@@ -115,6 +142,9 @@ SELECT s.tbl, h.key AS log_key, r.origin, r.position, m.floor,
             THEN 'the text of a value depends on names'
        END AS unfit,
        pg_catalog.md5(pg_catalog.concat_ws(' ', $4::text, pg_catalog.current_setting('server_version_num'),
+           (SELECT pg_catalog.concat_ws(' ', i.system_identifier, d.oid)
+              FROM pg_catalog.pg_control_system() AS i, pg_catalog.pg_database AS d
+             WHERE d.datname = pg_catalog.current_database()),
            c.oid, s.tbl, s.shape,
            (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', k.oid, k.xmin, k.relfilenode, n.oid, n.xmin),
                                          ',' ORDER BY k.oid)
@@ -191,7 +221,9 @@ UPDATE peersync.proof_list AS l
    SET snapshot = pg_catalog.pg_current_snapshot(), position = r.position,
        advanced_at = clock_timestamp()
   FROM peersync.replica AS r JOIN peersync.member AS m USING (origin)
- WHERE l.origin = r.origin AND l.position >= m.floor AND l.tbl <> ALL ($1::integer[]);
+ WHERE l.origin = r.origin AND l.position >= m.floor AND l.tbl <> ALL ($1::integer[])
+   AND pg_catalog.pg_snapshot_xmax(l.snapshot)
+       <= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot());
 
 -- name: advance
 -- $1 list, $2 stamp, $3 origin, $4 position, $5 snapshot, $6 tbl

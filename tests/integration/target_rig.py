@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import psycopg
 
-from peersync.agent.loader import stage_prefix
+from peersync.agent.leftovers import stage_prefix
 from peersync.core.names import TableName
 from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement

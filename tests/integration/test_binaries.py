@@ -8,7 +8,7 @@ import pgcluster
 import pytest
 
 from peersync.core.errors import ToolMissing
-from peersync.postgres.binaries import choose_pg_dump, choose_psql, find_tools
+from peersync.postgres.binaries import choose_pg_dump, find_tools
 
 
 def fake(directory: Path, version: str, program: str = "pg_dump") -> Path:
@@ -60,8 +60,6 @@ def test_an_older_one_never_does_and_the_package_is_named(tmp_path: Path) -> Non
         choose_pg_dump(170_010, bindirs=[directory])
     assert "postgresql-client-17" in str(caught.value.hint)
     assert "15.20" in str(caught.value.detail)
-    with pytest.raises(ToolMissing):
-        choose_psql()
 
 
 @pytest.mark.usefixtures("only")

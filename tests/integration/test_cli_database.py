@@ -10,7 +10,8 @@ import asyncpg
 import pytest
 
 from peersync.cli import main
-from peersync.cli.context import Context, database_keys
+from peersync.cli.context import Context
+from peersync.cli.convert_keys import database_keys
 from peersync.core.names import TableName
 from peersync.postgres.migrate import migrate
 from tests.plugins.clusters import Database

@@ -16,7 +16,7 @@ import pytest
 
 from peersync.config.secret import Secret
 from peersync.core.errors import ConfigError
-from peersync.postgres.binaries import choose_psql
+from peersync.postgres.binaries import find_tools
 from peersync.postgres.conninfo import (
     Resolved,
     passfile_warning,
@@ -70,7 +70,7 @@ async def who_by_each(resolved: Resolved) -> set[tuple[str, str]]:
 def who_by_psql(resolved: Resolved, query: str) -> tuple[str, str]:
     with resolved.child_env() as env:
         done = subprocess.run(
-            [choose_psql().path, "-XqAtF,", "-w", "-c", query],
+            [find_tools("psql")[-1].path, "-XqAtF,", "-w", "-c", query],
             env=env,
             capture_output=True,
             text=True,

@@ -157,7 +157,7 @@ def test_a_member_s_rows_that_nobody_has_fetched_stay(pair_18: TwoNodes) -> None
     source, target = both(pair_18, "")
     source.database.psql(LABELS)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     for node in pair_18:
         node.run("sync", "pause")
     target.database.psql(
@@ -173,5 +173,5 @@ def test_a_member_s_rows_that_nobody_has_fetched_stay(pair_18: TwoNodes) -> None
         node.run("sync", "resume")
     shows(source.database, "SELECT v FROM events WHERE id = 0", "1")
     shows(source.database, "SELECT count(*) FROM events WHERE id = 11", "0")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     eventually("both are equal", lambda: rows(target.database) == rows(source.database))

@@ -8,49 +8,26 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import xor
 
-import asyncpg
 import pytest
 
 from peersync.agent.proof.continuous import Worker
 from peersync.core.patterns import Patterns
 from peersync.postgres.conninfo import resolve
-from peersync.postgres.digest import Block, Shape, Tally, blocks
 from peersync.postgres.log.capture import enrol
-from peersync.postgres.log.members import found
 from peersync.postgres.log.prune import prune
 from peersync.postgres.log.publish import publish
-from peersync.postgres.migrate import migrate
-from peersync.postgres.pool import PINNED, Database
+from peersync.postgres.pool import Database
 from peersync.postgres.proof_blocks import (
     compare_kept,
-    hash_ranges,
     kept_blocks,
-    kept_total,
     open_kept,
 )
 from peersync.postgres.proof_lists import register
-from peersync.postgres.proof_work import Worked, work
+from peersync.postgres.proof_work import work
 from tests.integration.digest_rig import shape_of
+from tests.integration.kept_rig import Rig, open_rig, stream
 from tests.plugins.clusters import MakeDatabase
-
-TABLES = """
-CREATE TABLE public.t (id int PRIMARY KEY, v text);
-INSERT INTO public.t SELECT g, 'row ' || g FROM generate_series(1, 3000) AS g;
-CREATE TABLE public.words (word text COLLATE "C", n numeric, v jsonb, PRIMARY KEY (word, n));
-INSERT INTO public.words SELECT 'w' || g / 3, g / 2.0, '{"a": 1}' FROM generate_series(1, 900) g;
-CREATE TABLE public.parted (day date, id int, v text, PRIMARY KEY (day, id))
-    PARTITION BY RANGE (day);
-CREATE TABLE public.p1 PARTITION OF public.parted FOR VALUES FROM ('2024-01-01') TO ('2024-07-01');
-CREATE TABLE public.p2 PARTITION OF public.parted FOR VALUES FROM ('2024-07-01') TO ('2025-01-01');
-INSERT INTO public.parted
-SELECT '2024-01-01'::date + g % 366, g, g FROM generate_series(1, 1500) AS g;
-"""
-
 
 _LISTS = """
 SELECT string_agg(l.table_name || CASE WHEN b.unread = 0 THEN ' complete' ELSE ' begun' END, ', '
@@ -62,105 +39,9 @@ SELECT string_agg(l.table_name || CASE WHEN b.unread = 0 THEN ' complete' ELSE '
 """
 
 
-@dataclass
-class Rig:
-    """`app`: somebody's session. `agent`: ours. `other`: a second one of somebody's."""
-
-    app: asyncpg.Connection
-    agent: asyncpg.Connection
-    other: asyncpg.Connection
-    url: str
-
-    async def keep(self, name: str) -> Shape:
-        """A list of the table, made and complete."""
-        shape = await shape_of(self.agent, name)
-        await register(self.agent, shape)
-        await self.agent.execute("UPDATE peersync.proof_list SET armed = true")
-        await self.work_off()
-        return shape
-
-    async def work_off(self, rows: int = 500) -> list[Worked]:
-        """Everything that is to be done, in pieces."""
-        done = []
-        for row in await self.agent.fetch("SELECT list FROM peersync.proof_list"):
-            more = True
-            while more:
-                done.append(await work(self.agent, row["list"], rows=rows))
-                more = done[-1].more
-        return done
-
-    async def told(self, shape: Shape) -> list[Block] | None:
-        """What the list tells in a view of now, checked by reading; None where it is not used."""
-        async with self.agent.transaction(isolation="repeatable_read"):
-            kept = await open_kept(self.agent, shape)
-            if kept is None:
-                return None
-            found = [block async for some in kept_blocks(self.agent, kept) for block in some]
-            lows = [block.low for block in found]
-            assert lows[0] is None and None not in lows[1:]
-            ranges = list(zip(lows, [*lows[1:], None], strict=True))
-            read = await hash_ranges(self.agent, shape, kept.subject.order, ranges)
-            assert [(b.rows, b.digest) for b in found] == read
-            await self._compared(shape, found)
-            rows = sum(count for count, _ in read)
-            assert await kept_total(self.agent, kept) == (rows, reduce(xor, (d for _, d in read)))
-        return found
-
-    async def _compared(self, shape: Shape, found: list[Block]) -> None:
-        """As the other side: against what is really there nothing differs, and a lie is found."""
-        real = [block async for some in blocks(self.agent, shape) for block in some]
-        for there, differing in ((found, 0), (real, 0), (_lying(found), 1)):
-            kept, tally = await open_kept(self.agent, shape), Tally()
-            assert kept is not None
-            ranges = [
-                one
-                async for some in compare_kept(self.agent, kept, _stream(there), tally=tally)
-                for one in some
-            ]
-            assert len(ranges) == differing == tally.differing
-            assert tally.rows_there == sum(block.rows for block in there)
-            assert tally.rows_here == sum(block.rows for block in real)
-
-    async def reads(self, name: str) -> int:
-        """Rows of a table that were read, ever."""
-        await self.agent.execute("SELECT pg_stat_force_next_flush()")
-        await self.agent.execute("SELECT pg_stat_clear_snapshot()")
-        return int(
-            await self.agent.fetchval(
-                "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) + (SELECT sum(idx_tup_read)"
-                " FROM pg_stat_user_indexes AS i WHERE i.relid = s.relid)::bigint"
-                " FROM pg_stat_user_tables AS s WHERE relname = $1",
-                name,
-            )
-        )
-
-
-def _lying(told: list[Block]) -> list[Block]:
-    some = len(told) // 2
-    return [*told[:some], replace(told[some], digest=told[some].digest ^ 1), *told[some + 1 :]]
-
-
-async def _stream(told: list[Block]) -> AsyncIterator[list[Block]]:
-    for at in range(0, len(told), 7):
-        yield told[at : at + 7]
-
-
 @pytest.fixture
 async def rig(make_database: MakeDatabase) -> AsyncIterator[Rig]:
-    database = make_database(18)
-    async with AsyncExitStack() as stack:
-        conns = []
-        for settings in ({}, PINNED, {}):
-            conn = await asyncpg.connect(
-                database.url(), server_settings=settings, statement_cache_size=0
-            )
-            stack.push_async_callback(conn.close)
-            conns.append(conn)
-        made = Rig(conns[0], conns[1], conns[2], database.url())
-        await migrate(made.agent)
-        await made.app.execute(TABLES)
-        await found(made.agent, "a" * 32, "alpha")
-        await enrol(made.agent, Patterns(["public.*"]), lock_timeout_s=5)
+    async with open_rig(make_database(18)) as made:
         yield made
 
 
@@ -207,7 +88,7 @@ async def test_nothing_is_read_of_a_table_that_nobody_writes(rig: Rig) -> None:
         kept = await open_kept(rig.agent, t)
         assert kept is not None
         told = [block async for some in kept_blocks(rig.agent, kept) for block in some]
-        ranges = [some async for some in compare_kept(rig.agent, kept, _stream(told))]
+        ranges = [some async for some in compare_kept(rig.agent, kept, stream(told))]
     await rig.work_off()
     assert sum(block.rows for block in told) == 3000 and not ranges
     assert await rig.reads("t") == before

@@ -12,7 +12,7 @@ def test_a_member_that_is_expired_comes_back_with_what_it_has_changed(pair_18: T
     source, target = pair_18
     source.database.psql(ITEMS)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     listed = target.run("members", "list", "--json").json["members"]
     assert {m["name"]: m["state"] for m in listed} == {"server-a": "member", "server-b": "active"}
 
@@ -30,7 +30,7 @@ def test_a_member_that_is_expired_comes_back_with_what_it_has_changed(pair_18: T
     shows(target.database, "SELECT state FROM peersync.replica", "active")
     target.run("rebaseline", "server-a", "--yes")
     shows(source.database, "SELECT name FROM item WHERE id = 6001", "new while away")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
     assert source.database.psql("SELECT count(*) FROM item WHERE id = 2").strip() == "0"
 

@@ -29,7 +29,7 @@ def test_a_link_says_what_it_waits_for(pair_18: TwoNodes) -> None:
     source, target = pair_18
     source.database.psql(ITEMS + ODD)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
 
     # a name that needs quotes is printed as it is typed
     listed = target.run("tables", "list").out

@@ -122,7 +122,7 @@ def test_servers_join_leave_and_are_expired_in_a_chain(chain: Chain) -> None:
     assert "PLAN  rebaseline  server-a:shop" in plan
     assert "unless they are changes that were not sent" in plan
     left.run("rebaseline", "server-a", "--yes")
-    left.run("sync", "now", "--wait", "--timeout", "30")
+    left.run("sync", "now", "--wait", "--timeout", "60")
     shows(middle.database, "SELECT name FROM item WHERE id = 2", "while away")
 
 

@@ -99,7 +99,7 @@ def test_what_grants_prints_is_enough_to_join_and_stay_in_step(bare_pair: TwoNod
     assert_same_rows(source.database, target.database)
     for number, node in enumerate(bare_pair, 1):
         node.database.psql(CHANGES.format(number))
-        node.run("sync", "now", "--wait", "--timeout", "20")
+        node.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
     assert source.database.psql("SELECT name FROM item WHERE id = 2") == "new"
     for node in bare_pair:
@@ -150,7 +150,7 @@ def test_sequences_that_may_collide_are_a_warning_until_their_owner_has_set_them
     give(source, "periodic")
     give(target, "join")
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "20")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     status = target.run("status")
     assert "sync" in status.out and "public.item_id_seq" in status.err
     assert "public.item_id_seq" in checks(target)["sequences of shop"]["text"]
@@ -181,7 +181,7 @@ def test_an_uninstalled_member_says_what_is_lost_and_keeps_nothing_of_ours(
     give(target, "join")
     join(target, source)
     source.database.psql("UPDATE item SET name = 'fetched' WHERE id = 1")
-    target.run("sync", "now", "--wait", "--timeout", "20")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     target.stop()
     target.database.psql("UPDATE item SET name = 'unsent' WHERE id IN (2, 3)")
     told = target.run("uninstall", "--dry-run", "--json")
@@ -199,7 +199,7 @@ def test_an_uninstall_by_a_superuser_takes_the_event_trigger_along(pair_18: TwoN
     source.database.psql(TABLES + ROWS)
     join(target, source)
     target.database.psql("UPDATE item SET name = 'applied' WHERE id = 1")
-    target.run("sync", "now", "--wait", "--timeout", "20")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert source.database.psql("SELECT count(*) FROM pg_event_trigger") == "1"
     source.stop()
     gone = source.run("uninstall", "--yes", "--json").json["objects"]
@@ -215,7 +215,7 @@ def test_a_dump_of_a_member_restores_elsewhere_and_is_freed_by_an_uninstall(
     source.database.psql(TABLES + ROWS)
     join(target, source)
     source.database.psql("UPDATE item SET name = 'dumped' WHERE id = 1")
-    target.run("sync", "now", "--wait", "--timeout", "20")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     copy = make_database(18, nth=2)
     binaries = source.database.cluster.bindir
     dump = subprocess.run(

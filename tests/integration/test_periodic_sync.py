@@ -70,7 +70,7 @@ def test_now_with_wait_returns_when_both_sides_have_everything(pair_18: TwoNodes
     time.sleep(1)
     before = {n.name: n.database.psql("SELECT max(id) FROM t WHERE id % 2 = " + p)
               for n, p in ((a, "0"), (b, "1"))}  # fmt: skip
-    answer = b.run("sync", "now", "--wait", "--timeout", "30", "--json").json
+    answer = b.run("sync", "now", "--wait", "--timeout", "60", "--json").json
     assert (answer["result"], answer["links"][0]["result"]) == ("done", "proved")
     for node, mine, theirs in ((a, "server-a", "server-b"), (b, "server-b", "server-a")):
         assert node.database.psql(f"SELECT 1 FROM t WHERE id = {before[theirs]}") == "1", mine

@@ -48,7 +48,7 @@ def members(pair: TwoNodes) -> TwoNodes:
     source, target = pair
     source.database.psql(ITEMS)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     return pair
 
 
@@ -122,7 +122,7 @@ def test_a_restored_backup_is_taken_back_in(pair_18: TwoNodes) -> None:
     keep_copy(target.database)
     target.start()
     target.database.psql("UPDATE item SET name = 'sent after the backup' WHERE id = 2")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     with walk("A restored backup") as steps:
         steps.type(target)
         restore_copy(target.database)

@@ -71,7 +71,7 @@ def test_a_server_whose_files_are_copied_goes_on_at_once(
     source.database.psql("DELETE FROM note WHERE item = 4")
     shows(source.database, "SELECT name FROM item WHERE id = 2", "from the new machine")
     shows(source.database, "SELECT name FROM item WHERE id = 3", "not sent yet")
-    new.run("sync", "now", "--wait", "--timeout", "30")
+    new.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, new.database)
     new.close()
 

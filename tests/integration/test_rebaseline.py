@@ -35,7 +35,7 @@ def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: Two
     source.database.psql("CREATE TABLE visit (who text)")
     join(target, source)
     target.database.psql("UPDATE item SET name = 'before' WHERE id = 1")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
 
     target.stop()
     target.database.psql("INSERT INTO visit VALUES ('in the backup, given only after it')")
@@ -43,7 +43,7 @@ def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: Two
     target.start()
     target.database.psql("UPDATE item SET name = 'lost by the restore' WHERE id = 2")
     target.database.psql("DELETE FROM note WHERE item = 3")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
 
     target.stop()
     restore_copy(target.database)
@@ -67,7 +67,7 @@ def test_a_restored_backup_is_held_and_comes_back_with_its_own_work(pair_18: Two
     lost = target.run("conflicts", "list", "--open", "--json").out
     assert "item" in lost
     assert "it may have been sent before" in lost
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
 
     source.database.psql("UPDATE item SET name = 'goes on' WHERE id = 6")
@@ -78,7 +78,7 @@ def test_a_rebaseline_that_is_cancelled_loses_nothing(pair_18: TwoNodes) -> None
     source, target = pair_18
     source.database.psql(ITEMS)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     source.stop()
     target.database.psql("UPDATE item SET name = 'unsent' WHERE id = 1")
     refused = target.run("rebaseline", "server-a", "--yes", check=False)
@@ -86,7 +86,7 @@ def test_a_rebaseline_that_is_cancelled_loses_nothing(pair_18: TwoNodes) -> None
     source.start()
     shows(source.database, "SELECT name FROM item WHERE id = 1", "unsent")
     target.run("rebaseline", "server-a", "--yes")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
 
 
@@ -97,7 +97,7 @@ def test_a_clone_becomes_a_node_of_its_own(
     source, target = pair_18
     source.database.psql(ITEMS)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     target.stop()
     database = make_database(18, template=target.database.name, nth=1)
     clone = make_node("server-c", database, start=False)
@@ -125,7 +125,7 @@ def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:
         "INSERT INTO bag SELECT n, 'row' FROM generate_series(1, 5) AS n"
     )
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     target.stop()
     target.database.psql("INSERT INTO bag VALUES (100, 'unsent'); DELETE FROM bag WHERE a = 1")
     source.database.psql("DELETE FROM bag WHERE a = 2")
@@ -133,7 +133,7 @@ def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:
     target.start()
     target.run("rebaseline", "server-a", "--yes")
     shows(source.database, "SELECT string_agg(a::text, ',' ORDER BY a) FROM bag", "1,3,4,5,100")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
     assert (
         "bag" in target.run("conflicts", "list", "--open", "--json").out

@@ -48,7 +48,7 @@ def test_a_returning_server_ends_each_conflict_where_people_see_it(pair_18: TwoN
     for node in pair_18:
         for table, strategy in STRATEGIES.items():
             node.run("tables", "strategy", f"public.{table}", strategy)
-        node.run("sync", "now", "--wait", "--timeout", "30")
+        node.run("sync", "now", "--wait", "--timeout", "60")
     target.run("sync", "pause")
     source.database.psql(
         "UPDATE stock SET n = n - 5; UPDATE cust SET phone = 'P2';"
@@ -63,7 +63,7 @@ def test_a_returning_server_ends_each_conflict_where_people_see_it(pair_18: TwoN
     target.database.psql("INSERT INTO made VALUES (1, 'new'); UPDATE made SET v = 'and updated'")
     target.run("rebaseline", source.name, "--yes")
     target.run("sync", "resume")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert_same_rows(source.database, target.database)
     assert target.database.psql("SELECT count(*) FROM emptied").strip() == "0"
     assert target.database.psql("SELECT v FROM plain").strip() == "of b"
@@ -80,7 +80,7 @@ def test_a_row_that_was_inserted_and_updated_while_away_too_long_comes_back(
     source, target = pair_18
     source.database.psql(TABLES)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     target.stop()
     target.database.psql("INSERT INTO made VALUES (1, 'new')")
     target.database.psql("UPDATE made SET v = 'and updated'")
@@ -89,6 +89,6 @@ def test_a_row_that_was_inserted_and_updated_while_away_too_long_comes_back(
     asyncio.run(cut_log(source.database))
     target.start()
     target.run("rebaseline", source.name, "--yes")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert source.database.psql("SELECT v FROM made").strip() == "and updated"
     assert_same_rows(source.database, target.database)

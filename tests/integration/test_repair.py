@@ -40,7 +40,7 @@ def members(pair_18: TwoNodes) -> TwoNodes:
     source, target = pair_18
     source.database.psql(TABLES)
     join(target, source)
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     return pair_18
 
 
@@ -70,7 +70,7 @@ def test_members_that_differ_are_the_same_again_by_the_side_that_is_right(
 
     target.database.psql("UPDATE item SET name = 'goes on' WHERE id = 1")
     shows(source.database, "SELECT name FROM item WHERE id = 1", "goes on")
-    target.run("sync", "now", "--wait", "--timeout", "30")
+    target.run("sync", "now", "--wait", "--timeout", "60")
     assert target.run("verify", "server-a").code == 0
 
 
@@ -115,7 +115,7 @@ def test_what_is_written_while_a_repair_runs_is_kept_on_both_sides(members: TwoN
         last = [writer.result(60) for writer in writers]
     assert done.code in (0, 4), done.err
     for node in members:
-        node.run("sync", "now", "--wait", "--timeout", "30")
+        node.run("sync", "now", "--wait", "--timeout", "60")
     for node in members:
         for key, value in zip((500, 1), last, strict=True):
             shows(node.database, f"SELECT name FROM item WHERE id = {key}", value)

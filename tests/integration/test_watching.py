@@ -13,6 +13,7 @@ import pytest
 from tests.integration.shared_pair import held, running_pair, sessions, terminal, wait_until
 from tests.plugins.clusters import GetCluster, MakeDatabase
 from tests.plugins.nodes import MakeNode, Node, TwoNodes
+from tests.plugins.waiting import LIMIT_S
 
 ROWS = "SELECT i, md5(i::text) FROM generate_series(1, 200000) i"
 TABLE = "DROP TABLE IF EXISTS items; CREATE TABLE items (id int PRIMARY KEY, v text);"
@@ -170,7 +171,9 @@ def test_a_job_that_ends_as_partly_says_so_last_and_indents_its_error(
 # --- terminals ---------------------------------------------------------------------------------
 def test_a_narrow_terminal_shows_all_five_lines_whole(target: Node) -> None:
     target.env["COLUMNS"] = "40"
-    with terminal(target, "pull", "server-a", "--yes", "--bandwidth", "1MB/s") as tty:
+    with held(target) as release, terminal(target, "pull", "server-a", "--yes") as tty:
+        tty.wait_for("▏", LIMIT_S)  # what is under way has a bar, and stays under way until then
+        release()
         assert tty.end() == 0
     picture = [line for line in tty.screen if re.match(r" (\d [a-z]|overall)", line)]
     assert len(picture) == 6, tty.screen

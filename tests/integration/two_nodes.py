@@ -75,3 +75,11 @@ async def listening(
         node.address = address
         node.desk.advertise = str(address)
         yield node
+
+
+@asynccontextmanager
+async def served(a: Node, b: Node, *routes: web.RouteDef) -> AsyncIterator[PeerClient]:
+    """A client of b for routes that a serves; both know each other."""
+    await a.book.store(b.as_peer(address="127.0.0.1:1"))
+    async with listening(a, routes), b.client_to(a.as_peer()) as client:
+        yield client

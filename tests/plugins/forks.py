@@ -4,7 +4,8 @@ Two thirds of what the suite took was Python starting agents and commands. A mot
 imports peersync once, and each process of a test is forked from it: real, with its own
 arguments, environment, standard streams and end, and a child of pytest. What only a program
 started anew can show is started anew: other variables that an interpreter or a loader reads
-at its start, or where a test looks at the process itself (`Node.fresh`).
+at its start, or where a test looks at the process itself (`Node.fresh`). All of them end with
+pytest, however that ends.
 tests/unit/test_imports.py proves that the modules load in any order.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
 import inspect
@@ -23,7 +25,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ _ROOT = Path(__file__).parents[2]
 _AT_START = ("LD_", "PYTHON", "LC_", "LANG", "TZ", "SSL_", "OPENSSL_", "MALLOC_", "GLIBC_")
 _REQUEST_BYTES = 1 << 20
 _UNFLUSHED = 120  # what Python ends with when its output can not be written
+_PR_SET_PDEATHSIG = 1
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
 
 
@@ -123,9 +127,10 @@ class Forked(subprocess.Popen[bytes]):
 
 # --- in the mother and her children ---------------------------------------------------------
 def _main() -> None:
+    pytest = os.getppid()
     with socket.socket(fileno=int(sys.argv[1])) as line:
         _load()
-        request, streams = _serve(line)
+        request, streams = _serve(line, pytest)
     _become(request, streams)
     os._exit(_ran())
 
@@ -176,17 +181,20 @@ def _load() -> None:
     gc.freeze()  # not looked at again: what mother and children share stays shared
 
 
-def _serve(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def _serve(line: socket.socket, pytest: int) -> tuple[dict[str, Any], list[int]]:
     """Returns in a child only, with what it shall be; ends with the other end of the line."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up once: children share it
     while True:
         asked, streams, _, _ = socket.recv_fds(line, _REQUEST_BYTES, 3)
         if not asked:
             sys.exit()
         told, tell = os.pipe()
         if not (between := os.fork()):
+            own = os.getpid()
             if not (child := os.fork()):
                 os.close(told)
                 os.close(tell)
+                _end_with(pytest, own, prctl)
                 return json.loads(asked), streams
             os.write(tell, str(child).encode())
             os._exit(0)  # its child is pytest's from now on, the next "subreaper" above
@@ -194,6 +202,18 @@ def _serve(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
         line.send(os.read(told, 64))
         for one in (told, tell, *streams):
             os.close(one)
+
+
+def _end_with(pytest: int, between: int, prctl: Callable[..., int]) -> None:
+    """From here on this process is killed when pytest is, which then can end nobody itself.
+
+    The kernel forgets who was asked for when a parent is replaced: it is asked for afterwards.
+    """
+    while os.getppid() == between:
+        time.sleep(0.0005)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != pytest:
+        os._exit(1)
 
 
 def _become(request: dict[str, Any], streams: list[int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,26 @@ def test_a_forked_process_is_ours_to_end_and_leaves_none_behind(number: signal.S
     process.communicate(timeout=30)
     assert process.returncode == -number
     assert process.pid not in pgcluster.children_of(os.getpid())
+
+
+_DIES = """
+import os, signal, sys
+from tests.plugins import forks, leaks
+leaks.pytest_configure()
+streams = {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr}
+forks.Forked(["convert", "-"], env=dict(os.environ), **streams)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_forked_process_ends_when_pytest_is_killed() -> None:
+    """It would read its input for ever: the other end is here."""
+    command = [sys.executable, "-c", _DIES]
+    env, pipe = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}"}, subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=ROOT, env=env) as pytest_dies:
+        assert pytest_dies.stdout is not None
+        assert pytest_dies.stdout.read() == b""  # until the last who could write has ended
+    assert pytest_dies.returncode == -signal.SIGKILL
 
 
 def test_what_an_interpreter_reads_at_its_start_is_not_forked() -> None:

@@ -83,7 +83,7 @@ from peersync.agent.periodic.look_api import LookApi
 from peersync.agent.periodic.members_api import MembersApi, MembersView, MemberView
 from peersync.agent.periodic.routes import PeriodicApi
 from peersync.agent.periodic.settle_api import SettleApi
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.plan import Plan
 from peersync.agent.proof.repair_api import RepairApi
 from peersync.agent.proof.repair_view import RepairView
 from peersync.agent.proof.verify_api import VerifyApi
@@ -99,6 +99,7 @@ from peersync.agent.statistics_view import (
 )
 from peersync.agent.status_view import DatabaseStatus, LinkStatus, Status
 from peersync.agent.stuck import StuckSync
+from peersync.agent.tableplan import TablePlan
 from peersync.cli.context import Context
 from peersync.cli.main import VERBS, cli
 from peersync.cli.watch import result

@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from peersync.agent.delta.cost import most_differing, most_missing, send_s
-from peersync.agent.plan import Plan, TablePlan
+from peersync.agent.plan import Plan
+from peersync.agent.tableplan import TablePlan
 from peersync.core.names import TableName
 from peersync.core.words import counted
 from peersync.postgres.catalog import DatabaseCatalog, Table

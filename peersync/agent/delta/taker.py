@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
-from peersync.agent.loader import stage_prefix
-from peersync.agent.plan import TablePlan
+from peersync.agent.leftovers import stage_prefix
+from peersync.agent.tableplan import TablePlan
 from peersync.core.errors import (
     BadRequest,
     DatabaseError,

@@ -45,7 +45,7 @@ async def kept_logs(databases: Databases, config: Config) -> dict[str, tuple[str
             async with database.acquire(f"looking at the log of {database.name}") as conn:
                 if await read_replica(conn) is None:
                     continue
-                state, words, fix = judge_log(await log_size(conn), config, database.name)
+                state, words, fix = judge_log(await log_size(conn), config)
         except (PeersyncError, *TRANSLATED):
             continue
         if state != "ok":

@@ -19,7 +19,6 @@ from peersync.wire.messages import Name, SyncType
 
 Status = Literal["running", "success", "partial", "error", "interrupted"]
 PeerStatus = Literal["waiting", "running", "success", "partial", "error", "skipped", "not_run"]
-Failure = ErrorRecord  # code, message, detail, hint
 
 GIGABYTE: Final = Decimal(10**9)
 EXACT: Final = Decimal("0.000001")  # as the records keep it

@@ -1,8 +1,8 @@
 """Keeps the notice board of the open pages: one for all of them, and at rest when there is none.
 
 Owns when something is shown. A tick looks at memory only; a database is read by the lookout when
-something has happened there. An overview is shown when it differs, at most twice a second, and
-after a pause of ten times what making it has cost.
+something has happened there, and what it has said is shown at once. An overview is shown when it
+differs, at most twice a second, and after a pause of ten times what making it has cost.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from peersync.agent.backups import Backups
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import JobView
 from peersync.agent.people.board import Board
-from peersync.agent.people.lookout import PAUSE, Lookout
+from peersync.agent.people.lookout import PAUSE, READ_S, Lookout
 from peersync.agent.people.overview import Overview, make_overview, sameness
 from peersync.core.progress import Progress
 
-TICK_S: Final = 0.1
+TICK_S: Final = 0.05
 JOBS_S: Final = 0.25
 OVERVIEW_S: Final = 0.5
 AGAIN_S: Final = 10.0  # silence can be news, too: what is known grows old
-FIRST_S: Final = 2.0  # what is older is read again before the first overview of a page
-FIRST_WAIT_S: Final = 0.25
+FIRST_WAIT_S: Final = 0.25  # for what is too old for the first overview of a page
 OVERVIEW: Final = "overview"
 JOBS: Final = "jobs"
 
@@ -48,7 +47,7 @@ class Collector:
         self._spawn = spawn
         self._task: asyncio.Task[None] | None = None
         self._shown: Overview | None = None
-        self._seen = -1  # of the lookout's changes
+        self._seen = -1  # of the lookout's news
         self._due_at = 0.0
         self._made_at = 0.0
         self._jobs_at = 0.0
@@ -68,14 +67,15 @@ class Collector:
             self._task = self._spawn(self._run(), name="pages")
 
     async def _run(self) -> None:
-        await self._lookout.refresh(max_age_s=FIRST_S, wait_s=FIRST_WAIT_S)
+        await self._lookout.refresh(max_age_s=READ_S, wait_s=FIRST_WAIT_S)
         while True:
-            began = time.monotonic()
+            began, news = time.monotonic(), self._lookout.news
             self._lookout.begin()
             self._show_jobs(began)
             self._show_overview(began)
-            cost_s = time.monotonic() - began
-            await asyncio.sleep(max(TICK_S, PAUSE * cost_s))
+            seen, pause_s = news.count, PAUSE * (time.monotonic() - began)
+            await asyncio.sleep(pause_s)
+            await news.wait(seen, TICK_S - pause_s)
             if not self.board.readers:
                 return
 
@@ -89,10 +89,10 @@ class Collector:
                 self.board.show(JOBS, {"running": moving[0], "giving": moving[1]})
 
     def _show_overview(self, now: float) -> None:
-        is_news = self._seen != self._lookout.changes or now - self._made_at > AGAIN_S
+        is_news = self._seen != self._lookout.news.count or now - self._made_at > AGAIN_S
         if now < self._due_at or not is_news:
             return
-        self._seen, self._made_at = self._lookout.changes, now
+        self._seen, self._made_at = self._lookout.news.count, now
         overview = make_overview(self._lookout.facts())
         same = sameness(overview)
         if same != self._shown:

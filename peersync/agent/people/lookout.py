@@ -24,6 +24,7 @@ from peersync.agent.periodic.hub import Hub
 from peersync.agent.periodic.links import Local, read_links
 from peersync.agent.periodic.loop import Periodic
 from peersync.agent.periodic.messages import PositionReply
+from peersync.agent.periodic.news import News
 from peersync.agent.periodic.positions import Positions
 from peersync.agent.proof.view import ProofSummary
 from peersync.agent.status import Look, StatusReport, links_of, look_at, probed
@@ -48,7 +49,8 @@ READS: Final = 4
 ASK_S: Final = 2.0  # a peer, for its position
 AGAIN_S: Final = 2.0  # after a look that could not tell of the links
 PAUSE: Final = 10.0  # times what a look has taken
-LONGEST_PAUSE_S: Final = 5.0  # after a look, where something has happened
+SHORTEST_PAUSE_S: Final = 0.1  # after a look, where something has happened
+LONGEST_PAUSE_S: Final = 5.0
 HEARD_S: Final = 60.0  # so long a link that was heard needs no probe
 _SQL: Final = queries("links")
 
@@ -84,7 +86,7 @@ class _Probe:
 
 
 class Lookout:
-    """`begin` starts what is due; `facts` says what is known by then. `changes` counts news."""
+    """`begin` starts what is due; `facts` says what is known by then. `news` of that."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class Lookout:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._reading = asyncio.Semaphore(READS)
         self._probing = asyncio.Semaphore(PROBES)
-        self.changes = 0
+        self.news = News()
 
     # --- looking ------------------------------------------------------------------------------
     def begin(self, *, max_age_s: float = READ_S) -> list[asyncio.Task[None]]:
@@ -126,7 +128,7 @@ class Lookout:
         self._proved = _newest(self._report.proofs)
         if (requested := self._requests()) != self._requested:
             self._requested = requested
-            self.changes += 1
+            self.news.tell()
         for database in self._report.databases:
             known = self._known.get(database.name)
             self._asked.setdefault(database.name, now)
@@ -151,7 +153,8 @@ class Lookout:
 
     def _is_due(self, known: _Known, now: float, max_age_s: float) -> bool:
         age_s = now - known.at
-        if age_s < min(known.cost_s, LONGEST_PAUSE_S):  # much of that may be waiting for a peer
+        pause_s = min(known.cost_s, LONGEST_PAUSE_S)  # much of that may be waiting for a peer
+        if age_s < max(pause_s, SHORTEST_PAUSE_S):
             return False
         too_old = age_s > (AGAIN_S if known.partly else max(max_age_s, PAUSE * known.cost_s))
         return too_old or self._mark(known.look.name) != known.mark
@@ -194,7 +197,7 @@ class Lookout:
             known = _Known(look.result(), by_peer, waiting.result(), mark, ended, ended - began)
             known.partly = told is None
             self._known[name] = known
-            self.changes += 1
+            self.news.tell()
 
     async def _views(self, hub: Hub) -> list[LinkView] | None:
         async def ask(peer: Peer, local: Local) -> PositionReply:
@@ -250,7 +253,7 @@ class Lookout:
         if known is None or str(known.problem) != str(problem):
             for one in self._known.values():
                 one.links = None
-            self.changes += 1
+            self.news.tell()
 
     async def _read_schedules(self) -> None:
         soonest: dict[str, str] = {}

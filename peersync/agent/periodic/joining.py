@@ -30,6 +30,7 @@ from peersync.postgres.log.members import (
     back_to_earlier_origin,
     change_origin,
     found,
+    read_earlier,
     read_members,
     read_replica,
 )
@@ -82,8 +83,10 @@ async def prepare_join(
                 replica = await found(conn, node_id, name, group_id=_NO_GROUP, state="joining")
             elif replica.state != "joining":
                 replica = await change_origin(conn, node_id, name)
-            if direction is not None:
-                await conn.execute(_SQL["set_direction"], direction)
+            if direction is None:  # not what an attempt before this one was told
+                earlier = await read_earlier(conn)
+                direction = earlier.direction if earlier else "both"
+            await conn.execute(_SQL["set_direction"], direction)
         return JoinRequest(origin=replica.origin, node_name=name)
 
 

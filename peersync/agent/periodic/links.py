@@ -53,6 +53,7 @@ class Local:
     uncaptured: int
     running: bool
     left_out: int = 0  # tables, by a person
+    taking: bool = False  # a full sync writes here
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ async def read_local(conn: asyncpg.Connection) -> Local | None:
         uncaptured=row["uncaptured"],
         running=row["running"],
         left_out=row["left_out"],
+        taking=row["taking"],
     )
 
 
@@ -254,6 +256,11 @@ def judge(database: str, facts: Facts) -> Verdict:
     if local.replica.state in ("held", "expired"):
         reason = local.replica.reason or "this database may not take part any more"
         return "failed", reason, f"peersync rebaseline {peer.name} --database {database}"
+    if local.replica.state == "joining" and local.taking:
+        return "syncing", "the rows of this database are being taken anew", None
+    if local.replica.state == "joining":
+        words = "the rows of this database were to be taken anew, and were not: its changes wait"
+        return "failed", words, f"peersync rebaseline {peer.name} --database {database}"
     if facts.member.state == "expired" and _expired_us(facts.answer):
         words = f"{peer.name} has expired this server, too: what one writes never reaches the other"
         return "failed", words, f"peersync rebaseline {peer.name} --database {database}"

@@ -61,6 +61,7 @@ BODY_BYTES = 4 * 1024 * 1024
 MAX_KEY = 64
 ANSWER_S = 15.0
 LOCK_TIMEOUT_S = 10.0
+ID_DIGITS = 16
 
 
 class TraceQuestion(OperatorRequest, frozen=True):
@@ -85,6 +86,16 @@ class SequencesRequest(OperatorRequest, frozen=True):
 
     slot: Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)] | None = None
     step: Annotated[int, msgspec.Meta(ge=MIN_STEP, le=MAX_STEP)] | None = None
+
+
+class SequencesQuery(InDatabaseQuery, frozen=True, kw_only=True):
+    """`asked`: beginnings of the node ids that are asked already, with commas; none: ask nobody.
+
+    within: the seconds in which the others have to be asked.
+    """
+
+    asked: str = ""
+    within: Annotated[float, msgspec.Meta(ge=0, le=ANSWER_S)] = ANSWER_S
 
 
 class LookApi:
@@ -153,7 +164,7 @@ class LookApi:
         wanted = await read_message(request, SequencesRequest, limit=BODY_BYTES)
         others, silent = await self._others(wanted.database)
         async with self._connection(wanted.database, "planning the sequences") as conn:
-            place = await _place(conn, wanted, others)
+            place = await _place(conn, wanted, others, {})
             plans = await plan_sequences(conn, place, others)
         return json_response(_planned(wanted.database, place, plans, silent, applied=False))
 
@@ -162,7 +173,7 @@ class LookApi:
         others, silent = await self._others(wanted.database)
         try:
             async with self._connection(wanted.database, "setting the sequences") as conn:
-                place = await _place(conn, wanted, others)
+                place = await _place(conn, wanted, others, silent)
                 plans = await apply_sequences(conn, place, others)
         except PermissionMissing as refusal:
             raise PermissionMissing(
@@ -186,28 +197,70 @@ class LookApi:
     async def _others(self, database: str) -> tuple[list[NodeSequences], dict[str, str]]:
         async with self._connection(database, "reading the members") as conn:
             await _require_member(conn, database)
+        return await self._ask_sequences(database, frozenset(), ANSWER_S)
+
+    async def _ask_sequences(
+        self, database: str, asked: frozenset[str], within: float
+    ) -> tuple[list[NodeSequences], dict[str, str]]:
+        """Every other member that is not in `asked`, through its peers where it is none of ours."""
+        own, members = await self._members(database)
+        known = {one.node_id: one for one in members}
+        now = {own, *(one.node_id for one in members if one.peer is not None)}
+        ids = ",".join(sorted(asked | {node_id[:ID_DIGITS] for node_id in now}))
         path = f"/api/sync/sequences?database={quote(database, safe='')}"
+        path += f"&asked={ids}&within={within / 2:g}"
 
         async def ask(client: PeerClient) -> NodeSequences:
             return await client.call("GET", path, None, NodeSequences)
 
-        answers, silent = await self._ask(database, ask)
-        named = [msgspec.structs.replace(told, node=node) for node, told in answers.items()]
-        return named, silent
+        answers, silent = await self._ask(database, ask, passed=asked, within=within)
+        found = {
+            one.node_id: msgspec.structs.replace(answers[one.name], node_id=one.node_id, beyond=())
+            for one in known.values()
+            if one.name in answers
+        }
+        for answer in answers.values():
+            for told in answer.beyond:
+                if (one := known.get(told.node_id)) is not None and one.name not in answers:
+                    found.setdefault(one.node_id, told)
+                    silent.pop(one.name, None)
+        named = [msgspec.structs.replace(told, node=known[key].name) for key, told in found.items()]
+        return sorted(named, key=lambda told: told.node), silent
 
-    async def _ask(
-        self, database: str, ask: Callable[[PeerClient], Awaitable[T]]
-    ) -> tuple[dict[str, T], dict[str, str]]:
-        """Every other member at once: what it answered, or why it did not, by its name here."""
+    async def _members(self, database: str) -> tuple[str, list[_Asked]]:
+        """This node's id, and the others."""
         async with self._connection(database, "reading the members") as conn:
             replica = await read_replica(conn)
             members = await read_members(conn)
+        own, found = "", []
+        for member in members:
+            if replica and member.origin == replica.origin:
+                own = member.node_id
+            elif member.counts:
+                peer = self._book.find(member.node_id)
+                name = member.node_name if peer is None else peer.name
+                found.append(_Asked(name=name, node_id=member.node_id, peer=peer))
+        return own, found
+
+    async def _ask(
+        self,
+        database: str,
+        ask: Callable[[PeerClient], Awaitable[T]],
+        *,
+        passed: frozenset[str] = frozenset(),
+        within: float = ANSWER_S,
+    ) -> tuple[dict[str, T], dict[str, str]]:
+        """Every other member at once: what it answered, or why it did not, by its name here.
+
+        passed: beginnings of node ids that are not asked. within: seconds.
+        """
+        _, members = await self._members(database)
         answers: dict[str, T] = {}
         silent: dict[str, str] = {}
 
         async def one(peer: Peer) -> None:
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(within):
                     answers[peer.name] = await ask(self._client_for(peer))
             except TimeoutError:
                 silent[peer.name] = PeerUnreachable(f"{peer.name} did not answer in time").message
@@ -216,13 +269,12 @@ class LookApi:
 
         async with asyncio.TaskGroup() as group:
             for member in members:
-                if not member.counts or (replica and member.origin == replica.origin):
+                if member.node_id[:ID_DIGITS] in passed:
                     continue
-                peer = self._book.find(member.node_id)
-                if peer is None:
-                    silent[member.node_name] = "it is no peer of this server, and cannot be asked"
+                if member.peer is None:
+                    silent[member.name] = "it is no peer of this server, and cannot be asked"
                 else:
-                    group.create_task(one(peer), name=f"ask {peer.name}")
+                    group.create_task(one(member.peer), name=f"ask {member.name}")
         return dict(sorted(answers.items())), dict(sorted(silent.items()))
 
     # --- peers ----------------------------------------------------------------------------
@@ -242,10 +294,15 @@ class LookApi:
             return json_response(await row_state(conn, subject, node, tell_digest=told))
 
     async def _answer_sequences(self, request: web.Request) -> web.Response:
-        database = read_query(request, InDatabaseQuery).database
-        request[PEER].require("pull", database)
-        async with self._connection(database, "reading the sequences for a peer") as conn:
-            return json_response(await read_sequences(conn, self._config.node.name))
+        query = read_query(request, SequencesQuery)
+        request[PEER].require("pull", query.database)
+        async with self._connection(query.database, "reading the sequences for a peer") as conn:
+            own = await read_sequences(conn, self._config.node.name)
+        if query.asked and query.within >= 1:
+            asked = frozenset(query.asked.split(","))
+            others, _ = await self._ask_sequences(query.database, asked, query.within)
+            own = msgspec.structs.replace(own, beyond=tuple(others))
+        return json_response(own)
 
     @asynccontextmanager
     async def _connection(self, name: str, what: str) -> AsyncIterator[asyncpg.Connection]:
@@ -262,10 +319,28 @@ async def _require_member(conn: asyncpg.Connection, database: str) -> None:
         )
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """Another member of the group, by its name here; peer: null where only others can ask it."""
+
+    name: str
+    node_id: str
+    peer: Peer | None
+
+
 async def _place(
-    conn: asyncpg.Connection, wanted: SequencesRequest, others: list[NodeSequences]
+    conn: asyncpg.Connection,
+    wanted: SequencesRequest,
+    others: list[NodeSequences],
+    silent: dict[str, str],
 ) -> Place:
     place = await choose_place(conn, others, slot=wanted.slot, step=wanted.step)
+    if silent and wanted.slot is None and not place.kept:
+        raise PeerUnreachable(
+            f"{', '.join(silent)} could not be asked which numbers are taken; a place is for ever",
+            detail="; ".join(f"{node}: {why}" for node, why in silent.items()),
+            hint="try again later, or type a place that no other node has (peersync sequences check"
+            " on each shows its own): peersync sequences apply --slot N",
+        )
     if place.step & (place.step - 1):
         raise BadRequest(f"step {place.step} is no power of two")
     if place.slot >= place.step:

@@ -29,7 +29,6 @@ class Failures:
     def __init__(self, what: str, config: Config) -> None:
         self.what = what
         self.error: PeersyncError | None = None
-        self.error_at: float | None = None
         self.count = 0
         self._config = config
         self._backoff: Backoff | None = None
@@ -43,7 +42,7 @@ class Failures:
     def note(self, error: PeersyncError) -> float:
         """The pause before the next try, in seconds."""
         same = self.error is not None and self.error.message == error.message
-        self.count, self.error, self.error_at = self.count + 1, error, time.time()
+        self.count, self.error = self.count + 1, error
         if self._backoff is None:
             maximum_s = self._config.network.retry_max_s
             self._backoff = Backoff(maximum_s=maximum_s, total_s=_FOR_EVER_S)

@@ -19,6 +19,7 @@ from typing import Final
 import asyncpg
 
 from peersync.agent.databases import Databases
+from peersync.agent.proof.kept_state import KeptStates
 from peersync.config.model import Config
 from peersync.core.errors import PeersyncError
 from peersync.postgres.errors import TRANSLATED
@@ -52,6 +53,8 @@ class Continuous:
         self._config = config.verify
         self._databases = databases
         self._busy = busy
+        budget = self._config.continuous_budget
+        self.states = KeptStates(databases.names() if budget else (), budget)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -69,8 +72,9 @@ class Continuous:
                     return
                 await self._wait_for_lists(database)
                 await Worker(database, self._config.continuous_budget, self._config.scrub_days,
-                              lambda: self._busy(name)).run()  # fmt: skip
+                              lambda: self._busy(name), self.states).run()  # fmt: skip
             except (PeersyncError, *TRANSLATED) as error:
+                self.states.failed(name, error)
                 level = logging.DEBUG if getattr(error, "retryable", True) else logging.WARNING
                 log.log(level, "keeping digests of %s: %s", name, error)
                 await asyncio.sleep(FAILED_S)
@@ -79,6 +83,7 @@ class Continuous:
         """Most databases have none: no connection is kept for them."""
         while True:
             async with database.acquire("looking for kept digests") as conn:
+                await self.states.look(conn, database.name)
                 if await conn.fetchval(SQL["any"]):
                     return
             await asyncio.sleep(LOOK_S)
@@ -88,12 +93,18 @@ class Worker:
     """The lists of one database, on a connection of its own."""
 
     def __init__(
-        self, database: Database, budget: float, scrub_days: float, busy: Callable[[], bool]
+        self,
+        database: Database,
+        budget: float,
+        scrub_days: float,
+        busy: Callable[[], bool],
+        states: KeptStates | None = None,
     ) -> None:
         self._database = database
         self._rest = 100 / budget - 1
         self._days = scrub_days
         self._busy = busy
+        self._states = states or KeptStates((), budget)
         self._rows = FIRST_ROWS
         self._scrubbed_at = time.monotonic()
 
@@ -109,6 +120,7 @@ class Worker:
                     finally:
                         if not conn.is_closed():
                             await conn.execute(SQL["end_work"])
+                await self._states.look(conn, self._database.name)
                 await asyncio.sleep(LOOK_S)
 
     async def _round(self, conn: asyncpg.Connection) -> None:
@@ -119,6 +131,7 @@ class Worker:
             more = row["unread"] or scrub or touched is None or row["tbl"] in touched
             while more and not self._busy():
                 more = await self._piece(conn, row["list"], self._days if scrub else None)
+                await self._states.look(conn, self._database.name)
         if scrub:
             self._scrubbed_at = time.monotonic()
             await conn.execute(SQL["forget_old"], ASKED_DAYS)
@@ -158,6 +171,7 @@ class Worker:
             return False
         spent = time.monotonic() - began
         self._fit(done, spent)
+        await self._states.read(conn, self._database.name, done, spent)
         if done.unseen:
             log.warning(
                 "%s: rows of %s were changed, and no trigger of peersync has seen it; "

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +20,7 @@ import msgspec
 
 from peersync.agent.jobs import Jobs
 from peersync.agent.proof.pairs import SPLIT_OTHERWISE
+from peersync.agent.proof.repair_sync import LOOK_S, wait_ended
 from peersync.agent.proof.repair_view import RepairView
 from peersync.agent.proof.verifies import Verifies
 from peersync.agent.proof.view import TableProof, VerifyRequest, VerifyView
@@ -30,8 +33,7 @@ from peersync.core.words import counted
 log = logging.getLogger("peersync.verify")
 
 AT_ONCE: Final = 100  # tables of one repair; more are a full sync of the database
-_LOOK_S: Final = 0.2
-_FINAL: Final = ("done", "partly", "failed", "cancelled")
+_NOT_BEGUN: Final = "the agent stopped as it was about to write: nothing was changed"
 _NOT_NEWER: Final = (
     "no membership tells what is newer: what is changed on {} from now on, until the rows are "
     "locked, is overwritten, too"
@@ -91,7 +93,8 @@ class Repair:
 
     async def write(self) -> None:
         """The full sync and the proof. A session that is known already is only waited for."""
-        if self.view.session is None:
+        job = self.view.session
+        if job is None:
             assert self.view.before is not None
             split = {name for name, _ in self.view.left_out}
             wrong = [
@@ -100,14 +103,24 @@ class Repair:
                 if t.result == "differs" and f"{t.schema}.{t.name}" not in split
             ]
             self.set(state="writing")
-            await self._note(self.view)
+            job = secrets.token_hex(16)
+            # before there is one: an agent that stops from here on finds it again by its id
+            await self._note(msgspec.structs.replace(self.view, session=job))
             self._refuse_cancelled()
-            started = await start(self._jobs, self._request(wrong, dry_run=False))
-            self.set(plan=started.plan, session=started.job)
-            if self.cancelled and started.job is not None:  # while it was being planned
-                await self._jobs.cancel(started.job, self._cancelled_by)
+            started = await start(self._jobs, self._request(wrong, dry_run=False), job)
+            self.set(plan=started.plan, session=job)
+            if self.cancelled:  # while it was being planned
+                await self._jobs.cancel(job, self._cancelled_by)
             await self._note(self.view)
-        await self._synced()
+        ended = await wait_ended(self._jobs, job)
+        if ended is None:
+            self.set(session=None)
+            raise PeersyncError(_NOT_BEGUN)
+        if ended.state == "cancelled":
+            raise Cancelled("cancelled while rows were written")
+        if ended.state == "failed":
+            why = ended.error or ErrorRecord.of(PeersyncError("the full sync failed"))
+            raise error_class(why.code)(why.message, hint=why.hint)
         self.set(state="proving")
         await self._note(self.view)
         tables = self._tables()
@@ -119,7 +132,8 @@ class Repair:
         self.cancelled, self._cancelled_by = True, by
         view = self.view
         if view.state == "writing" and view.session is not None:
-            await self._jobs.cancel(view.session, by)
+            with suppress(NotFound):  # the peer knows nothing of it (yet)
+                await self._jobs.cancel(view.session, by)
         run = view.before if view.state == "comparing" else view.after
         if view.state in ("comparing", "proving") and run is not None:
             await self._verifies.cancel(run.id)
@@ -131,7 +145,7 @@ class Repair:
             self.set(**{field: run})
             if self.cancelled:
                 await self._verifies.cancel(run.id)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(LOOK_S)
             run = await self._verifies.get(run.id)
         self.set(**{field: run})
         if run.state == "cancelled" and self.view.session is not None:
@@ -148,24 +162,6 @@ class Repair:
     def _refuse_cancelled(self) -> None:
         if self.cancelled:
             raise Cancelled("cancelled: nothing was changed")
-
-    async def _synced(self) -> None:
-        assert self.view.session is not None
-        while True:
-            try:
-                job = await self._jobs.views.get(self.view.session)
-            except PeersyncError as error:  # the sync goes on, or is taken up again
-                if not error.retryable:
-                    raise
-            else:
-                if job.state in _FINAL:
-                    break
-            await asyncio.sleep(_LOOK_S)
-        if job.state == "cancelled":
-            raise Cancelled("cancelled while rows were written")
-        if job.state == "failed":
-            why = job.error or ErrorRecord.of(PeersyncError("the full sync failed"))
-            raise error_class(why.code)(why.message, hint=why.hint)
 
     def _tables(self) -> tuple[str, ...]:
         """Those that were written, and nothing else."""

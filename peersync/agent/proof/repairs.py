@@ -32,10 +32,9 @@ log = logging.getLogger("peersync.verify")
 AGAIN_S: Final = 5.0
 SHOWN_KEYS: Final = 1000  # of each table that would be changed
 _ID = re.compile(r"[0-9a-f]{1,32}")
-_STOPPED: Final = {
-    "comparing": "the agent stopped while rows were compared: nothing was changed",
-    "writing": "the agent stopped as it was about to write: peersync jobs list says if it did",
-}
+_STOPPED: Final = "the agent stopped while rows were compared: nothing was changed"
+_NOT_KNOWN: Final = "the agent stopped, and its peer was removed"
+_SAYS: Final = "what was written: peersync jobs list"
 
 
 class Repairs:
@@ -154,7 +153,12 @@ class Repairs:
 
     # --- running ------------------------------------------------------------------------
     def _run_of(
-        self, view: RepairView, tables: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+        self,
+        view: RepairView,
+        tables: tuple[str, ...] = (),
+        exclude: tuple[str, ...] = (),
+        *,
+        of: str | None = None,
     ) -> Repair:
         wanted = VerifyRequest(
             peer=view.peer,
@@ -165,7 +169,7 @@ class Repairs:
             fresh=True,
             requested_by=view.requested_by,
         )
-        peer_id = self._book.get(view.peer).node_id
+        peer_id = of or self._book.get(view.peer).node_id
         return Repair(
             view, wanted, self._verifies, self._jobs, lambda now: self._note(peer_id, now)
         )
@@ -209,21 +213,22 @@ class Repairs:
                     log.warning("repairs of %s: %s", name, error.message)
                     left = []
                 waiting.remove(name)
-                for _, text in left:
-                    await self._go_on(msgspec.json.decode(text, type=RepairView))
+                for peer_id, text in left:
+                    await self._go_on(peer_id, msgspec.json.decode(text, type=RepairView))
             if waiting:
                 await asyncio.sleep(AGAIN_S)
 
-    async def _go_on(self, view: RepairView) -> None:
+    async def _go_on(self, peer_id: str, view: RepairView) -> None:
         if view.id in self._runs:
             return
-        try:
-            run = self._run_of(view)
-        except NotFound as error:  # the peer is known no more
-            log.warning("repair %s: %s", view.id[:8], error.message)
-            return
-        if view.session is None:
-            await run.end("failed", PeersyncError(_STOPPED.get(view.state, "the agent stopped")))
+        peer = self._book.find(peer_id)
+        if peer is not None:
+            view = msgspec.structs.replace(view, peer=peer.name)
+        run = self._run_of(view, of=peer_id)
+        if peer is None:
+            await run.end("failed", NotFound(_NOT_KNOWN, hint=_SAYS))
+        elif view.session is None:
+            await run.end("failed", PeersyncError(_STOPPED))
         else:
             self._begin(run, run.write)
 

@@ -136,6 +136,33 @@ class ProofView(msgspec.Struct, frozen=True, kw_only=True):
     extra: int = 0
 
 
+class KeptView(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the kept digests of a database are (docs/verify.md).
+
+    tables: that were asked for; complete: every block of it was read; waiting: it was not begun.
+    blocks: of all of them; changed: to be read again; unread: never read. rows: in blocks that
+    were read. up_to_date_at: what was committed by then is known. oldest_at: when the first block
+    that counts was read. rows_read, bytes_read (about), seconds: since the agent started.
+    problem: why nothing is done now; null: nothing is wrong.
+    """
+
+    budget: float
+    looked_at: str | None = None
+    tables: int = 0
+    complete: int = 0
+    waiting: int = 0
+    blocks: int = 0
+    changed: int = 0
+    unread: int = 0
+    rows: int = 0
+    up_to_date_at: str | None = None
+    oldest_at: str | None = None
+    rows_read: int = 0
+    bytes_read: int = 0
+    seconds: float = 0.0
+    problem: str | None = None
+
+
 class ProofSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A database with a peer, all tables together, for `peersync status`.
 

@@ -82,13 +82,15 @@ function shell(shown) {
 
 /** Begins, or begins again after a login; `was`: what somebody was cut off from. */
 async function start(was) {
-  if (route().name === 'first') return login(route().params.id);
-  live.begin(); // beside the question who it is: the first view needs both
+  const who = get('/api/me', { login: false }); // index.html has asked already
+  if (route().name === 'first') return who.catch(() => {}).then(() => login(route().params.id));
+  live.begin(); // beside that question: the first view needs both
   try {
-    Object.assign(session, await get('/api/me'));
+    Object.assign(session, await who);
   } catch (error) {
-    if (error.status !== 401) fill(main, h('h1', 'No answer'), p(error.message), button('Try again', () => start(was)));
-    return null; // a 401 has opened the login
+    if (error.status === 401) login();
+    else fill(main, h('h1', 'No answer'), p(error.message), button('Try again', () => start(was)));
+    return null;
   }
   $('node').textContent = session.node;
   shell(true);
@@ -100,7 +102,13 @@ async function start(was) {
     return dress();
   }
   if (session.needs_password && route().name !== 'password') location.hash = '#/password';
-  return open();
+  return open().then(() => (window.requestIdleCallback ?? setTimeout)(prefetch));
+}
+
+/** The other pages, so that each opens at once. */
+function prefetch() {
+  if (document.head.querySelector('[data-next]')) return;
+  document.head.append(...links().map(a => h('link', { rel: 'modulepreload', href: `js/pages/${a.dataset.page}.js`, dataset: { next: '' } })));
 }
 
 function account() {

@@ -48,9 +48,3 @@ export const bars = options => figure(options, ({ series, x, y, format }) => ser
   const width = Math.max(1, (0.7 * (W - LEFT)) / points.length / series.length);
   return points.map((p, n) => p.y != null && s(`rect.s${i}`, { x: x(n) + width * (i - series.length / 2), y: y(p.y), width, height: y(0) - y(p.y) }, s('title', `${p.x}: ${format(p.y)}`)));
 }));
-
-export function spark(points, label) {
-  const top = Math.max(1, ...points);
-  const d = path(points, i => (98 * i) / (points.length - 1) + 1, value => 22 - (20 * value) / top);
-  return s('svg.spark', { viewBox: '0 0 100 24', preserveAspectRatio: 'none', role: 'img', 'aria-label': label }, s('path', { d, 'vector-effect': 'non-scaling-stroke' }));
-}

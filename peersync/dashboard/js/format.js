@@ -3,7 +3,6 @@ import { h } from './dom.js';
 
 export const UNKNOWN = '–';
 const grouped = new Intl.NumberFormat('en');
-const absolute = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'long' });
 const unless = fn => n => (n == null ? UNKNOWN : fn(n));
 const unit = (n, name) => `${n}\u202f${name}`;
 
@@ -55,7 +54,11 @@ export const duration = unless(s => {
   return parts.filter(Boolean).join(' ');
 });
 
-export const at = iso => absolute.format(new Date(iso));
+/** "22 Nov 2026, 21:54:59 GMT+0100". By hand: the first Intl.DateTimeFormat of a page takes 30 ms. */
+export function at(iso) {
+  const [, month, day, year, time, zone] = String(new Date(iso)).split(' ');
+  return `${Number(day)} ${month} ${year}, ${time} ${zone}`;
+}
 
 function relative(iso) {
   const s = (Date.now() - new Date(iso)) / 1000;

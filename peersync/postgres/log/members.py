@@ -38,6 +38,15 @@ class Replica:
     direction: str = "both"  # receive: gives no changes of its own; give: applies none of others
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What a database that is joining goes back to if that comes to nothing."""
+
+    origin: int
+    position: int
+    direction: str
+
+
 class Word(msgspec.Struct, frozen=True):
     """`at`: when it came here, in seconds since 1970. `asks`: for the word of the others."""
 
@@ -129,20 +138,31 @@ async def change_origin(conn: asyncpg.Connection, node_id: str, node_name: str) 
     assert replica is not None
     if replica.node_id != node_id:
         await conn.execute(_SQL["disown"], new_origin(), node_id)
+    earlier = await read_replica(conn)
+    assert earlier is not None
     origin = new_origin()
     await conn.execute(_SQL["change_origin"], origin)
     await add_member(conn, origin, node_id, node_name)
+    await conn.execute(_SQL["note_earlier"], origin, earlier.origin, earlier.direction)
     changed = await read_replica(conn)
     assert changed is not None
     return changed
 
 
+async def read_earlier(conn: asyncpg.Connection) -> Earlier | None:
+    """What this database was before it began to join; None where this is its first join."""
+    row = await conn.fetchrow(_SQL["earlier_origin"])
+    return None if row is None else Earlier(**row)
+
+
 async def back_to_earlier_origin(conn: asyncpg.Connection, reason: str) -> bool:
     """Takes a new origin back that was never used; False where there was no earlier one."""
-    row = await conn.fetchrow(_SQL["earlier_origin"])
-    if row is None:
+    earlier = await read_earlier(conn)
+    if earlier is None:
         return False
-    await conn.execute(_SQL["back_to_origin"], row["origin"], row["applied"], reason)
+    await conn.execute(
+        _SQL["back_to_origin"], earlier.origin, earlier.position, reason, earlier.direction
+    )
     return True
 
 

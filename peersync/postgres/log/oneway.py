@@ -14,7 +14,7 @@ anew (rebaseline).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import asyncpg
 
@@ -23,6 +23,7 @@ from peersync.core.words import counted
 from peersync.postgres.log.members import Replica, read_members, read_replica
 from peersync.postgres.log.publish import announce
 from peersync.postgres.sqlfiles import queries
+from peersync.wire.messages import Direction
 
 _SQL: Final = queries("members")
 _BASELINE: Final = queries("baseline")
@@ -85,6 +86,14 @@ WITH came AS MATERIALIZED (
                         AND o.image COLLATE "C" = i.image, false)
     RETURNING id)
 SELECT (SELECT count(*) FROM told) AS conflicts, (SELECT coalesce(max(id), 0) FROM gone) AS last"""
+
+
+async def read_direction(conn: asyncpg.Connection) -> Direction | None:
+    """None where this database takes part in nothing; it may have no schema yet."""
+    if not await conn.fetchval("SELECT pg_catalog.to_regclass('peersync.replica')"):
+        return None
+    replica = await read_replica(conn)
+    return None if replica is None else cast("Direction", replica.direction)
 
 
 async def set_direction(conn: asyncpg.Connection, direction: str) -> Replica:
@@ -150,6 +159,21 @@ def refuse_one_way(replica: Replica) -> None:
             "nobody can join from the source: its rows are not those of the others",
             detail=WORDS[replica.direction],
             hint="Join from another member.",
+        )
+
+
+def refuse_rows_of(source: str, direction: str) -> None:
+    """BadRequest for rows that may be older than ours, or are the source's own business.
+
+    The vector of a database that only gives claims what it was told of, and has none of it in its
+    rows; one that only receives has rows which it gives to nobody.
+    """
+    if direction != "both":
+        raise BadRequest(
+            f"{source} only {direction}s: its rows are not those of the others, "
+            "and would take the place of newer ones here",
+            hint="Nothing was changed. Take the rows from another member. To take them all the "
+            "same: --source-wins",
         )
 
 

@@ -21,6 +21,7 @@ from peersync.postgres.errors import translate
 from peersync.postgres.log.conflicts import hlc_time, node_names, op_word
 from peersync.postgres.log.dirty import mark_row
 from peersync.postgres.log.late import refuse_late
+from peersync.postgres.log.members import read_replica
 from peersync.postgres.log.onerow import (
     Values,
     existing_target,
@@ -38,6 +39,11 @@ from peersync.postgres.sqlfiles import queries
 _SQL: Final = queries("quarantine")
 _TRACE: Final = queries("trace")
 Result = Literal["applied", "superseded", "refused", "skipped"]
+_EDITED: Final = "edited, and sent to all"
+_EDITED_HERE: Final = (
+    "edited here, and sent to nobody: this database only receives, and the next change that comes "
+    "for the row takes its place"
+)
 
 
 class _Superseded(Exception):
@@ -149,6 +155,7 @@ async def edit(
 ) -> Tried:
     """Writes the row with some columns changed, as a change of this node that goes to all.
 
+    Where this database only receives it goes to nobody, and `reason` says so.
     Of a table without a key the row as it was sent is deleted everywhere, too. Raises what the
     database refuses with; BadRequest for a column that there is not, or of the key, and where
     something newer has changed the row.
@@ -181,7 +188,9 @@ async def edit(
                 await conn.execute(_SQL["take_back"], number)
             await insert_values(conn, target, after)
         await conn.execute(_SQL["settle"], number, "applied", by)
-        return _tried(row, "applied", before=before, after=after, reason="edited, and sent to all")
+        replica = await read_replica(conn)
+        words = _EDITED_HERE if replica and replica.direction == "receive" else _EDITED
+        return _tried(row, "applied", before=before, after=after, reason=words)
 
 
 async def _refuse_newer(conn: asyncpg.Connection, row: Any, target: Target) -> None:

@@ -26,12 +26,17 @@ class SequenceState(Message, frozen=True, kw_only=True):
 
 
 class NodeSequences(Message, frozen=True, kw_only=True):
-    """What a peer answers. slot, step: what it keeps, null before its first `apply`."""
+    """What a peer answers. slot, step: what it keeps, null before its first `apply`.
+
+    beyond: what members that it could ask for the asker have answered, each with its `node_id`.
+    """
 
     node: Name
+    node_id: str = ""
     slot: Annotated[int, msgspec.Meta(ge=0, lt=MAX_STEP)] | None = None
     step: Annotated[int, msgspec.Meta(ge=1, le=MAX_STEP)] | None = None
     sequences: Annotated[tuple[SequenceState, ...], msgspec.Meta(max_length=100_000)] = ()
+    beyond: Annotated[tuple[NodeSequences, ...], msgspec.Meta(max_length=1000)] = ()
 
 
 class SequencePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ IDENTITY` goes back to START, so START is moved into the class too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Final
 
 import asyncpg
@@ -40,11 +41,12 @@ _AT_ONCE: Final = 200
 
 
 class Place(msgspec.Struct, frozen=True):
-    """The class of a node: its slot, and the step of all."""
+    """The class of a node: its slot, and the step of all. kept: the node has it already."""
 
     slot: int
     step: int
     members: int
+    kept: bool = False
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -111,7 +113,7 @@ async def choose_place(
         own = await conn.fetchval("SELECT origin FROM peersync.replica")
         rank = next((i for i, member in enumerate(members) if member["origin"] == own), 0)
         slot = free_slot(rank, {other.slot for other in others if other.slot is not None})
-    return Place(slot, step, len(members))
+    return Place(slot, step, len(members), bool(kept and kept["slot"] == slot))
 
 
 async def plan_sequences(
@@ -150,7 +152,12 @@ def find_collisions(own: NodeSequences, others: Sequence[NodeSequences]) -> dict
     found: dict[TableName, str] = {}
     for one in own.sequences:
         column = (one.table_schema, one.table, one.column)
-        nodes = [node for node, other in elsewhere.get(column, ()) if _collide(one, other)]
+        there = elsewhere.get(column, [])
+        nodes = [node for node, other in there if _collide(one, other)]
+        if not nodes and (pair := _colliding_pair(there)) is not None:
+            found[TableName(one.schema, one.name)] = (
+                f"those of {pair[0]} and {pair[1]} can draw the same numbers"
+            )
         if nodes:
             found[TableName(one.schema, one.name)] = (
                 f"it can draw the same numbers as that of {', '.join(nodes)}"
@@ -241,6 +248,22 @@ def _collide(one: SequenceState, other: SequenceState) -> bool:
     if one.increment <= 0 or other.increment <= 0:
         return False
     return may_collide(one.next_value, one.increment, other.next_value, other.increment)
+
+
+def _colliding_pair(states: Sequence[tuple[str, SequenceState]]) -> tuple[str, str] | None:
+    """Two other nodes that can draw the same number: not every node can ask every other one."""
+    classes: dict[tuple[int, int], tuple[str, SequenceState]] = {}
+    for node, state in states:
+        if state.increment > 0:
+            key = (state.increment, state.next_value % state.increment)
+            if key in classes:
+                return classes[key][0], node
+            classes[key] = (node, state)
+    if len({increment for increment, _ in classes}) > 1:  # else equal steps keep them apart
+        for (node, state), (other, its) in combinations(classes.values(), 2):
+            if _collide(state, its):
+                return node, other
+    return None
 
 
 _Column = tuple[str, str, str]

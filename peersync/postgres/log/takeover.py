@@ -17,6 +17,7 @@ from peersync.core.names import TableName, quote_ident
 from peersync.postgres.load import TableLoad
 from peersync.postgres.log.logcopy import LogStage
 from peersync.postgres.log.members import encode_vector
+from peersync.postgres.log.oneway import refuse_rows_of
 from peersync.postgres.log.reissue import Reissue, Unsent, fields_type
 from peersync.postgres.sqlfiles import queries
 from peersync.wire.messages import Baseline, GroupBaseline
@@ -50,20 +51,11 @@ def refuse_strangers(
 
 
 def refuse_one_way_source(baseline: Baseline) -> None:
-    """DatabaseError for rows that may be older than ours, or are the source's own business.
-
-    The vector of a database that only gives claims what it was told of, and has none of it in its
-    rows; one that only receives has rows which it gives to nobody.
-    """
+    """BadRequest where the source has become one-way since the plan was made."""
     group = baseline.group
     source = next((m for m in group.members if m.origin == group.origin), None) if group else None
-    if source is not None and source.direction != "both":
-        raise DatabaseError(
-            f"{source.node_name} only {source.direction}s: its rows are not those of the others, "
-            "and would take the place of newer ones here",
-            hint="Nothing was changed. Take the rows from another member. To take them all the "
-            "same: --source-wins",
-        )
+    if source is not None:
+        refuse_rows_of(source.node_name, source.direction)
 
 
 def unsent_keys(connection: psycopg.Connection, vector: Mapping[int, int]) -> Keys:

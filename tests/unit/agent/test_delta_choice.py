@@ -8,7 +8,8 @@ import pytest
 
 from peersync.agent.delta.choice import AUTO_MIN_BYTES, MIN_BYTES, choose_tables
 from peersync.agent.delta.cost import most_differing, most_missing
-from peersync.agent.plan import Plan, TablePlan, make_plan
+from peersync.agent.plan import Plan, make_plan
+from peersync.agent.tableplan import TablePlan
 from peersync.core.names import TableName
 from peersync.postgres.catalog import Column, DatabaseCatalog, Key, Server, Table
 from peersync.wire.messages import Catalogue, ColumnInfo, Options, TableInfo

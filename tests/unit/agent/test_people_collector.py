@@ -14,6 +14,7 @@ from peersync.agent.people.board import Board
 from peersync.agent.people.collector import Collector
 from peersync.agent.people.lookout import Lookout
 from peersync.agent.people.overview import Facts, Waiting
+from peersync.agent.periodic.news import News
 from peersync.agent.status_sentence import RANK
 from peersync.agent.status_view import LinkStatus
 from peersync.core.progress import Progress
@@ -24,7 +25,7 @@ class Known:
     """Stands for the lookout: what is known, and how often somebody wanted to know."""
 
     def __init__(self) -> None:
-        self.changes, self.asked, self.state = 1, 0, "in sync"
+        self.news, self.asked, self.state = News(), 0, "in sync"
 
     async def refresh(self, *, max_age_s: float, wait_s: float) -> None:
         self.asked += 1
@@ -33,7 +34,8 @@ class Known:
         self.asked += 1
 
     def tell(self, state: str) -> None:
-        self.state, self.changes = state, self.changes + 1
+        self.state = state
+        self.news.tell()
 
     def facts(self) -> Facts:
         link = LinkStatus(database="shop", peer="server-b", state=self.state)
@@ -132,7 +134,7 @@ async def test_what_has_not_changed_is_not_told_again() -> None:
     async with rig() as made:
         page = made.open_page()
         await following(page, "overview")
-        made.known.changes += 1  # looked again, and found the same
+        made.known.news.tell()  # looked again, and found the same
         await asyncio.sleep(0.3)
         made.known.tell("behind")
         assert (await following(page, "overview"))["sentence"] == "behind"

@@ -1,6 +1,5 @@
 /** Is everything fine? One sentence, then the peers, the worst first. */
-import { spark } from '../chart.js';
-import { ago, ask, badge, bar, below, button, bytes, cli, count, db, duration, fill, filterBar, h, hinted, icon, items, keyed, link, list, many, num, oneWay, page, percent, press, query, row, rows, said, section, small, table, tell, word } from '../kit.js';
+import { ago, ask, badge, bar, below, button, bytes, cli, count, db, duration, fill, filterBar, h, hinted, icon, items, keyed, link, list, many, num, oneWay, page, percent, press, query, row, rows, s, said, section, sleep, small, table, tell, word } from '../kit.js';
 
 const STEP = 100; // peers that the stream of events carries
 const of = (page, peer) => query(`#/${page}`, { peer });
@@ -58,6 +57,12 @@ function actions({ peer, paused, paused_databases: some, ...its }, again) {
   return row(now(press, 'Sync now', { peer }, { why: paused && `${peer} is paused: resume it first.` }), !paused && pause(press, 'Pause', true, { peer }, again), some > 0 && pause(press, 'Resume', false, { peer }, again));
 }
 
+function spark(points, label) {
+  const top = Math.max(1, ...points);
+  const d = points.map((value, i) => `${i ? 'L' : 'M'}${((98 * i) / (points.length - 1) + 1).toFixed(1)} ${(22 - (20 * value) / top).toFixed(1)}`).join('');
+  return s('svg.spark', { viewBox: '0 0 100 24', preserveAspectRatio: 'none', role: 'img', 'aria-label': label }, s('path', { d, 'vector-effect': 'non-scaling-stroke' }));
+}
+
 const columns = again => ({
   Peer: 'b', State: [one => [badge(one.state), one.state !== 'paused' && one.paused_databases > 0 && [' ', badge('paused', one.paused ? 'paused' : `${one.paused_databases} paused`)], below(one.problem)], one => one.state], 'Last sync': 'ago', Lag: 'duration lag_s',
   Waiting: num(one => link(of('links', one.peer), rows(one.rows_waiting), one.bytes_waiting ? `, ${bytes(one.bytes_waiting)}` : ''), one => one.rows_waiting), Next: next,
@@ -86,11 +91,10 @@ export const show = page('Overview', null, async ({ body, params, on, signal }) 
   const filter = filterBar({ filter: ['Find a peer'] }, wanted, values => reload(values));
   const none = () => (wanted.filter ? 'No peer has that in its name.' : ['No peers yet. ', link('#/peers', 'Invite one'), cli('peer invite')]);
   const peers = table('Peers, the worst first', [], columns(() => reload()), { limit: 1000, empty: none, detail: about });
-  body.append(says, jobs, section('Peers', filter, peers, more));
-
   let shown = '';
   function draw(data) {
     if (data.generated_at < shown) return; // an answer that was overtaken by the stream
+    if (!shown) body.append(says, jobs, section('Peers', filter, peers, more));
     shown = data.generated_at;
     sentence(says, data);
     running(jobs, data);
@@ -109,5 +113,6 @@ export const show = page('Overview', null, async ({ body, params, on, signal }) 
     else if (Date.now() - last > 2000) { last = Date.now(); reload().catch(() => {}); }
   });
   on('jobs', data => running(jobs, data));
-  if (!says.firstChild) await reload();
+  if (wanted.filter) await reload();
+  else if (!shown) await Promise.race([new Promise(done => { on('overview', done); }), sleep(0.5).then(() => shown || reload())]); // what the stream brings need not be asked for
 });
