@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -58,6 +59,7 @@ __all__ = [
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+_PORTS = range(10_000, 32_768)
 
 Host = Literal["socket", "127.0.0.1"]
 StopMode = Literal["fast", "immediate"]
@@ -192,7 +194,7 @@ class Cluster:
             return
         for attempt in range(5):
             # somebody else may take the port between our look and the server's bind
-            self.port = self._fixed_port or self.port or _free_port()
+            self.port = self._fixed_port or self.port or free_port()
             log_start = self.log.stat().st_size if self.log.exists() else 0
             if self._start_once():
                 return
@@ -367,8 +369,14 @@ def _runs_in(pid: int, directory: Path) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port() -> int:
+    """A port at which nobody listens, below those that clients are given by chance.
+
+    One of those could be a client's while its server is restarted: even of a client that tries to
+    reach that very port, and so is connected with itself.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -6,14 +6,12 @@ each of them does is in `orchestration` and `notify`.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
 from peersync.agent.backups import Backups
-from peersync.agent.databases import Databases
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import JobView
 from peersync.agent.notify import sources
@@ -42,12 +40,11 @@ from peersync.agent.proof.repair_api import RepairApi
 from peersync.agent.proof.repairs import Repairs
 from peersync.agent.proof.verifies import Verifies
 from peersync.agent.proof.verify_api import VerifyApi
+from peersync.agent.services import Services
 from peersync.agent.status import StatusReport, make_status
-from peersync.agent.workers import Workers
-from peersync.config.model import Config
 from peersync.core.schedule import Budget
 from peersync.transport.pairing import PairingDesk
-from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.peers import Peer
 
 _FIRST_RETRY_S = 30.0
 
@@ -57,20 +54,18 @@ class Automation:
 
     def __init__(
         self,
-        config: Config,
-        environ: Mapping[str, str],
-        databases: Databases,
-        book: PeerBook,
+        services: Services,
         jobs: Jobs,
         backups: Backups,
         periodic: Periodic,
         positions: Positions,
-        probe: Callable[[Peer], Awaitable[None]],
-        workers: Workers,
-        spawn: Callable[..., asyncio.Task[None]],
         verifies: Verifies,
         desk: PairingDesk,
+        *,
+        probe: Callable[[Peer], Awaitable[None]],
     ) -> None:
+        config, databases, book = services.config, services.databases, services.book
+        spawn, environ = services.spawn, services.environ
         state_dir, zone = Path(config.node.state_dir), local_zone(environ)
         ways = Ways(jobs, periodic, positions, probe)
         self._spawn = spawn
@@ -95,7 +90,7 @@ class Automation:
             ScheduleFile(state_dir),
             zone,
             budget=Budget(config.complete.retries, first_s=_FIRST_RETRY_S),
-            in_thread=workers.run,
+            in_thread=services.workers.run,
         )
         links = PeriodicApi(periodic, book, positions).links
         report = StatusReport(

@@ -11,19 +11,17 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from peersync.agent.claims import checked_error, checked_progress, checked_tables
-from peersync.agent.databases import Databases
 from peersync.agent.offers import Offers
 from peersync.agent.periodic.joining import withdraw_join
+from peersync.agent.services import Services
 from peersync.agent.source import SourceBackup
-from peersync.agent.workers import Workers
 from peersync.config.filters import Filters
-from peersync.config.model import Config
 from peersync.core.errors import Denied, Locked, NotFound, PeersyncError
 from peersync.core.names import TableName
 from peersync.core.progress import Progress
@@ -31,7 +29,7 @@ from peersync.core.results import TableResult
 from peersync.core.session import State
 from peersync.postgres.binaries import Tool, choose_pg_dump
 from peersync.postgres.history import History
-from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.peers import Peer
 from peersync.transport.sse import EventRing
 from peersync.wire.messages import BackupRequest, FinishRequest, JoinRequest, ProgressReport
 from peersync.wire.spool import Budget, Spool
@@ -64,27 +62,17 @@ class _Given:
 class Backups:
     """All backups under way, by session."""
 
-    def __init__(
-        self,
-        config: Config,
-        databases: Databases,
-        book: PeerBook,
-        spool_root: Path,
-        budget: Budget,
-        workers: Workers,
-        node_id: str,
-        spawn: Callable[..., asyncio.Task[None]],
-    ) -> None:
-        self._config = config
-        self._databases = databases
+    def __init__(self, services: Services, spool_root: Path, budget: Budget) -> None:
+        self._config = services.config
+        self._databases = services.databases
         self._root = spool_root
         self._budget = budget
-        self._workers = workers
-        self._node_id = node_id
-        self._spawn = spawn
+        self._workers = services.workers
+        self._node_id = services.node_id
+        self._spawn = services.spawn
         self._given: dict[str, _Given] = {}
-        self.offers = Offers(databases)
-        book.watch(removed=self._peer_removed)
+        self.offers = Offers(services.databases)
+        services.book.watch(removed=self._peer_removed)
 
     def __len__(self) -> int:
         return len(self._given)

@@ -1,4 +1,8 @@
-"""The connections to peers: one client for each, made when it is first needed."""
+"""The connections to peers: one client for each, made when it is first needed.
+
+Owns the clients and closes them, at the end: one that was replaced (another address, another
+certificate, other settings) may still have requests under way. It asks nothing itself.
+"""
 
 from __future__ import annotations
 

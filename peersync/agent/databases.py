@@ -1,4 +1,8 @@
-"""The configured databases of this node, each opened once and kept at this code's schema."""
+"""The configured databases of this node, each opened once and kept at this code's schema.
+
+Owns their connections. Which database a request may touch, and whether it is busy, is decided by
+who asks for it.
+"""
 
 from __future__ import annotations
 

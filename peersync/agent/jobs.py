@@ -11,14 +11,12 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from peersync.agent import leftovers
 from peersync.agent.backups import Backups
-from peersync.agent.databases import Databases
 from peersync.agent.endings import Endings
 from peersync.agent.jobview import JobView, Started, view_entry
 from peersync.agent.jobviews import JobViews, Running
@@ -28,9 +26,8 @@ from peersync.agent.plan import Plan
 from peersync.agent.planner import plan_pull
 from peersync.agent.push import Pushes
 from peersync.agent.recovery import Recovery
+from peersync.agent.services import Services
 from peersync.agent.target import TargetSession
-from peersync.agent.workers import Workers
-from peersync.config.model import Config
 from peersync.core.errors import (
     BadRequest,
     Denied,
@@ -44,8 +41,7 @@ from peersync.postgres.log.members import read_replica
 from peersync.postgres.pool import Database
 from peersync.postgres.restore import LEASE
 from peersync.postgres.sqlfiles import queries
-from peersync.transport.client import PeerClient
-from peersync.transport.peers import Peer, PeerBook
+from peersync.transport.peers import Peer
 from peersync.transport.sse import EventRing
 from peersync.wire.messages import FinishRequest, Ok, Options
 from peersync.wire.spool import Budget, Spool
@@ -62,33 +58,28 @@ class Jobs:
 
     def __init__(
         self,
-        config: Config,
-        databases: Databases,
-        book: PeerBook,
-        client_for: Callable[[Peer], PeerClient],
+        services: Services,
         backups: Backups,
         spool_root: Path,
         budget: Budget,
-        workers: Workers,
-        spawn: Callable[..., asyncio.Task[None]],
         totals: JobTotals,
-        node_id: str,
     ) -> None:
+        config, databases, book = services.config, services.databases, services.book
         self._config = config
-        self._node_id = node_id
+        self._node_id = services.node_id
         self._totals = totals
         self._databases = databases
         self._book = book
-        self._client_for = client_for
-        self.pushes = Pushes(databases, book, client_for, backups.offers)
+        self._client_for = services.client_for
+        self.pushes = Pushes(databases, book, services.client_for, backups.offers)
         self._root = spool_root
         self._budget = budget
-        self._workers = workers
-        self._spawn = spawn
+        self._workers = services.workers
+        self._spawn = services.spawn
         self._jobs: dict[str, Running] = {}
         self.views = JobViews(databases, backups, self._jobs)
         self._starting = {name: asyncio.Lock() for name in databases.names()}
-        self._recovery = Recovery(self, config, databases, book, spool_root, workers)
+        self._recovery = Recovery(self, config, databases, book, spool_root, services.workers)
         self.on_end: Endings[JobView] = Endings()  # each that has ended here
         book.watch(removed=self._peer_removed)
 

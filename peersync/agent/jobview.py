@@ -1,4 +1,7 @@
-"""A job as people and scripts see it, from whatever knows it: the running session or its record."""
+"""A job as people and scripts see it, from whatever knows it: the running session or its record.
+
+A contract (docs/cli-json.md): fields are added and never change their meaning.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class _Way:
     def problem(self) -> str | None:
         if self.last is None or self.last.state == "done":
             return None
-        return self.last.error.message if self.last.error else "some tables were left out"
+        return self.last.error.message if self.last.error else "some tables or rows were left out"
 
 
 def _way(entries: list[JobView], peer: Peer, role: str) -> _Way:

@@ -18,6 +18,7 @@ from peersync.postgres.log.capture import LOCKED, TableState, keyless_tables, ta
 from peersync.postgres.log.members import Replica
 from peersync.postgres.log.parking import parked_tables
 from peersync.postgres.log.prune import LogSize, log_size
+from peersync.postgres.log.references import MOST_ROWS, loose_rows
 from peersync.postgres.log.sequences import sequence_alarms
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
@@ -43,6 +44,7 @@ async def check_member(database: Database, replica: Replica, config: Config) -> 
         ("keys of the tables of", _keys),
         ("parked tables of", _parked),
         ("sequences of", _sequences),
+        ("foreign keys of", _references),
         ("log of", log),
         ("wake-up in", _wake_up),
     )
@@ -147,6 +149,32 @@ async def _sequences(conn: asyncpg.Connection) -> Found:
     more = f"; and {len(alarms) - _NAMED} more" if len(alarms) > _NAMED else ""
     fix = "peersync sequences apply, on every node; who does not own the tables: "
     return "warning", words + more, fix + "peersync sequences plan --sql | psql, as their owner"
+
+
+async def _references(conn: asyncpg.Connection) -> Found:
+    looked = await loose_rows(conn)
+    left = "; ".join(f"{name}: {why}" for name, why in looked.left[:_NAMED])
+    more = f"; not looked through: {left}" if left else ""
+    if not looked.loose:
+        return (
+            "ok",
+            f"{counted(looked.keys, 'key')}, every row refers to one that is here{more}",
+            None,
+        )
+    words = "; ".join(
+        f"{counted(found.rows, 'row')}{' or more' if found.rows == MOST_ROWS else ''} of "
+        f"{found.child} refer{'s' if found.rows == 1 else ''} to no row of {found.parent} "
+        f"({found.key})"
+        for found in looked.loose[:_NAMED]
+    )
+    others = len(looked.loose) - _NAMED
+    words += f"; and {counted(others, 'more key')}" if others > 0 else ""
+    lines = [found.query for found in looked.loose[:_NAMED]]
+    fix = (
+        "\n".join(lines)
+        + "\n-- delete them, or make what they refer to, on one node: others follow"
+    )
+    return "warning", words + more, fix
 
 
 def judge_log(size: LogSize, config: Config) -> Found:

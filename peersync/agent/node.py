@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from aiohttp import web
+
 from peersync import __version__
 from peersync.agent.admin_api import AdminApi
 from peersync.agent.analytics_api import AnalyticsApi
@@ -44,6 +46,7 @@ from peersync.agent.proof.metrics import VerifyMetrics
 from peersync.agent.proof.serve import DigestsApi
 from peersync.agent.proof.verifies import Verifies
 from peersync.agent.reload import Reloader
+from peersync.agent.services import Services, Spawn
 from peersync.agent.status import StatusReport
 from peersync.agent.systemd import Notifier, status_line
 from peersync.agent.undo import Undo
@@ -116,6 +119,7 @@ class Node:
             state_dir,
             self._workers,
         )
+        self._look = LookApi(config, self._databases, self.book, self._clients.get)
         self._samples = LinkSamples(self._databases, self._periodic)
         self._totals = JobTotals()
         self._positions = Positions(self._clients.get)
@@ -151,21 +155,17 @@ class Node:
                     task.add_done_callback(running.discard)
                     return task
 
-                backups, jobs = self._build(spawn)
+                services = self._services(spawn)
+                backups, jobs = self._build(services)
                 automation = Automation(
-                    self._config,
-                    self._environ,
-                    self._databases,
-                    self.book,
+                    services,
                     jobs,
                     backups,
                     self._periodic,
                     self._positions,
-                    self._probe,
-                    self._workers,
-                    spawn,
                     self._verifies(spawn),
                     self._desk,
+                    probe=self._probe,
                 )
                 async with AsyncExitStack() as listeners:
                     keeper = await self._listen(listeners, backups, jobs, automation, spawn)
@@ -195,34 +195,25 @@ class Node:
             self._periodic.pulses,
         )
 
-    def _build(self, spawn: Callable[..., asyncio.Task[None]]) -> tuple[Backups, Jobs]:
-        budget = Budget(self._spool, int(self._config.full_sync.spool_max_gib * (1 << 30)))
-        backups = Backups(
+    def _services(self, spawn: Spawn) -> Services:
+        return Services(
             self._config,
-            self._databases,
-            self.book,
-            self._spool / "given",
-            budget,
-            self._workers,
+            self._environ,
             self.identity.node_id,
-            spawn,
-        )
-        jobs = Jobs(
-            self._config,
             self._databases,
             self.book,
             self._clients.get,
-            backups,
-            self._spool / "taken",
-            budget,
             self._workers,
             spawn,
-            self._totals,
-            self.identity.node_id,
         )
+
+    def _build(self, services: Services) -> tuple[Backups, Jobs]:
+        budget = Budget(self._spool, int(self._config.full_sync.spool_max_gib * (1 << 30)))
+        backups = Backups(services, self._spool / "given", budget)
+        jobs = Jobs(services, backups, self._spool / "taken", budget, self._totals)
         return backups, jobs
 
-    def _verifies(self, spawn: Callable[..., asyncio.Task[None]]) -> Verifies:
+    def _verifies(self, spawn: Spawn) -> Verifies:
         return Verifies(
             self._config,
             self._databases,
@@ -251,8 +242,9 @@ class Node:
         backups: Backups,
         jobs: Jobs,
         automation: Automation,
-        spawn: Callable[..., asyncio.Task[None]],
+        spawn: Spawn,
     ) -> LineKeeper:
+        """Opens the three listeners; what is given back keeps the lines, as one more."""
         node = self._config.node
         checks = Checks(
             self._config,
@@ -262,9 +254,48 @@ class Node:
             self._spool,
             self._workers,
         )
+        links = LinkMetrics(self._periodic, self._samples)
+        proofs = VerifyMetrics(automation.verifies, automation.kept)
+        registry = make_registry(self._totals, jobs.views.running, self._state_dir, links, proofs)
+        ready = _ready(checks, self._periodic)
+        shown = health_routes(ready, registry, show_checks=True)
+        listen, admin = parse_address(node.listen), parse_address(node.admin)
+        asked = self._people_routes(checks, backups, jobs, automation, spawn)
+        await stack.enter_async_context(
+            listen_unix(control_app([*asked, *shown]), Path(node.socket))
+        )
+        routes = self._peer_routes(backups, jobs)
+        await stack.enter_async_context(
+            listen_peers(
+                self.book,
+                self.identity,
+                [*routes, *line_routes(self._ways)],
+                listen.host,
+                listen.port,
+                lines=self._lines,
+            )
+        )
+        page = self._people.app(asked, health_routes(ready, registry))
+        await stack.enter_async_context(
+            listen_tcp(page, admin.host, admin.port, tls=self._people.tls)
+        )
+        on_lines = await stack.enter_async_context(
+            serve_given(peer_app(self.book, routes), Limits(request_s=self._lines.times.silence_s))
+        )
+        return LineKeeper(self._config, self.identity, self.book, self._ways, on_lines)
+
+    def _people_routes(
+        self,
+        checks: Checks,
+        backups: Backups,
+        jobs: Jobs,
+        automation: Automation,
+        spawn: Spawn,
+    ) -> list[web.RouteDef]:
+        """What the command line may ask, and people as far as their role goes."""
         periodic = PeriodicApi(self._periodic, self.book, self._positions)
         report = StatusReport(
-            node.name,
+            self._config.node.name,
             self._databases,
             self.book,
             jobs,
@@ -284,16 +315,7 @@ class Node:
             spawn,
             lambda: len(self._desk.pending()),
         )
-        look = LookApi(self._config, self._databases, self.book, self._clients.get)
-        links = LinkMetrics(self._periodic, self._samples)
-        proofs = VerifyMetrics(automation.verifies, automation.kept)
-        registry = make_registry(self._totals, jobs.views.running, self._state_dir, links, proofs)
-        ready = _ready(checks, self._periodic)
-        health = health_routes(ready, registry)
-        shown = health_routes(ready, registry, show_checks=True)
-        peer_api = PeerApi(self.identity, node.name, self._databases, backups, jobs, self._workers)
-        listen, admin = parse_address(node.listen), parse_address(node.admin)
-        asked = [
+        return [
             *AdminApi(jobs, backups, checks, report, self._undo).routes(),
             *periodic.admin_routes(),
             *automation.routes(),
@@ -301,34 +323,22 @@ class Node:
             *Leaving(self._periodic, self._databases).routes(),
             *MembersApi(self._periodic, self._databases).routes(),
             *OperatorApi(self._databases, self._periodic.refresh).routes(),
-            *look.admin_routes(),
+            *self._look.admin_routes(),
             *peer_book_routes(self._desk, probe=self._probe, way=self._ways.way),
             *self._people.routes(lookout, jobs, backups, spawn),
         ]
-        await stack.enter_async_context(
-            listen_unix(control_app([*asked, *shown]), Path(node.socket))
-        )
-        routes = [*pair_routes(self._desk), *peer_api.routes(), *periodic.peer_routes()]
-        routes += look.peer_routes()
-        routes += DigestsApi(self._config, self._databases).routes()
-        await stack.enter_async_context(
-            listen_peers(
-                self.book,
-                self.identity,
-                [*routes, *line_routes(self._ways)],
-                listen.host,
-                listen.port,
-                lines=self._lines,
-            )
-        )
-        page = self._people.app(asked, health)
-        await stack.enter_async_context(
-            listen_tcp(page, admin.host, admin.port, tls=self._people.tls)
-        )
-        on_lines = await stack.enter_async_context(
-            serve_given(peer_app(self.book, routes), Limits(request_s=self._lines.times.silence_s))
-        )
-        return LineKeeper(self._config, self.identity, self.book, self._ways, on_lines)
+
+    def _peer_routes(self, backups: Backups, jobs: Jobs) -> list[web.RouteDef]:
+        """What peers may ask, whichever side has opened the connection."""
+        name = self._config.node.name
+        api = PeerApi(self.identity, name, self._databases, backups, jobs, self._workers)
+        return [
+            *pair_routes(self._desk),
+            *api.routes(),
+            *PeriodicApi(self._periodic, self.book, self._positions).peer_routes(),
+            *self._look.peer_routes(),
+            *DigestsApi(self._config, self._databases).routes(),
+        ]
 
     async def _probe(self, peer: Peer) -> None:
         await ping(self._clients.get(peer))

@@ -16,9 +16,9 @@ from peersync.agent.backups import Backups
 from peersync.agent.compare import RowHashes
 from peersync.agent.databases import Databases
 from peersync.agent.delta.api import DeltaApi
+from peersync.agent.describing import describe
 from peersync.agent.jobs import Jobs
 from peersync.agent.jobview import Started
-from peersync.agent.planner import describe
 from peersync.agent.push import refuse_others
 from peersync.agent.workers import Workers
 from peersync.core.errors import NotFound

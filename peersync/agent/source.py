@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
+
 from peersync.agent.delta.giver import Giver
 from peersync.agent.filtered import shapes_for_peer
 from peersync.agent.giveway import GiveWay
@@ -237,33 +239,39 @@ class SourceBackup:
                     lock_timeout_s=self._config.full_sync.lock_timeout_s,
                 )
             )
-            view = taken.view
             catalog = await read_catalog(keeper)
-            refuse_if_gone(self.request, catalog)
-            shapes = await shapes_for_peer(keeper, self._filters, catalog)
-            names = [table_name(t) for t in self.request.tables]
-            shapes = await narrowed(keeper, shapes, catalog, self.request.narrow, names)
-            probed = await probe(keeper) if self.request.compare else None
-            planned = plan_parts(self.request, catalog, shapes, probed)
-            jobs = [j.leaving_alone(alone) for j in planned]
+            jobs = [job.leaving_alone(alone) for job in await self._plan(keeper, catalog)]
             needs_tool = any(job.needs_tool for job in jobs)
             version_num = catalog.server.version_num
             tool = await workers.run(choose, version_num) if needs_tool else None
-            made = Baseline(
-                node_id=self._node_id,
-                snapshot=view.snapshot,
-                taken_at=view.taken_at,
-                vector=taken.vector,
-                group=taken.group,
-            )
-            self._giver = giver = self._make_giver(workers, view, catalog, jobs)
+            self._giver = giver = self._make_giver(workers, taken.view, catalog, jobs)
             kept.callback(giver.close)
-            await workers.run(self._made.plan, [job.part for job in jobs], made)
+            parts = [job.part for job in jobs]
+            await workers.run(self._made.plan, parts, self._baseline(taken))
             self._waiting_for = None
             self._changed.set()
             await self._dump_parts(workers, tool, taken, jobs)
         await workers.run(self._made.end)
         self._changed.set()
+
+    async def _plan(self, keeper: asyncpg.Connection, catalog: DatabaseCatalog) -> list[PartJob]:
+        """The parts of the backup, by what is there, may leave, and was asked for."""
+        refuse_if_gone(self.request, catalog)
+        shapes = await shapes_for_peer(keeper, self._filters, catalog)
+        names = [table_name(t) for t in self.request.tables]
+        shapes = await narrowed(keeper, shapes, catalog, self.request.narrow, names)
+        probed = await probe(keeper) if self.request.compare else None
+        return plan_parts(self.request, catalog, shapes, probed)
+
+    def _baseline(self, taken: Taken) -> Baseline:
+        """What the target may say that it has of this database, once it has committed."""
+        return Baseline(
+            node_id=self._node_id,
+            snapshot=taken.view.snapshot,
+            taken_at=taken.view.taken_at,
+            vector=taken.vector,
+            group=taken.group,
+        )
 
     def _make_giver(
         self, workers: Workers, view: View, catalog: DatabaseCatalog, jobs: Sequence[PartJob]

@@ -1,4 +1,9 @@
-"""The status of a node: what its databases and peers say, read at one moment, worst first."""
+"""The status of a node: what its databases and peers say, read at one moment, worst first.
+
+All are asked at once, and none is waited for because of another: what does not answer is a line
+of the answer. How a link is judged is in `link_status`, and the words for all of it in
+`status_sentence`.
+"""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _sentence(databases: list[DatabaseStatus], links: list[LinkStatus], now: str
     links = [link for link in links if link not in gone]
     for state, words in (
         ("failed", "failed"),
-        ("partly", "left tables out"),
+        ("partly", "left tables or rows out"),
         ("undone", "was undone"),
     ):
         found = [link for link in links if link.state == state]

@@ -175,6 +175,12 @@ class TargetSession:
             else State.PARTLY
         )
 
+    @property
+    def _told_to_stop(self) -> bool:
+        """Not Task.cancelling(): before Python 3.13 a task that fails in a group adds to it."""
+        stopped = self._leaving or self._reason is not None
+        return stopped or self._record.state is State.CANCELLING
+
     async def _attempts(self) -> None:
         retries = Retries(self._backoff)
         while True:
@@ -185,7 +191,7 @@ class TargetSession:
                 error = root_error(group_error)
             except PeersyncError as exc:
                 error = exc
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            if self._told_to_stop:
                 raise asyncio.CancelledError from error  # what failed meanwhile does not undo it
             if isinstance(error, RowsChanged):
                 self._compare_no_more(error)

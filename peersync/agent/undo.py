@@ -1,4 +1,8 @@
-"""Undoes a full sync of this node, and forgets what is kept for it when its time is over."""
+"""Undoes a full sync of this node, and forgets what is kept for it when its time is over.
+
+Owns whether it may be done now, under the database's lease. How rows are put back is in
+`postgres.undo`; what was kept for it is written by the sync's own transaction.
+"""
 
 from __future__ import annotations
 

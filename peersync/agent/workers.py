@@ -1,4 +1,9 @@
-"""Threads for what would block the loop: bounded, and never abandoned while they run."""
+"""Threads for what would block the loop: bounded, and long work is never abandoned while it runs.
+
+What a database or a program is doing for a job ends before the job does: otherwise its statement
+could commit after the job was said to be over. Short work with files may outlive who asked for
+it.
+"""
 
 from __future__ import annotations
 

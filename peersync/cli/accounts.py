@@ -1,4 +1,8 @@
-"""How `admin` and `token` reach the accounts: the agent, or its files while none runs."""
+"""How `admin` and `token` reach the accounts: the agent, or its files while none runs.
+
+Never both: whoever changes the files while an agent runs would be overruled by what it has in
+memory.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ def command(ctx: Context) -> None:
     config = read()
     logs.set_up(config.log.level, config.log.format, ctx.environ)
     node = Node(config, ctx.environ, read, origins=ctx.loaded.origins)
+    gc.freeze()  # what is there for good is not looked through each time many changes are read
     asyncio.run(node.run())
 
 

@@ -7,6 +7,7 @@ and how rows are laid out, alone or side by side.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,9 +15,11 @@ from peersync.cli.context import Context
 from peersync.cli.names import user_name
 from peersync.cli.output import clean, print_out, print_table
 from peersync.core.errors import BadRequest
+from peersync.core.names import quote_ident
 
 T = TypeVar("T")
 SHOWN_CHARS = 60
+_PLAIN = re.compile("[a-z_][a-z0-9_$]*")  # needs no quotes
 Values = Mapping[str, str | None]
 
 
@@ -76,6 +79,15 @@ def print_row(ctx: Context, heading: str, row: Values) -> None:
 
 def row_name(schema: str, table: str, key: str | None) -> str:
     return f"{schema}.{table} {key or ''}".rstrip()
+
+
+def shown_table(schema: str, table: str) -> str:
+    """A table as the commands take it: quoted where its name needs that."""
+    return f"{_quoted(schema)}.{_quoted(table)}"
+
+
+def _quoted(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quote_ident(name)
 
 
 def side_by_side(

@@ -15,13 +15,13 @@ from peersync.cli.asking import (
     print_facts,
     print_row,
     row_name,
+    shown_table,
     side_by_side,
 )
 from peersync.cli.conflicts_bulk import bulk_options, one_or_all, settle
 from peersync.cli.context import Context
 from peersync.cli.options import database_option, limit_option, null_option
 from peersync.cli.output import emit_json, print_err, print_out, print_table, stamp
-from peersync.cli.tables_cmd import shown_table
 from peersync.core.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -1,4 +1,8 @@
-"""What `peersync pull` and `peersync push` share: plan, question, start, progress, result."""
+"""What `peersync pull` and `peersync push` share: plan, question, start, progress, result.
+
+`join`, `merge` and `rebaseline` are made of the same. The sync belongs to the agent: from here it
+is only asked for and watched.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,8 @@ def _print(ctx: Context, links: list[LinkView]) -> None:
             print_out(f"{link.database}, {clean(link.peer)}: {words}")
     if {link.state for link in links} - {"expired"} == {"in sync"}:
         print_out("")
-        print_out("Each side has applied everything that the other has.")
+        of = "" if all(link.direction == "both" for link in links) else " and gives it"
+        print_out(f"Each side has applied everything that the other has{of}.")
 
 
 def _amount(changes: int | None, age_s: float | None) -> str | None:

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from peersync.cli.asking import get, post
+from peersync.cli.asking import get, post, shown_table
 from peersync.cli.context import EXIT_PARTLY, Context
 from peersync.cli.options import database_option
 from peersync.cli.output import emit_json, flat, print_err, print_out, print_table
-from peersync.core.names import quote_ident
 
 if TYPE_CHECKING:
     from peersync.postgres.log.chosen import TableView
 
 PATH = "/api/admin/tables"
 MEMBERS = "/api/admin/members"
-_PLAIN = re.compile("[a-z_][a-z0-9_$]*")  # needs no quotes
 _UNTIL_NOW = "changes made here meanwhile were not caught: a full sync brings both sides together"
-
-
-def shown_table(schema: str, table: str) -> str:
-    """A table as the commands take it: quoted where its name needs that."""
-    return f"{_quoted(schema)}.{_quoted(table)}"
-
-
-def _quoted(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) else quote_ident(name)
 
 
 @click.group()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from peersync.transport.local import AgentClient
 
 PATH: Final = "/api/admin/verify"
-LOOK_S: Final = 0.25
+LOOK_S: Final = 0.25  # between two looks at one that runs
 EXIT_CODES: Final = {"identical": 0, "differs": 4, "in flight": 3, "partly": 3}
 _WORST_FIRST: Final = (4, 5, 1, 8, 3, 130)
 _FIRST_WORDS: Final = ("run", "list", "show", "tables", "cancel")
@@ -202,13 +202,11 @@ async def watched(
     """Until it has ended."""
     from peersync.cli.verify_view import Line
 
-    pause_s = LOOK_S / 8  # most are ended soon
     with Line(quiet=ctx.quiet or ctx.json) as line:
         while view.state in ("waiting", "running"):
             line.show(view)
-            await asyncio.sleep(pause_s)
-            pause_s = min(LOOK_S, 1.5 * pause_s)
-            view = await agent.get(f"{PATH}/{view.id}", type(view))
+            waited = {"wait": str(LOOK_S)}  # the agent answers at once when it has ended
+            view = await agent.get(f"{PATH}/{view.id}", type(view), params=waited)
     return await agent.get(f"{PATH}/{view.id}/values", type(view)) if values else view
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
@@ -31,6 +32,27 @@ class ForeignKey:
     child_columns: tuple[str, ...]
     parent_columns: tuple[str, ...]
     operators: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: Iterable[Any]) -> ForeignKey:
+        """From a row of `foreign_keys_of`."""
+        (
+            name, validated, period, child, child_schema, child_name, parent_schema, parent_name,
+            partitioned, parents, child_columns, parent_columns, operators,
+        ) = row  # fmt: skip
+        return cls(
+            name=name,
+            validated=validated,
+            period=period,
+            child=child,
+            child_name=TableName(child_schema, child_name),
+            parent_name=TableName(parent_schema, parent_name),
+            partitioned=partitioned,
+            parents=frozenset(parents),
+            child_columns=tuple(child_columns),
+            parent_columns=tuple(parent_columns),
+            operators=tuple(operators),
+        )
 
     @property
     def child_sql(self) -> str:
@@ -73,25 +95,7 @@ def read_foreign_keys(connection: psycopg.Connection, oids: Sequence[int]) -> li
         .execute(queries("catalog")["foreign_keys_of"], (list(oids),))
         .fetchall()
     )
-    return [
-        ForeignKey(
-            name=name,
-            validated=validated,
-            period=period,
-            child=child,
-            child_name=TableName(child_schema, child_name),
-            parent_name=TableName(parent_schema, parent_name),
-            partitioned=partitioned,
-            parents=frozenset(parents),
-            child_columns=tuple(child_columns),
-            parent_columns=tuple(parent_columns),
-            operators=tuple(operators),
-        )
-        for (
-            name, validated, period, child, child_schema, child_name, parent_schema, parent_name,
-            partitioned, parents, child_columns, parent_columns, operators,
-        ) in rows
-    ]  # fmt: skip
+    return [ForeignKey.of(row) for row in rows]
 
 
 def moves(key: ForeignKey, parent: TableLoad) -> bool:

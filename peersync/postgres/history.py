@@ -1,4 +1,8 @@
-"""The durable record of full syncs: written while they run, read by everyone."""
+"""The durable record of full syncs: written while they run, read by everyone.
+
+One row of `peersync.full_sync_sessions` in each of both databases. It says what was, and decides
+nothing: that a sync has committed is written by the sync's own transaction (`restore`).
+"""
 
 from __future__ import annotations
 

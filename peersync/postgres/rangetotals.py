@@ -122,6 +122,18 @@ async def cuts(conn: asyncpg.Connection, shape: Shape) -> Cuts:
     return Cuts(bounds=_bounds(rows, order, size), ordered=True, brief=size <= BRIEF_BYTES)
 
 
+async def spread_keys(conn: asyncpg.Connection, shape: Shape, most: int) -> tuple[Key, ...]:
+    """Some keys, in order and about as far from each other; none where no index has them so."""
+    order = await read_order(conn, shape)
+    if not shape.key or not order.indexed or not shape.only:
+        return ()
+    size = await conn.fetchval(queries("digest")["size"], shape.table.schema, shape.table.name)
+    percent = 100 * _SAMPLED_PAGES * _PAGE_BYTES / max(size, 1)
+    keys = [key_of(row, order) for row in await conn.fetch(_sample_sql(order, shape, percent))]
+    picked = (keys[(2 * n + 1) * len(keys) // (2 * most)] for n in range(most) if keys)
+    return tuple(dict.fromkeys(picked))
+
+
 def _sample_sql(order: Order, shape: Shape, percent: float) -> str:
     """Keys of some pages, in order, each with the correlation of all of them."""
     keys = ", ".join(f"s.k{n}" for n in range(1, order.width + 1))

@@ -3,10 +3,11 @@
 PostgreSQL's own hash functions are fast, and follow `=`: to them 1.0 is 1.00, -0.0 is 0.0, one
 month is 30 days, an array is its elements, an enum is an oid, and a bigint is the xor of its
 halves. So only types whose hash sees every bit are hashed as they are; a bigint with its upper
-half once more as seed; numeric and times as their binary form; everything else as what its output
-function writes. Each column has a seed of its own and the columns' hashes are put together by xor,
-which costs a tenth of a ROW(); then the row is hashed once more, because two rows that swap
-values would cancel out in a block of them.
+half once more as seed; times as their binary form in hexadecimal digits; everything else as what
+its output function writes. A ROW() around a value costs more than its digits do, so only a long
+bytea gets one, which then is not written out at twice its length. Each column has a seed of its own
+and the columns' hashes are put together by xor; then the row is hashed once more, because two rows
+that swap values would cancel out in a block of them.
 
 Where two servers do not hash alike, and for 128 bits, a row is the SHA-256 of its text in UTF-8.
 """
@@ -21,9 +22,7 @@ from typing import Final
 from peersync.core.names import TableName, quote_ident
 
 _C: Final = 'COLLATE pg_catalog."C"'
-_AS_IS: Final = frozenset({"date", "bytea"})  # only as fields of a record, before PostgreSQL 18
 _SENT: Final = {
-    "numeric": "numeric_send",
     "interval": "interval_send",
     "time without time zone": "time_send",
     "timestamp without time zone": "timestamp_send",
@@ -40,10 +39,13 @@ _OWN: Final = {
     "text": 'hashtextextended({x} COLLATE pg_catalog."C", {s})',
     "character varying": 'hashtextextended({x} COLLATE pg_catalog."C", {s})',
 }
+# What their output functions write, called by name: a cast to text may be somebody's own.
+_WRITTEN: Final = {"numeric": "numeric_out", "jsonb": "jsonb_out", "json": "json_out"}
+_TEXT: Final = 'hashtextextended({text} COLLATE pg_catalog."C", {seed})'
+_LONG_BYTES: Final = 128  # below it hexadecimal digits cost less than a record
 # Without the blanks at its end, which a type of fixed length has as many of as fit.
 _FIXED: Final = 'hashbpcharextended({x} COLLATE pg_catalog."C", {s})'
 _FLOATS: Final = {"real": "hashfloat4extended", "double precision": "hashfloat8extended"}
-_MANY_FIELDS: Final = 800  # a ROW() has room for 1664
 _MASK: Final = (1 << 64) - 1
 _LENGTH: Final = re.compile(r"\(\d+(,-?\d+)?\)")
 
@@ -96,19 +98,10 @@ def row_hash(shape: Shape) -> str:
     if shape.wide or shape.portable:
         return portable_hash(_text_row(shape.columns), wide=shape.wide)
     hashes: list[str] = []
-    fields: list[str] = []
     for n, (name, type_name) in enumerate(zip(shape.columns, shape.types, strict=True)):
-        column, base = f"t.{quote_ident(name)}", base_type(type_name)
-        field = None if name in shape.as_text else _field(column, base)
-        if field is not None and len(fields) < _MANY_FIELDS:
-            fields.append(field)
-            continue
-        own = None if name in shape.as_text else _own_hash(column, type_name, _seed(2 * n + 1))
-        own = own or _hash_of_text(column, _seed(2 * n + 1))
-        hashes.append(f"coalesce({own}, {_seed(2 * n + 2)})")
-    if fields:
-        record = f"ROW({', '.join(fields)})"
-        hashes.append(f"pg_catalog.hash_record_extended({record}, {_seed(0)})")
+        column, seed = f"t.{quote_ident(name)}", _seed(2 * n + 1)
+        own = None if name in shape.as_text else _own_hash(column, type_name, seed)
+        hashes.append(f"coalesce({own or _hash_of_text(column, seed)}, {_seed(2 * n + 2)})")
     return f"pg_catalog.hashint4extended(0, {_xor(hashes)})"
 
 
@@ -149,20 +142,29 @@ def copies_hash(shape: Shape, row: str, copies: str) -> str:
     return text_hash(text)
 
 
-def _field(column: str, base: str) -> str | None:
-    """What stands for the column in a record; None where it is hashed on its own."""
-    if base in _AS_IS:
-        return column
-    return f"pg_catalog.{_SENT[base]}({column})" if base in _SENT else None
-
-
 def _own_hash(column: str, type_name: str, seed: str) -> str | None:
     """A hash that sees all of the column, or NULL; None where only its text will do."""
     base = base_type(type_name)
     if base in _FLOATS:  # whose hash takes -0 for 0
-        zero = f"pg_catalog.hashtextextended({column}::text {_C}, {seed})"
+        zero = _of_text(f"{column}::text", seed)
         other = f"pg_catalog.{_FLOATS[base]}({column}, {seed})"
         return f"CASE WHEN {column} = 0 THEN {zero} ELSE {other} END"
+    if base == "date":  # an infinite one is no number of days
+        days = f"pg_catalog.hashint4extended({column} - '2000-01-01'::date, {seed})"
+        never = _of_text(f"{column}::text", seed)
+        return f"CASE WHEN pg_catalog.isfinite({column}) THEN {days} ELSE {never} END"
+    if base == "bytea":
+        long = f"pg_catalog.hash_record_extended(ROW({column}), {seed})"
+        short = _of_text(_digits(column), seed)
+        return (
+            f"CASE WHEN pg_catalog.octet_length({column}) > {_LONG_BYTES} "
+            f"THEN {long} ELSE {short} END"
+        )
+    if base in _SENT:
+        return _of_text(_digits(f"pg_catalog.{_SENT[base]}({column})"), seed)
+    written = "array_out" if base.endswith("[]") else _WRITTEN.get(base)
+    if written is not None:
+        return _of_text(f"pg_catalog.textin(pg_catalog.{written}({column}))", seed)
     if base == "character" and base != type_name:
         form = _FIXED
     elif base in _OWN:
@@ -172,9 +174,17 @@ def _own_hash(column: str, type_name: str, seed: str) -> str | None:
     return "pg_catalog." + form.format(x=column, s=seed)
 
 
+def _digits(binary: str) -> str:
+    return f"pg_catalog.encode({binary}, 'hex')"
+
+
+def _of_text(text: str, seed: str) -> str:
+    return "pg_catalog." + _TEXT.format(text=text, seed=seed)
+
+
 def _hash_of_text(column: str, seed: str) -> str:
     """By its output function: `::text` of a bpchar drops blanks. A row of NULLs is not NULL."""
-    text = f"pg_catalog.hashtextextended(pg_catalog.concat({column}) {_C}, {seed})"
+    text = _of_text(f"pg_catalog.concat({column})", seed)
     return f"CASE WHEN pg_catalog.num_nulls({column}) = 0 THEN {text} END"
 
 

@@ -7,18 +7,19 @@ socket may do everything. Errors of the agent come out as the classes that it ra
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
-from urllib.parse import quote
-
-import aiohttp
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 from peersync.core.errors import AgentNotRunning, BadRequest, Denied, NotFound, PeersyncError
 from peersync.transport.problems import MAX_PROBLEM_BYTES, from_problem
-from peersync.transport.sse import Event, EventParser
+from peersync.transport.unixhttp import Answer, BrokenAnswer, NotConnected, request
 from peersync.wire.codec import decode, encode
+
+if TYPE_CHECKING:  # each command loads this module, and hardly any reads events
+    from peersync.transport.sse import Event
 
 T = TypeVar("T")
 
@@ -33,15 +34,8 @@ class AgentClient:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            "http://localhost",
-            connector=aiohttp.UnixConnector(str(self._path)),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
         return self
 
     async def __aexit__(
@@ -50,8 +44,7 @@ class AgentClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        """Nothing is left open: each question has a connection of its own."""
 
     async def get(self, path: str, kind: type[T], *, params: Mapping[str, str] | None = None) -> T:
         return await self._call("GET", path, None, kind, params)
@@ -83,12 +76,17 @@ class AgentClient:
 
         AgentNotRunning when the agent goes away: ask again with the last event's id.
         """
+        from peersync.transport.sse import EventParser
+
         headers = {"Accept": "text/event-stream"}
         if after is not None:
             headers["Last-Event-ID"] = after
         parser = EventParser()
-        async with self._open("GET", path, None, None, EVENT_READ_S, headers) as response:
-            async for piece in response.content.iter_any():
+        async with (
+            self._open("GET", path, None, None, EVENT_READ_S, headers) as response,
+            aclosing(response.pieces()) as pieces,
+        ):
+            async for piece in pieces:
                 for event in parser.feed(piece):
                     yield event
 
@@ -113,28 +111,33 @@ class AgentClient:
         params: Mapping[str, str] | None,
         read_s: float,
         headers: Mapping[str, str],
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        assert self._session is not None, "use async with"
+    ) -> AsyncIterator[Answer]:
         try:
             path, data = _checked(path), None if body is None else encode(body)
         except UnicodeEncodeError as error:
             raise BadRequest(
                 "what was typed has bytes that are no text in UTF-8", hint="type the name again"
             ) from error
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=read_s)
+        target = f"{path}?{urlencode(params)}" if params else path
         try:
-            async with self._session.request(
-                method, path, data=data, params=params, headers=headers, timeout=timeout
+            async with request(
+                self._path,
+                method,
+                target,
+                body=data,
+                headers=headers,
+                connect_s=CONNECT_S,
+                read_s=read_s,
             ) as response:
                 if response.status >= 400 and response.content_type != "application/json":
-                    problem = await response.content.read(MAX_PROBLEM_BYTES)
+                    problem = (await response.read(MAX_PROBLEM_BYTES))[:MAX_PROBLEM_BYTES]
                     raise _explained(from_problem(response.status, problem))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (NotConnected, BrokenAnswer, OSError) as error:  # TimeoutError is one
             raise self._translate(error) from error
 
     def _translate(self, error: Exception) -> PeersyncError:
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        cause = error.__cause__ if isinstance(error, NotConnected) else error
         if isinstance(cause, PermissionError):
             return Denied(
                 f"this user may not open the agent's socket {self._path}",
@@ -144,7 +147,7 @@ class AgentClient:
             return AgentNotRunning(
                 "the agent does not answer", hint="systemctl status peersync-agent"
             )
-        if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error, NotConnected):
             return AgentNotRunning(
                 f"no agent is running (nobody listens on {self._path})",
                 hint="start it: systemctl start peersync-agent, or: peersync agent",

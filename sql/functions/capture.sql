@@ -54,7 +54,7 @@ AS $$
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
        AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
-                         'image_sql', 'key_sql', 'key_field', 'quick_stamp')
+                         'began_sql', 'image_sql', 'image_fits_sql', 'key_sql', 'key_field', 'quick_stamp')
 $$;
 
 -- What is written at the head of a generated function; another one means: make it again.
@@ -80,8 +80,8 @@ BEGIN
     body := format($body$
 /* peersync %1$s */
 DECLARE
-    before    pg_catalog.jsonb;
-    statement pg_catalog.text := EXTRACT(epoch FROM pg_catalog.statement_timestamp());
+    before pg_catalog.jsonb;
+    logged pg_catalog.text;
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
@@ -120,7 +120,7 @@ BEGIN
             INSERT INTO peersync.change (tbl, shape, op)
             VALUES (%9$s, peersync.table_shape(TG_RELID), 'X');
         END;
-        statement := pg_catalog.set_config('peersync.logged', statement, true);
+        logged := pg_catalog.set_config('peersync.logged', %14$s, true);
     END IF;
     IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(%11$s, %12$s) THEN
         PERFORM peersync.wake();
@@ -136,7 +136,7 @@ END $body$,
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
              ELSE format('INSERT INTO peersync.change (tbl, shape, op) VALUES (%s, %L::pg_catalog.int8, ''T'')',
                          tbl, peersync.facts_shape(facts)) END,
-        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick);
+        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick, peersync.began_sql());
     RETURN format(
         'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
         'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,

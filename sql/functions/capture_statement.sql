@@ -16,27 +16,38 @@ EXCEPTION WHEN OTHERS THEN
     RETURN NULL;
 END $$;
 
+-- SQL of whether the text of a row, fields of alias `a`, is so short that any server can build it:
+-- each column has its share of 200 MB. Null where that needs no asking.
+CREATE OR REPLACE FUNCTION peersync.image_fits_sql(facts jsonb, a text)
+RETURNS text LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('GREATEST(%s, 0) OPERATOR(pg_catalog.<) %s', k.sizes,
+                             200000000 / k.growth / k.wide), ' AND ' ORDER BY k.growth)
+      FROM (SELECT g.growth, (sum(count(*)) OVER ())::integer AS wide,
+                   string_agg(format('pg_catalog.%s(%s.%I)', g.measure, a, c ->> 0), ', '
+                              ORDER BY n) AS sizes
+              FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)
+              JOIN (VALUES ('text', 2, 'octet_length'), ('any', 256, 'pg_column_size'))
+                   AS g (kind, growth, measure) ON g.kind = c ->> 3
+             WHERE (c ->> 2)::boolean GROUP BY g.growth, g.measure) AS k
+$$;
+
 -- SQL of a row's image: alias `a` of the table itself (whole) or of something with its columns.
 CREATE OR REPLACE FUNCTION peersync.image_sql(facts jsonb, a text, whole boolean)
 RETURNS text LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN s.size IS NULL THEN format('pg_catalog.textin(pg_catalog.record_out(%s))', s.r)
-           ELSE format('CASE WHEN %s < 200000000 THEN pg_catalog.textin(pg_catalog.record_out(%s))'
-                       ' ELSE peersync.try_image(%s) END', s.size, s.r, s.r) END
+    SELECT CASE WHEN f.fits IS NULL THEN format('pg_catalog.textin(pg_catalog.record_out(%s))', s.r)
+           ELSE format('CASE WHEN %s THEN pg_catalog.textin(pg_catalog.record_out(%s))'
+                       ' ELSE peersync.try_image(%s) END', f.fits, s.r, s.r) END
       FROM (SELECT CASE WHEN whole AND bool_and((c ->> 2)::boolean) THEN a || '.*'
                         ELSE 'ROW(' || string_agg(CASE WHEN (c ->> 2)::boolean
                                                        THEN format('%s.%I', a, c ->> 0)
                                                        ELSE 'NULL' END, ', ' ORDER BY n) || ')'
-                        END AS r,
-                   string_agg(CASE c ->> 3
-                       WHEN 'text' THEN format(
-                           'coalesce(2 * pg_catalog.octet_length(%s.%I)::int8, 0)', a, c ->> 0)
-                       ELSE format(
-                           'coalesce(256 * pg_catalog.pg_column_size(%s.%I)::int8, 0)', a, c ->> 0)
-                       END, ' + ' ORDER BY n)
-                       FILTER (WHERE (c ->> 2)::boolean AND c ->> 3 IS NOT NULL) AS size
+                        END AS r
               FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)) AS s
+     CROSS JOIN (SELECT peersync.image_fits_sql(facts, a) AS fits) AS f
 $$;
 
 -- The statement that logs what one of the user's did.
@@ -118,10 +129,16 @@ BEGIN
         peersync.image_sql(facts, 't', true), scan, found_, kept);
 END $$;
 
--- The same as a piece of a generated function, whose `statement` names the client's statement: it
--- takes the rows as the statement left them only while the client's statement has logged none. An
--- update of one row is told by joining old and new: of two rows, a pair differs at once. It then
--- needs no look for keys that are gone, which costs a quarter more.
+-- SQL of when the client's statement began, as a text that no setting has a say in.
+CREATE OR REPLACE FUNCTION peersync.began_sql()
+RETURNS text LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT 'pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.statement_timestamp()), ''hex'')' $$;
+
+-- The same as a piece of a generated function: it takes the rows as the statement left them only
+-- while the client's statement has logged none. An update of one row that kept its key needs no
+-- look for keys that are gone: it is tried first, and logs nothing where it was another update.
+-- A variable `logged` is set, because PERFORM would cost a run of the executor.
 CREATE OR REPLACE FUNCTION peersync.capture_choice(
     facts jsonb, tbl integer, keep_old boolean, op text, source text)
 RETURNS text LANGUAGE plpgsql STABLE
@@ -130,25 +147,21 @@ AS $$
 DECLARE
     plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
     looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
-    same   text := '';
 BEGIN
     IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
         RETURN plain;
     END IF;
     IF plain <> looked THEN
         IF op = 'UPDATE' AND source = 'x' THEN
-            same := format('ELSIF NOT EXISTS (SELECT FROM x, y WHERE pg_catalog.record_image_ne(%s, %s)) THEN %s; ',
-                (SELECT format('ROW(%s)', string_agg(format('x.%I', k ->> 0), ', '))
-                   FROM jsonb_array_elements(facts -> 'key') AS k),
-                (SELECT format('ROW(%s)', string_agg(format('y.%I', k ->> 0), ', '))
-                   FROM jsonb_array_elements(facts -> 'key') AS k),
-                peersync.capture_statement(facts, tbl, keep_old, 'SAME', source));
+            plain := format('%s; IF NOT FOUND THEN PERFORM FROM x LIMIT 1; '
+                            'IF FOUND THEN %s; END IF; END IF',
+                            peersync.capture_statement(facts, tbl, keep_old, 'SAME', source), plain);
         END IF;
-        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
-                        '%s; %sELSE %s; END IF', looked, same, plain);
+        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = %s THEN %s; '
+                        'ELSE %s; END IF', peersync.began_sql(), looked, plain);
     END IF;
-    RETURN plain || '; IF FOUND THEN '
-                    'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
+    RETURN plain || format('; IF FOUND THEN logged := '
+        'pg_catalog.set_config(''peersync.logged'', %s, true); END IF', peersync.began_sql());
 END $$;
 
 -- The rows as the statement left them: of tables without a key, of those that we may not read,
@@ -165,12 +178,25 @@ DECLARE
     old_key text := coalesce(peersync.key_sql(facts, old_alias), 'NULL::pg_catalog.text');
     new_key text := coalesce(peersync.key_sql(facts, new_alias), 'NULL::pg_catalog.text');
     old_row text := peersync.image_sql(facts, old_alias, false);
-    new_row text := peersync.image_sql(facts, new_alias, false);
-    sure    boolean := new_row NOT LIKE '%try_image%';  -- its text can be built
+    -- the fields of a partition have an order of their own
+    whole   boolean := new_alias = 'x' AND NOT (facts ->> 'partitioned')::boolean;
+    new_row text := peersync.image_sql(facts, new_alias, whole);
+    sure    boolean := peersync.image_fits_sql(facts, new_alias) IS NULL;
     letter  text := CASE WHEN keyed AND op IN ('UPDATE', 'SAME') THEN 'U' ELSE 'I' END;
+    -- what tells keys apart: their texts, or a value that is the same where it is equal
+    one     text := facts #>> '{key,0,0}';
+    simple  boolean := jsonb_array_length(facts -> 'key') = 1 AND (
+        SELECT c ->> 1 IN ('smallint', 'integer', 'bigint', 'uuid', 'date')
+          FROM jsonb_array_elements(facts -> 'columns') AS c WHERE c ->> 0 = one);
+    old_id  text := CASE WHEN simple THEN format('%s.%I', old_alias, one) ELSE old_key END;
+    new_id  text := CASE WHEN simple THEN format('%s.%I', new_alias, one) ELSE new_key END;
     gone    text;
     there   text;
 BEGIN
+    IF op = 'SAME' THEN  -- y has one row, of the same key
+        news := format('%s WHERE ARRAY[%s] OPERATOR(pg_catalog.=) ARRAY(SELECT %s FROM %s LIMIT 2)',
+                       news, new_id, old_id, olds);
+    END IF;
     gone := format('SELECT %s, %s, %L::pg_catalog."char", %s, %s, %s FROM %s', tbl, shape, 'D', old_key,
                    CASE WHEN keyed THEN 'NULL::pg_catalog.text' ELSE old_row END,
                    CASE WHEN keyed AND keep_old THEN old_row ELSE 'NULL::pg_catalog.text' END, olds);
@@ -187,9 +213,10 @@ BEGIN
         THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
              || ' UNION ALL ' || there
         WHEN keyed THEN format(
-             'SELECT %s, %s, %L::pg_catalog."char", g.key, NULL::pg_catalog.text, NULL::pg_catalog.text'
+             'SELECT %s, %s, %L::pg_catalog."char", %s, NULL::pg_catalog.text, NULL::pg_catalog.text'
              ' FROM (SELECT %s AS key FROM %s EXCEPT SELECT %s FROM %s) AS g UNION ALL %s',
-             tbl, shape, 'D', old_key, olds, new_key, news, there)
+             tbl, shape, 'D', CASE WHEN simple THEN 'ROW(g.key)::pg_catalog.text' ELSE 'g.key' END,
+             old_id, olds, new_id, news, there)
         ELSE gone || ' UNION ALL ' || there END;
 END $$;
 

@@ -17,6 +17,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off  -- how much of the table a range of xids holds, the planner can only guess
 SET jit = off
+SET work_mem = '32MB'  -- a backlog is counted in memory
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -76,13 +77,13 @@ BEGIN
     ), clocked AS (
         -- hlc = greatest(its own time, the hlc before + 1), without a loop
         SELECT p.*, p.nth + greatest(ours.hlc, max(peersync.micros(p.at) - p.nth)
-                                               OVER (ORDER BY p.nth)) AS hlc
+                                               OVER (ORDER BY p.last ROWS UNBOUNDED PRECEDING)) AS hlc
           FROM placed AS p
     ), written AS (
         INSERT INTO peersync.transaction
                (origin, position, hlc, kind, xid, changes, bytes, at, seen)
         SELECT ours.origin, ours.position + k.nth, k.hlc, 'd', k.xid, k.changes, k.bytes, k.at, vector
-          FROM clocked AS k ORDER BY k.nth
+          FROM clocked AS k ORDER BY k.last
         RETURNING position, hlc)
     SELECT count(*), max(w.position), max(w.hlc)
       INTO publish.published, publish."position", publish.hlc FROM written AS w;

@@ -14,13 +14,17 @@ SELECT pg_catalog.getdatabaseencoding() || ' ' || pg_catalog.hashint4extended(0,
            # pg_catalog.hashfloat4extended(1.5::float4, 8)
            # pg_catalog.hashfloat8extended(-1e300::float8, 9)
            # pg_catalog.hashfloat8extended('NaN'::float8, 10)
-           # pg_catalog.hash_record_extended(ROW(
-               NULL::bytea, '0044-03-15 BC'::date, '\x00ff10'::bytea,
-               pg_catalog.numeric_send(-1234.500),
-               pg_catalog.timestamptz_send('2024-02-29 12:34:56.789012+00')), 11)
+           # pg_catalog.hashint4extended('0044-03-15 BC'::date - '2000-01-01'::date, 11)
+           # pg_catalog.hash_record_extended(ROW('\x00ff10'::bytea), 12)
            # pg_catalog.hashtextextended(pg_catalog.concat(
-               ROW(1.0::float8, '[0:1]={1,2}'::int[], '{"b": 1, "a": null}'::jsonb))
-               COLLATE pg_catalog."C", 12))::text AS probe;
+               pg_catalog.encode('\x00ff10'::bytea, 'hex'),
+               pg_catalog.encode(pg_catalog.timestamptz_send('2024-02-29 12:34:56.789012+00'), 'hex'),
+               pg_catalog.encode(pg_catalog.interval_send('1 mon -2 days 00:00:03.5'), 'hex'),
+               pg_catalog.textin(pg_catalog.numeric_out(-1234.500)),
+               pg_catalog.textin(pg_catalog.jsonb_out('{"b": 1.0, "a": null}'::jsonb)),
+               pg_catalog.textin(pg_catalog.array_out('[0:1]={1,2}'::int[])),
+               ROW(1.0::float8, NULL::text, 'x'))
+               COLLATE pg_catalog."C", 13))::text AS probe;
 
 -- name: column_types
 -- The types of some columns of a table, null for those that are not there.

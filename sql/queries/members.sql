@@ -103,14 +103,25 @@ SELECT;
 UPDATE peersync.replica
    SET origin = $1, state = 'joining', reason = 'it is being taken anew', position = 0;
 
+-- name: last_said
+-- The last transaction of this database that others answer to: to heartbeats nobody does. Of what
+-- the log does not keep any more all have told that they have it.
+SELECT coalesce(max(t.position), 0)
+  FROM peersync.transaction AS t
+ WHERE t.origin = (SELECT origin FROM peersync.replica) AND t.kind <> 'b';
+
 -- name: note_earlier
 -- What this database was before it took a new origin. It may have had several: the one that it
--- published under last is not told by what the others know of them.
+-- published under last is not told by what the others know of them. Its place among those that
+-- draw numbers stays: its sequences are as they were.
 -- $1 new origin, $2 the one before, $3 which way its rows went
-UPDATE peersync.member
+UPDATE peersync.member AS m
    SET info = info || pg_catalog.jsonb_build_object('before',
                   pg_catalog.jsonb_build_object('origin', $2::bigint, 'direction', $3::text))
- WHERE origin = $1;
+           || coalesce((SELECT pg_catalog.jsonb_build_object('sequences', e.info->'sequences')
+                          FROM peersync.member AS e
+                         WHERE e.origin = $2 AND e.info ? 'sequences'), '{}')
+ WHERE m.origin = $1;
 
 -- name: earlier_origin
 -- The origin that this database had before the one that it joins with; no row at a first join.
@@ -129,9 +140,11 @@ UPDATE peersync.replica
 
 -- name: disown
 -- What was published under the origin that this database shares with the one it is a copy of
--- becomes that of an origin which nobody knows: none of it counts as sent.
+-- becomes that of an origin which nobody knows: none of it counts as sent. The place among those
+-- that draw numbers stays with the other one.
 -- $1 an origin that nobody has, $2 node id
 WITH own AS (SELECT origin FROM peersync.replica),
-     a AS (UPDATE peersync.member SET origin = $1, node_id = $2 WHERE origin IN (SELECT origin FROM own)),
+     a AS (UPDATE peersync.member SET origin = $1, node_id = $2, info = info - 'sequences'
+            WHERE origin IN (SELECT origin FROM own)),
      b AS (UPDATE peersync.transaction SET origin = $1 WHERE origin IN (SELECT origin FROM own))
 UPDATE peersync.replica SET origin = $1, node_id = $2;

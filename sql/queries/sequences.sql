@@ -55,7 +55,8 @@ UPDATE peersync.member
  WHERE origin = (SELECT origin FROM peersync.replica);
 
 -- name: members
--- Those that draw numbers: the founder first, then in the order in which they joined.
+-- Those that draw numbers: the founder first, then in the order in which they joined, as far as
+-- they did by the same sponsor: whoever takes a place asks all others which ones are taken.
 SELECT origin, node_id, node_name, state
   FROM peersync.member
  WHERE state IN ('member', 'joining')

@@ -11,7 +11,14 @@ import pytest
 from peersync.postgres.migrate import migrate
 from peersync.postgres.pool import PINNED
 from tests.integration.log_rig import Connect, open_connection
-from tests.plugins.clusters import Database
+from tests.plugins.clusters import Database, MakeDatabase
+
+
+@pytest.fixture
+async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
+    """What is entered here ends before the databases do."""
+    async with AsyncExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

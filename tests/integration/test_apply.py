@@ -23,12 +23,6 @@ CREATE TABLE public.heap (x int, y text);
 """
 
 
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
 @pytest.fixture(params=[15, 18])
 async def two(
     request: pytest.FixtureRequest, stack: AsyncExitStack, make_database: MakeDatabase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -69,12 +68,6 @@ CREATE TYPE public.mood AS ENUM ('sad', 'it''s "ok"');
 CREATE TYPE public.pair AS (a int, b text);
 CREATE DOMAIN public.positive AS int CHECK (value > 0);
 """
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def pair(stack: AsyncExitStack, make: MakeDatabase, sql: str, other: int = 18) -> list[Node]:

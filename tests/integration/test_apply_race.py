@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -28,12 +27,6 @@ SELECT DISTINCT ON (e.key) e.key, e.hlc, e.origin,
        CASE WHEN e.op = 'D' THEN NULL ELSE e.image END
   FROM peersync.entry e
  ORDER BY e.key, e.hlc DESC, e.origin DESC, e.position DESC, e.ordinal DESC"""
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def write_for_a_while(node: Node, name: str, seed: int, until: float) -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from tests.plugins import waiting
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.nodes import MakeNode, Node
 from tests.plugins.proxy import Proxy
+from tests.plugins.waiting import eventually
 
 ROWS = 60_000
 MAKE = f"""
@@ -62,10 +62,6 @@ def same(one: Node, other: Node) -> bool:
     return one.database.psql(SUM) == other.database.psql(SUM)
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    waiting.eventually("what the test asks", condition)
-
-
 def test_the_outer_server_pulls_from_the_inner_one(walled: Walled) -> None:
     walled.inside.database.psql("CREATE TABLE items (id int PRIMARY KEY, v int)")
     walled.inside.database.psql("INSERT INTO items SELECT i, i FROM generate_series(1, 999) i")
@@ -98,10 +94,10 @@ def test_pushes_work_in_both_directions(walled: Walled) -> None:
 def pulling(walled: Walled) -> Iterator[subprocess.Popen[bytes]]:
     """The outer one pulls so much that there is time to do something to it meanwhile."""
     walled.inside.database.psql(MAKE)
-    eventually(lambda: walled.way() == "by its own connections")
+    eventually("a way", lambda: walled.way() == "by its own connections")
     before = walled.proxy.up_bytes
     process = walled.outside.popen("pull", "server-a", "--yes", "-q")
-    eventually(lambda: walled.proxy.up_bytes - before > 300_000)
+    eventually("bytes", lambda: walled.proxy.up_bytes - before > 300_000)
     assert process.poll() is None
     yield process
     process.kill()
@@ -141,7 +137,7 @@ def test_the_outer_agent_dies_in_the_middle(
 
 
 def test_no_lines_are_opened_where_the_owner_wants_none(walled: Walled) -> None:
-    eventually(lambda: walled.way() == "by its own connections")
+    eventually("a way", lambda: walled.way() == "by its own connections")
     walled.inside.stop()
     walled.inside.env["PEERSYNC_NETWORK_REVERSE_LINES"] = "false"
     walled.inside.start()
@@ -150,7 +146,7 @@ def test_no_lines_are_opened_where_the_owner_wants_none(walled: Walled) -> None:
 
 
 def test_a_removed_peer_has_no_lines_any_more(walled: Walled) -> None:
-    eventually(lambda: walled.way() == "by its own connections")
+    eventually("a way", lambda: walled.way() == "by its own connections")
     walled.outside.run("peer", "remove", "server-a")
     walled.inside.run("peer", "remove", "server-b")
     open_now = walled.proxy.accepted

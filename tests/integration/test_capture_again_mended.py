@@ -9,9 +9,10 @@ from peersync.agent.member_checks import check_member
 from peersync.config.model import Config
 from peersync.core.patterns import Patterns
 from peersync.postgres.conninfo import resolve
-from peersync.postgres.log.capture import TableState, enrol
+from peersync.postgres.log.capture import enrol
 from peersync.postgres.log.members import found, read_replica
 from peersync.postgres.pool import Database
+from tests.integration.capture_rig import take
 from tests.integration.log_rig import Connect
 from tests.plugins import clusters
 
@@ -24,11 +25,6 @@ async def agent(agent: asyncpg.Connection) -> asyncpg.Connection:
     """Of an active member."""
     await found(agent, "a" * 32, "alpha")
     return agent
-
-
-async def take(agent: asyncpg.Connection) -> dict[str, TableState]:
-    states = await enrol(agent, Patterns(["*"]), lock_timeout_s=5)
-    return {state.name.name: state for state in states}
 
 
 async def log(agent: asyncpg.Connection) -> list[tuple[str, str | None]]:
@@ -133,5 +129,40 @@ async def test_a_captured_table_without_a_key_is_named_by_the_check(
         state, text, fix = await check()
         assert (state, text[:18]) == ("warning", "public.bag: no key")
         assert fix == 'ALTER TABLE "public"."bag" ADD PRIMARY KEY (…);   -- on every node'
+    finally:
+        await shop.close()
+
+
+async def test_a_row_that_refers_to_nothing_is_named_by_the_check(
+    database: clusters.Database, agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    """What is left where one node deletes a row, and another makes one that refers to it."""
+    replica = await read_replica(agent)
+    assert replica is not None
+    shop = Database("shop", resolve(database.conninfo()))
+    await app.execute(
+        """CREATE TABLE customer (id int PRIMARY KEY, name text);
+        CREATE TABLE "Order" (id int, of int REFERENCES customer, at int, PRIMARY KEY (id, at))
+         PARTITION BY RANGE (at);
+        CREATE TABLE "Order 1" PARTITION OF "Order" DEFAULT;
+        INSERT INTO customer VALUES (1, 'a'), (2, 'b');
+        INSERT INTO "Order" VALUES (1, 1, 1), (2, 2, 1), (3, NULL, 1)"""
+    )
+    await take(agent)
+
+    async def check() -> tuple[str, str, str | None]:
+        results = await check_member(shop, replica, Config())
+        return next((r.state, r.text, r.fix) for r in results if r.name == "foreign keys of shop")
+
+    try:
+        assert await check() == ("ok", "1 key, every row refers to one that is here", None)
+        async with app.transaction():
+            await app.execute("SET LOCAL session_replication_role = replica")
+            await app.execute("DELETE FROM customer WHERE id = 2")
+        state, text, fix = await check()
+        assert state == "warning"
+        assert text.startswith("1 row of public.Order 1 refers to no row of public.customer (")
+        assert fix is not None
+        assert [row["id"] for row in await agent.fetch(fix.splitlines()[0])] == [2]
     finally:
         await shop.close()

@@ -9,12 +9,13 @@ import pytest
 
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
-from peersync.postgres.log.capture import TableState, catalog_stamp, enrol
+from peersync.postgres.log.capture import catalog_stamp
 from peersync.postgres.log.members import found
 from peersync.postgres.log.onerow import canonical_key
 from peersync.postgres.log.parking import number_tables
 from peersync.postgres.log.rows import read_targets
 from peersync.postgres.pool import PINNED
+from tests.integration.capture_rig import take
 from tests.integration.log_rig import Connect
 
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
@@ -27,11 +28,6 @@ async def agent(agent: asyncpg.Connection) -> asyncpg.Connection:
     """Of an active member."""
     await found(agent, "a" * 32, "alpha")
     return agent
-
-
-async def take(agent: asyncpg.Connection) -> dict[str, TableState]:
-    states = await enrol(agent, ALL, lock_timeout_s=5)
-    return {state.name.name: state for state in states}
 
 
 async def log(agent: asyncpg.Connection) -> list[tuple[str, str | None, str | None]]:

@@ -66,6 +66,54 @@ async def same(agent: asyncpg.Connection, *tables: str) -> None:
         assert logged == sorted(row["r"] for row in there), table
 
 
+KEYS = """
+CREATE TABLE whole (gone text, id int PRIMARY KEY, v text, tags text[]);
+CREATE TABLE words (id text PRIMARY KEY, v text, gone int, tags text[]);
+CREATE TABLE pairs (a int, gone int, b uuid, v text, PRIMARY KEY (a, b));
+CREATE TABLE parts (id numeric PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE part (gone int, v text, id numeric NOT NULL);
+CREATE TABLE bag (gone int, id int, v text);
+ALTER TABLE whole DROP gone; ALTER TABLE words DROP gone; ALTER TABLE pairs DROP gone;
+ALTER TABLE part DROP gone; ALTER TABLE bag DROP gone;
+ALTER TABLE parts ATTACH PARTITION part DEFAULT;
+INSERT INTO whole SELECT n, 'a' FROM generate_series(1, 5) AS n;
+INSERT INTO words SELECT 'key ' || n, 'a' FROM generate_series(1, 5) AS n;
+INSERT INTO pairs SELECT n, lpad('', 32, '0')::uuid, 'a' FROM generate_series(1, 5) AS n;
+INSERT INTO parts SELECT n, 'a' FROM generate_series(1, 5) AS n;
+INSERT INTO bag SELECT n, 'a' FROM generate_series(1, 5) AS n;
+"""
+# what is changed of each table, and what is logged for it
+MOVES = (
+    ("SET v = 'b' WHERE {0} = {1}", "U"),
+    ("SET v = 'c' WHERE {0} = {1} AND v = 'not there'", ""),
+    ("SET {0} = {2}, v = 'd' WHERE {0} = {1}", "DU"),
+    ("SET v = 'e'", "UUUUU"),
+)
+
+
+# --- a row that keeps its key ---------------------------------------------------------------
+@BOTH
+async def test_an_update_is_one_entry_a_row_and_one_for_a_key_that_it_left(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    await app.execute(KEYS)
+    await take(agent)
+    columns = {"whole": "id", "words": "id", "pairs": "a", "parts": "id"}
+    for table, column in columns.items():
+        first, other = ("'key 1'", "'key 9'") if table == "words" else ("1", "9")
+        for move, expected in MOVES:
+            await agent.execute("DELETE FROM peersync.change")
+            await app.execute(f"UPDATE {table} {move.format(column, first, other)}")
+            log = await agent.fetch("SELECT op::text, image FROM peersync.change ORDER BY id")
+            assert "".join(row["op"] for row in log) == expected, (table, move)
+            there = await app.fetch(f"SELECT t::text AS r FROM {table} AS t")
+            assert {row["image"] for row in log} - {None} <= {row["r"] for row in there}
+    await agent.execute("DELETE FROM peersync.change")
+    await app.execute("UPDATE bag SET v = 'b' WHERE id = 1")
+    log = await agent.fetch("SELECT op::text || image AS r FROM peersync.change ORDER BY id")
+    assert [row["r"] for row in log] == ["D(1,a)", "I(1,b)"]
+
+
 # --- another table's trigger ----------------------------------------------------------------
 @BOTH
 async def test_an_order_and_its_lines_in_one_statement_keep_the_sum_a_trigger_made(

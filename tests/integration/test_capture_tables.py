@@ -10,25 +10,18 @@ import pytest
 from peersync.agent.periodic import capturing
 from peersync.agent.periodic.hub import Hub
 from peersync.core.names import TableName
-from peersync.core.patterns import Patterns
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.log import capture
-from peersync.postgres.log.capture import TableState, catalog_stamp, enrol, remove, table_states
+from peersync.postgres.log.capture import TableState, catalog_stamp, remove, table_states
 from peersync.postgres.log.members import found
 from peersync.postgres.migrate import migrate, uninstall
 from peersync.postgres.pool import PINNED
 from peersync.postgres.pool import Database as Pool
+from tests.integration.capture_rig import take
 from tests.integration.log_rig import Connect
 from tests.plugins.clusters import Database, MakeDatabase
 
 BOTH = pytest.mark.parametrize("database", [15, 18], indirect=True)
-
-
-async def take(
-    agent: asyncpg.Connection, *exclude: str, lock_timeout_s: float = 5
-) -> dict[str, TableState]:
-    states = await enrol(agent, Patterns(["*"], exclude), lock_timeout_s=lock_timeout_s)
-    return {state.name.name: state for state in states}
 
 
 @BOTH

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -22,12 +21,6 @@ PARTITIONED = """
 CREATE TABLE public.item (id int PRIMARY KEY, name text) PARTITION BY HASH (id);
 CREATE TABLE public.item_0 PARTITION OF public.item FOR VALUES WITH (MODULUS 2, REMAINDER 0);
 CREATE TABLE public.item_1 PARTITION OF public.item FOR VALUES WITH (MODULUS 2, REMAINDER 1)"""
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def manual(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from peersync.wire.address import Address
 from peersync.wire.messages import DescribeRequest, Ok
 from tests.integration.two_nodes import Node, set_up
 from tests.plugins.proxy import Proxy
+from tests.plugins.waiting import soon
 
 DATA = bytes(range(256)) * 20_000
 QUICK = Times(ping_s=0.2, answer_s=0.3, fresh_s=0.0)
@@ -132,12 +133,6 @@ def without_address(peer: Peer) -> Peer:
         name=peer.name, node_id=peer.node_id, cert_pem=peer.cert_pem, address=None,
         added_at=peer.added_at,
     )  # fmt: skip
-
-
-async def eventually(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
-    async with asyncio.timeout(limit_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 # --- what runs on a line --------------------------------------------------------------------
@@ -254,7 +249,7 @@ async def test_the_lines_of_a_removed_peer_are_cut_and_new_ones_refused(tmp_path
             await used.wait_ended()
         with pytest.raises(Denied, match="does not know node"):
             await both.open()
-        await eventually(lambda: both.held == 0)
+        await soon("no line is held", lambda: both.held == 0)
 
 
 async def test_a_peer_that_is_removed_on_the_inner_side_is_refused_there(tmp_path: Path) -> None:
@@ -332,7 +327,7 @@ async def test_a_half_open_line_eats_no_request(tmp_path: Path) -> None:
             started = time.monotonic()
             assert await both.client.call("GET", "/who", None, dict) == {"asks": "outside"}
             assert time.monotonic() - started < 2.6
-            await eventually(lambda: both.held == 1)
+            await soon("one line is held", lambda: both.held == 1)
             proxy.heal()
 
 
@@ -343,7 +338,7 @@ async def test_both_ends_notice_that_an_idle_line_is_dead(tmp_path: Path) -> Non
             await asyncio.sleep(1.5)
             assert both.held == 1, "an idle line that works does not last"
             proxy.hole_after = 0
-            await eventually(lambda: both.held == 0)
+            await soon("no line is held", lambda: both.held == 0)
             async with asyncio.timeout(8):
                 await line.wait_ended()
             proxy.heal()
@@ -396,6 +391,6 @@ async def test_a_peer_that_answers_at_its_address_needs_no_lines(tmp_path: Path)
             assert reply.reachable
             peer = both.outside.book.get("inside")
             assert both.ways.way(peer) == "direct"
-            await eventually(lambda: both.held == 0)
+            await soon("no line is held", lambda: both.held == 0)
             async with asyncio.timeout(3):
                 await line.wait_ended()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -32,12 +31,6 @@ from tests.plugins.clusters import MakeDatabase
 
 ITEM = "CREATE TABLE public.item (k text PRIMARY KEY, v text)"
 ANEW, DELTA = 4_444, 5_555
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

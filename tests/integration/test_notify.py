@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-import time
-from collections.abc import Callable
 from email.message import EmailMessage
 
 from tests.integration.notify_rig import Post, mail_server
 from tests.plugins.clusters import MakeDatabase
 from tests.plugins.nodes import MakeNode, Node, free_port, introduce
+from tests.plugins.waiting import eventually
 
 MAIL = """
 [[channel]]
@@ -31,13 +30,6 @@ url = "http://127.0.0.1:{port}/SECRET"
 timeout_s = 1
 """
 TABLE = 'CREATE TABLE "<img src=x onerror=1>" (id int PRIMARY KEY, word text {check});'
-
-
-def wait(ready: Callable[[], bool], within_s: float = 20.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not ready():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def subjects(post: Post) -> list[str]:
@@ -75,7 +67,7 @@ def test_a_failed_sync_is_mailed_once_and_its_recovery_with_how_long_it_lasted(
         source.database.psql(TABLE.format(check="") + bad)
         target.database.psql(TABLE.format(check="CHECK (word <> 'bad')"))
         assert target.pull("server-a", check=False).code == 1
-        wait(lambda: len(post.mails) == 1)
+        eventually("a mail", lambda: len(post.mails) == 1)
         (mail,) = post.mails
         assert subjects(post) == ["the full sync of shop from server-a failed"]
         plain, html = text_of(mail, "plain"), text_of(mail, "html")
@@ -91,7 +83,9 @@ def test_a_failed_sync_is_mailed_once_and_its_recovery_with_how_long_it_lasted(
         assert [i["title"] for i in lasting["incidents"]] == [subjects(post)[0]]
         source.database.psql("UPDATE \"<img src=x onerror=1>\" SET word = 'good'")
         target.pull("server-a")
-        wait(lambda: any(s.startswith("recovered after") for s in subjects(post)))
+        eventually(
+            "the recovery", lambda: any(s.startswith("recovered after") for s in subjects(post))
+        )
         ends = "\n".join(text_of(mail, "plain") for mail in post.mails[1:])
         assert "the full sync of shop from server-a has completed" in ends
         assert ends.count("failed") == 1  # that it has recovered
@@ -132,11 +126,11 @@ def test_while_it_is_quiet_nothing_is_said_and_afterwards_what_still_lasts(
         source.database.psql("CREATE TABLE words (id int); INSERT INTO words VALUES (1)")
         target.database.psql("CREATE TABLE words (id int CHECK (id > 1))")
         assert target.pull("server-a", check=False).code != 0
-        wait(lambda: bool(target.run("notify", "list", "--json").json["incidents"]))
+        eventually("an incident", lambda: target.run("notify", "list", "--json").json["incidents"])
         assert post.mails == []
         assert "not said yet" in target.run("notify", "list").out
         assert target.run("notify", "quiet", "off").out == "Notifications are sent.\n"
-        wait(lambda: len(post.mails) == 1)
+        eventually("a mail", lambda: len(post.mails) == 1)
         assert subjects(post)[0].startswith("the full sync of shop from server-a")
         for wrong in ("soon", "2020-01-01 00:00"):
             assert target.run("notify", "quiet", wrong, check=False).code == 2

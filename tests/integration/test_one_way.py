@@ -8,27 +8,34 @@ from functools import partial
 import asyncpg
 import pytest
 
+from peersync.agent.periodic.joining import abandon_join, prepare_join
+from peersync.config.model import Config
+from peersync.config.model import Database as DatabaseConfig
 from peersync.core.errors import BadRequest
 from peersync.core.names import TableName
 from peersync.core.patterns import Patterns
+from peersync.postgres import pool
+from peersync.postgres.conninfo import resolve
 from peersync.postgres.keptback import kept_back
 from peersync.postgres.log.baseline import refuse_to_sponsor
 from peersync.postgres.log.capture import enrol
 from peersync.postgres.log.members import (
+    add_member,
     back_to_earlier_origin,
     change_origin,
     read_members,
     read_replica,
 )
+from peersync.postgres.log.membership import dissolve
 from peersync.postgres.log.oneway import set_direction
 from peersync.postgres.log.prune import prune
 from peersync.postgres.log.publish import publish
 from peersync.postgres.rowform import Shape
 from peersync.postgres.sqlfiles import queries
-from tests.integration.log_rig import Connect, make_log, transactions
+from tests.integration.log_rig import NODE, Connect, make_log, transactions
 from tests.integration.periodic_rig import QUICK, make_group, wait_until
 from tests.integration.test_join import ITEMS, join, shows
-from tests.plugins.clusters import MakeDatabase
+from tests.plugins.clusters import Database, MakeDatabase
 from tests.plugins.nodes import MakeNode, Node, TwoNodes
 
 
@@ -123,6 +130,16 @@ def test_branches_take_a_price_list_and_give_nothing_back(
     found = hq.run("verify", "north", "--json", check=False)
     assert (found.code, found.json["extra"], found.json["one_way"]) == (4, 1, 2)
 
+    # what is edited here stays here, and that is what is said
+    north.database.psql("ALTER TABLE t ADD CHECK (v <> 'refused')")
+    hq.database.psql("INSERT INTO t VALUES (60, 'refused')")
+    shows(north.database, "SELECT count(*) FROM peersync.quarantine WHERE state = 'waiting'", "1")
+    told = north.run("quarantine", "edit", "1", "v=edited", "--json").json
+    assert (told["result"], told["after"]["v"]) == ("applied", "edited")
+    assert "sent to nobody" in told["reason"]
+    assert proved(north, "hq") == [("proved", "receive")]
+    assert hq.database.psql("SELECT v FROM t WHERE id = 60") == "refused"
+
 
 def test_a_branch_that_delivers_its_sales_takes_none_of_the_others(pair_18: TwoNodes) -> None:
     hq, branch = pair_18
@@ -144,6 +161,10 @@ def test_a_branch_that_delivers_its_sales_takes_none_of_the_others(pair_18: TwoN
     refused = hq.run("pull", "server-b", "--yes", check=False)
     assert hq.database.psql("SELECT v FROM t WHERE id = 2").strip() == "booked"
     assert "server-b only gives" in refused.err
+    assert "--source-wins" in refused.err
+    assert hq.run("history", "--json").json["sessions"] == []  # nothing was begun
+    pushed = branch.run("push", "server-a", "--yes", check=False)
+    assert "server-b only gives" in pushed.err
     hq.run("pull", "server-b", "--yes", "--source-wins")
     assert hq.database.psql("SELECT v FROM t WHERE id = 2").strip() == "sold"
 
@@ -241,6 +262,40 @@ async def test_a_way_back_that_comes_to_nothing_leaves_it_one_way(conn: asyncpg.
     assert replica is not None
     assert replica.origin != changed.origin
     assert (replica.state, replica.direction) == ("held", "receive")
+
+
+async def test_a_join_that_is_begun_again_does_what_is_typed_then(
+    conn: asyncpg.Connection, database: Database
+) -> None:
+    """Not what an earlier attempt was told; one that comes to nothing leaves what there was."""
+    shop = pool.Database("shop", resolve(database.conninfo()))
+    config = Config(database={"shop": DatabaseConfig(conninfo="")})
+    prepare = partial(prepare_join, shop, config, node_id=NODE, name="alpha")
+    try:
+        before = await set_direction(conn, "receive")
+        # an origin of an earlier life, as every return leaves one: known later than the own one
+        await add_member(conn, 77, NODE, "alpha", state="expired", applied=9)
+        await prepare(anew=True, direction="both")
+        await prepare(anew=True)
+        replica = await read_replica(conn)
+        assert replica is not None
+        assert (replica.state, replica.direction) == ("joining", "receive")
+        await abandon_join(shop)
+        replica = await read_replica(conn)
+        assert replica is not None
+        assert (replica.state, replica.direction) == ("held", "receive")
+        assert (replica.origin, replica.position) == (before.origin, before.position)
+
+        await dissolve(conn)
+        await prepare(anew=False, direction="receive")
+        await prepare(anew=False)
+        replica = await read_replica(conn)
+        assert replica is not None
+        assert (replica.state, replica.direction) == ("joining", "both")
+        await abandon_join(shop)
+        assert await read_replica(conn) is None
+    finally:
+        await shop.close()
 
 
 async def test_rows_that_are_kept_back_are_found_by_keys_of_any_kind(

@@ -20,6 +20,7 @@ from peersync.transport.sse import Event
 from tests.integration.shared_pair import held, running_pair, terminal, wait_until
 from tests.plugins.clusters import GetCluster
 from tests.plugins.nodes import Node, TwoNodes
+from tests.plugins.waiting import LIMIT_S
 
 BIG = "SELECT i, md5(i::text) || md5((i + 1)::text) FROM generate_series(1, 400000) i"  # 30 MB
 STEPS = ["backup", "transfer", "convert", "restore", "verify"]
@@ -97,9 +98,11 @@ def test_plain_says_a_line_for_each_step_and_each_interval(target: Node) -> None
             "jobs", "watch", job, "--progress", "plain",
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        time.sleep(4)
+        assert watching.stderr is not None
+        err = b"".join(watching.stderr.readline() for _ in range(6))
         release()
-        _, err = watching.communicate(timeout=60)
+        with watching:
+            err += watching.stderr.read()
         took = time.monotonic() - begun
     frequent = [line for line in err.decode().splitlines() if line.startswith("shop from")]
     assert 4 <= len(frequent) <= took / 0.5 + len(STEPS) + 3
@@ -145,7 +148,7 @@ async def test_both_agents_tell_the_same_numbers_and_events_are_replayed(
 ) -> None:
     with held(target) as release:
         job = target.run("pull", "server-a", "--yes", "--no-wait", "-q").out.strip()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + LIMIT_S
         while True:  # it waits at its end: the numbers stand still, and the report follows
             here, there = await _progress(target, job), None
             with contextlib.suppress(NotFound):  # the source has heard nothing yet

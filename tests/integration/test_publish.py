@@ -12,7 +12,13 @@ import pytest
 from pgcluster import Cluster
 
 from peersync.core.errors import NotFound
-from peersync.postgres.log.members import add_member, read_members, read_replica, set_state
+from peersync.postgres.log.members import (
+    add_member,
+    last_said,
+    read_members,
+    read_replica,
+    set_state,
+)
 from peersync.postgres.log.publish import Published, announce, beat, publish, publish_lock
 from tests.integration.log_rig import (
     Connect,
@@ -161,6 +167,7 @@ async def test_an_announcement_comes_after_what_is_pending(conn: asyncpg.Connect
     async with conn.transaction():
         assert await announce(conn, "j", {"origin": 5}) == 2
     assert await beat(conn) == 3
+    assert await last_said(conn) == 2  # nobody tells that he has a heartbeat: none waits for that
     assert await transactions(conn, "position, kind, changes, info::text") == [
         (1, b"d", 1, None),
         (2, b"j", 0, '{"origin": 5}'),

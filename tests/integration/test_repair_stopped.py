@@ -26,6 +26,15 @@ CREATE TRIGGER noted_late BEFORE UPDATE ON peersync.repairs
 """
 
 
+# One that was left in the middle, too, with a peer that was removed since.
+NOBODY = "f" * 32
+OF_NOBODY = f"""
+INSERT INTO peersync.repairs
+SELECT '{NOBODY}', 'nobody', started_at - interval '1 hour', false, view || '{{"id": "{NOBODY}"}}'
+  FROM peersync.repairs
+"""
+
+
 @pytest.fixture
 def pair(pair_18: TwoNodes) -> TwoNodes:
     for node in pair_18:
@@ -43,6 +52,7 @@ def killed(node: Node, side: str, at: Database, waiting: str, hold: str) -> Iter
             eventually("it is about to write", lambda: waits(at, waiting))
             node.kill()
             running.wait(60)
+        node.database.psql(OF_NOBODY)
         node.start()
         user.rollback()
         yield
@@ -76,6 +86,8 @@ def test_before_its_sync_is_recorded_nothing_was_changed_and_that_is_said(pair: 
     assert "nothing was changed" in ended["error"]["message"]
     assert target.database.psql("SELECT name FROM item WHERE id = 1").strip() == "lost"
     assert not sessions(target)
+    left = target.run("repair", "--show", NOBODY, "--json", check=False).json
+    assert left["state"] == "failed" and "its peer was removed" in left["error"]["message"]
     target.run("repair", "server-a", "--from", "peer", "--yes")  # nothing stands in its way
 
 

@@ -295,6 +295,7 @@ def test_keep_latest_keeps_the_newest_of_each_peer(pair: TwoNodes, target: Node)
     target.database.psql("DROP VIEW items; CREATE TABLE items (id int PRIMARY KEY, v text)")
     with held(target):
         job = target.run("pull", "server-a", "--yes", "--no-wait", "-q").out.strip()
+        wait_until(lambda: job in {view["id"] for view in sessions(pair.source)})
         target.run("jobs", "cancel", job)
         assert ended(target, job) == "cancelled"
     assert refused.code != 0

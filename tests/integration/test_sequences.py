@@ -136,6 +136,26 @@ async def test_two_nodes_collide_before_and_not_after(
         await other.close()
 
 
+def test_two_others_that_collide_are_said_though_they_cannot_ask_each_other() -> None:
+    def drawing(node: str, step: int, following: int) -> NodeSequences:
+        state = SequenceState(
+            schema="public",
+            name="t_id_seq",
+            table_schema="public",
+            table="t",
+            column="id",
+            increment=step,
+            next_value=following,
+        )
+        return NodeSequences(node=node, sequences=(state,))
+
+    own = drawing("b", 16, 2)
+    assert not find_collisions(own, [drawing("a", 16, 1), drawing("c", 16, 3)])
+    for other in (drawing("c", 16, 17), drawing("c", 32, 33)):
+        (said,) = find_collisions(own, [drawing("a", 16, 1), other]).values()
+        assert said == "those of a and c can draw the same numbers"
+
+
 async def test_what_a_peer_may_have_drawn_already_is_passed_by(conn: asyncpg.Connection) -> None:
     (theirs,) = [s for s in (await read_sequences(conn, "x")).sequences if s.table == "plain"]
     ahead = SequenceState(

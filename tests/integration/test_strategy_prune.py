@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -14,12 +13,6 @@ from tests.plugins.clusters import MakeDatabase
 
 COUNTER = "CREATE TABLE public.counter (id int PRIMARY KEY, n int NOT NULL, m int NOT NULL)"
 ROUNDS = 12
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 @pytest.mark.parametrize("strategy", ["delta:n,m", "merge_columns", "origin_priority:a=1"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -22,12 +21,6 @@ from tests.plugins.clusters import MakeDatabase
 
 BANK = "CREATE TABLE public.account (id int PRIMARY KEY, balance numeric NOT NULL, seen text)"
 ACCOUNTS, SECONDS, WRITERS = 6, 0.8, 2
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def pay(node: Node, seed: int, until: float, sums: dict[int, int]) -> int:

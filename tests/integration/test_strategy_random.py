@@ -7,7 +7,6 @@ has the rows that the fold gives from nothing, also those whose log was cut in b
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -28,12 +27,6 @@ STRATEGIES = (
     "merge_columns", "delta:n,m", "origin_priority:a=2,c=1", "function:public.longest"
 )  # fmt: skip
 STEPS = 120
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def write(node: Node, rng: random.Random) -> None:

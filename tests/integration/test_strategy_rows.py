@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from itertools import permutations
 
@@ -22,12 +21,6 @@ CREATE FUNCTION public.longest(candidates jsonb) RETURNS jsonb LANGUAGE sql IMMU
      ORDER BY length(c -> 'row' ->> 'name') DESC NULLS LAST, place DESC LIMIT 1 $$;
 CREATE FUNCTION public.failing(candidates jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN RETURN to_jsonb(1 / (jsonb_array_length(candidates) - 2)); END $$"""
-
-
-@pytest.fixture
-async def stack(make_database: MakeDatabase) -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
 
 
 async def equal_rows(nodes: list[Node]) -> list[tuple[object, ...]]:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.integration.periodic_rig import QUICK, make_group, wait_equal, wait_until
+from tests.integration.periodic_rig import QUICK, wait_equal, wait_until
 from tests.integration.shared_pair import sessions
+from tests.integration.test_node_listeners import ask
+from tests.integration.verify_rig import members
 from tests.plugins import least
 from tests.plugins.clusters import MakeDatabase
-from tests.plugins.nodes import MakeNode, Node, introduce
+from tests.plugins.nodes import MakeNode, Node
 
-TABLE = (
-    "CREATE TABLE t (id int PRIMARY KEY, v text);"
-    "INSERT INTO t SELECT g, 0 FROM generate_series(1, 3000) g;"
-)
 KEEPS = {**QUICK, "PEERSYNC_VERIFY_CONTINUOUS_BUDGET": "100"}
 _COMPLETE = (
     "SELECT 1 FROM peersync.proof_list AS l WHERE NOT EXISTS (SELECT FROM peersync.proof_block AS b"
@@ -38,6 +36,12 @@ def _wait_kept(*nodes: Node) -> None:
         )
 
 
+def _kept(node: Node) -> dict[str, Any]:
+    (database,) = node.run("status", "--json", check=False).json["databases"]
+    assert isinstance(database["kept"], dict)
+    return database["kept"]
+
+
 def _verify(node: Node, *options: str, result: str = "identical") -> dict[str, Any]:
     peer = "server-a" if node.name == "server-b" else "server-b"
     found = node.run("verify", peer, "--json", *options, check=False).json
@@ -50,14 +54,18 @@ def _verify(node: Node, *options: str, result: str = "identical") -> dict[str, A
 def test_an_unchanged_table_is_not_read_and_a_changed_one_is_not_missed(
     make_database: MakeDatabase, make_node: MakeNode, tmp_path: Path
 ) -> None:
-    a = make_node("server-a", make_database(18), start=False, env=KEEPS)
-    b = make_node("server-b", make_database(18), start=False, env=KEEPS)
-    introduce(b, a)
-    for node in (a, b):
-        node.start()
-    make_group(a, b, table=TABLE)
+    a, b = members(make_database, make_node, KEEPS)
     assert _verify(b)["kept_at"] is None, "nothing was kept yet"
     _wait_kept(a, b)
+
+    wait_until("it is said how far they are", lambda: _kept(b)["complete"] == 1)
+    kept = _kept(b)
+    assert (kept["tables"], kept["waiting"], kept["rows"], kept["unread"]) == (1, 0, 3000, 0)
+    assert kept["rows_read"] >= 3000 and kept["bytes_read"] > 3000 and kept["oldest_at"]
+    assert "shop: kept digests: 1 of 1 table, as of " in b.run("status", check=False).out
+    metrics = ask(b, "/metrics")[1]
+    assert 'peersync_kept_tables{database="shop",state="complete"} 1.0' in metrics
+    assert f'peersync_kept_read_bytes_total{{database="shop"}} {kept["bytes_read"]}' in metrics
 
     before = [int(node.database.psql(_READ)) for node in (a, b)]
     for node in (a, b, b):
@@ -107,12 +115,7 @@ def test_an_unchanged_table_is_not_read_and_a_changed_one_is_not_missed(
 def test_a_full_sync_over_a_kept_table_is_seen(
     make_database: MakeDatabase, make_node: MakeNode, tmp_path: Path
 ) -> None:
-    a = make_node("server-a", make_database(18), start=False, env=KEEPS)
-    b = make_node("server-b", make_database(18), start=False, env=KEEPS)
-    introduce(b, a)
-    for node in (a, b):
-        node.start()
-    make_group(a, b, table=TABLE)
+    a, b = members(make_database, make_node, KEEPS)
     b.run("sync", "now", "--wait")  # what is still on its way would overwrite the drift
     b.database.psql(
         "SET session_replication_role = replica; UPDATE t SET v = 'drift' WHERE id % 300 = 7"

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import psycopg
 
-from tests.integration.periodic_rig import QUICK, make_group, wait_equal
+from tests.integration.periodic_rig import wait_equal
+from tests.integration.verify_rig import members
 from tests.plugins.clusters import MakeDatabase
-from tests.plugins.nodes import MakeNode, Node, introduce
+from tests.plugins.nodes import MakeNode, Node
 
-TABLE = (
-    "CREATE TABLE t (id int PRIMARY KEY, v text);"
-    "INSERT INTO t SELECT g, 0 FROM generate_series(1, 3000) g;"
-)
 _WRITE = """
 WITH changed AS (UPDATE t SET v = (random() < 0.5)::text WHERE id %% 1000 = %s),
      gone AS (DELETE FROM t WHERE id = %s)
@@ -52,12 +49,7 @@ def _written(node: Node, offset: int) -> Iterator[None]:
 def test_rows_in_flight_are_no_drift_and_drift_is_found_among_them(
     make_database: MakeDatabase, make_node: MakeNode, tmp_path: Path
 ) -> None:
-    a = make_node("server-a", make_database(18), start=False, env=QUICK)
-    b = make_node("server-b", make_database(15), start=False, env=QUICK)
-    introduce(b, a)
-    for node in (a, b):
-        node.start()
-    make_group(a, b, table=TABLE)
+    a, b = members(make_database, make_node, majors=(18, 15))
     with _written(a, 0), _written(b, 1):
         seen = 0
         for _ in range(4):

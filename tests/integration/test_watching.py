@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 
@@ -37,6 +38,28 @@ def target(pair: TwoNodes) -> Iterator[Node]:
 def popen(node: Node, *arguments: str) -> subprocess.Popen[bytes]:
     return node.popen(
         *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+    )
+
+
+def first_line(stream: IO[bytes] | None) -> bytes:
+    """It watches from here on."""
+    assert stream is not None
+    return stream.readline()
+
+
+def rest(process: subprocess.Popen[bytes], *, first: bytes = b"") -> tuple[bytes, bytes]:
+    """stdout and stderr to the end; `first` was read of stderr before."""
+    assert process.stdout is not None and process.stderr is not None
+    with process:
+        err = first + process.stderr.read()
+        return process.stdout.read(), err
+
+
+def waits_at_its_end(node: Node) -> bool:
+    """Whether a sync has done all that it can do while the rows are held."""
+    return "0" != node.database.psql(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND datname = current_database() AND application_name LIKE 'peersync/restore/%'"
     )
 
 
@@ -90,12 +113,11 @@ def test_time_counts_from_the_beginning_through_a_restart(
         job = target.run("pull", "server-a", "--yes", "--no-wait", "-q").out.strip()
         time.sleep(2.5)
         watching = popen(target, "jobs", "watch", job, "--progress", "plain")
-        time.sleep(2)
+        first = first_line(watching.stderr)
         target.kill()
         target.start()
-        time.sleep(0.5)
         release()
-        out, err = watching.communicate(timeout=60)
+        out, err = rest(watching, first=first)
     assert watching.returncode == 0, err
     assert progress_lines(err.decode())[-1] == "shop from server-a: done, 100 %, resumed 1×"
     assert re.search(r" in (\d+|[2-9]\.\d) s, resumed 1× \(since then: ", out.decode()), out
@@ -119,13 +141,16 @@ def test_the_end_of_a_job_stays_where_it_was(target: Node) -> None:
 def test_two_watchers_see_the_same_end_and_the_later_one_not_the_past(target: Node) -> None:
     with held(target) as release:
         job = target.run("pull", "server-a", "--yes", "--no-wait", "-q").out.strip()
-        time.sleep(2.5)
+        wait_until(lambda: waits_at_its_end(target))
+        time.sleep(2.5)  # nothing moves any more: no time left can be told from it
         plain = popen(target, "jobs", "watch", job, "--progress", "plain")
         lines = popen(target, "jobs", "watch", job, "--progress", "json")
-        time.sleep(2.0)
+        first = b"".join(first_line(plain.stderr) for _ in range(4))
+        first_told = first_line(lines.stdout)
         release()
-        _, err = plain.communicate(timeout=60)
-        told, _ = lines.communicate(timeout=60)
+        _, err = rest(plain, first=first)
+        told, _ = rest(lines)
+        told = first_told + told
     assert (plain.returncode, lines.returncode) == (0, 0)
     shown = progress_lines(err.decode())
     assert not any("backup" in line for line in shown), shown

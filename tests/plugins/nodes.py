@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from pgcluster import free_port as free_port  # for tests, too
 
 from peersync.config.initial import write_initial
 from peersync.postgres import pool
@@ -51,13 +52,6 @@ class Result:
 
 class Failed(AssertionError):
     pass
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -6,6 +6,7 @@ or starts a program would otherwise take the time from what it waits for.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,3 +26,11 @@ def eventually(what: str, found: Callable[[], T | None], limit_s: float = LIMIT_
         ended = time.monotonic()
         assert ended < deadline, f"waited in vain: {what}"
         time.sleep(min(max(_SHORTEST_S, 2 * (ended - began)), _LONGEST_S))
+
+
+async def soon(what: str, found: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Lets the loop run until an answer that costs nothing is true; fails when it never is."""
+    deadline = time.monotonic() + limit_s
+    while not found():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        await asyncio.sleep(_SHORTEST_S)

@@ -13,8 +13,8 @@ FILES = [
     for p in sorted(Path(peersync.dashboard.__path__[0]).rglob("*"))
     if p.suffix in (".html", ".css", ".js", ".svg")
 ]
-MAX_BYTES = 159_200  # of all pages together; a browser loads one at a time
-MAX_SENT_BYTES = 67_500  # the same as it is sent
+MAX_BYTES = 160_100  # of all pages together; the first view needs 11 files of them
+MAX_SENT_BYTES = 67_750  # the same as it is sent
 
 
 def test_the_whole_page_is_small() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import asyncpg
 
+from peersync.agent.delta.ahead import differs_everywhere, is_worth_it
 from peersync.agent.leftovers import stage_prefix
 from peersync.agent.tableplan import TablePlan
 from peersync.core.errors import (
@@ -247,11 +248,14 @@ class Taker:
     ) -> None:
         """The ranges that differ go into a temporary table: there may be very many."""
         expected = (task.plan.rows or 0) // ROWS_IN_BLOCK
-        noted = 0
+        noted, looked_ahead = 0, False
         async with aclosing(self._blocks(task)) as there:
             async for some in compare_blocks(connection, task.shape, there, tally=tally):
                 await rowlists.add_ranges(connection, some)
                 self._refuse_dear(task, tally, max(expected, tally.blocks))
+                if not looked_ahead and is_worth_it(tally, expected):
+                    looked_ahead = True
+                    await self._refuse_hopeless(connection, task)
                 self._notes.note_progress(task.name, tally.rows_there - noted)
                 noted = tally.rows_there
         self._refuse_dear(task, tally, tally.blocks)
@@ -262,6 +266,13 @@ class Taker:
         if tally.differing > max(_FEW_BLOCKS, most * blocks):
             share = 100 * tally.differing // max(tally.blocks, 1)
             raise _Whole(f"{share} % of its blocks of rows differ")
+
+    async def _refuse_hopeless(self, connection: asyncpg.Connection, task: _Task) -> None:
+        def ask(key: Key) -> AsyncGenerator[list[Block], None]:
+            return self._blocks(task, key)
+
+        if await differs_everywhere(connection, task.shape, ask):
+            raise _Whole("nearly all of its blocks of rows differ")
 
     async def _compare_rows(self, connection: asyncpg.Connection, task: _Task) -> None:
         async for some in rowlists.ranges(connection, MAX_RANGES, ROWS_AT_ONCE):
@@ -288,9 +299,10 @@ class Taker:
 
         await self._patiently(tell)
 
-    async def _blocks(self, task: _Task) -> AsyncGenerator[list[Block]]:
+    async def _blocks(
+        self, task: _Task, after: Key | None = None
+    ) -> AsyncGenerator[list[Block], None]:
         """The source's blocks. Where an answer breaks off, the last block is asked for again."""
-        after: Key | None = None
         breaks = 0
         while True:
             kept: Digest | None = None

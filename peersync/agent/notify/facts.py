@@ -187,7 +187,7 @@ def _of(link: LinkStatus, what: str, event: str, now: float, *, once: bool = Fal
         title = f"{database} does not sync with {peer}"
         impact = f"changes of {peer} from {clock(now)} on do not arrive here, or ours not there"
     else:
-        words = "failed" if what == "failed" else "left tables out"
+        words = "failed" if what == "failed" else "left tables or rows out"
         given = link.last_given_result == link.state != link.last_result
         title = f"the full sync of {database} {'to' if given else 'from'} {peer} {words}"
         here = f"{peer} lacks rows of here" if given else f"rows of {peer} are missing here"

@@ -222,7 +222,7 @@ def _of_job(view: JobView) -> PeerEnd:
     progress, error, reason = view.progress, view.error, None
     status = _OF_STATE.get(view.state, "error")
     if status == "partial":
-        reason = f"some tables were left out: peersync jobs show {view.id[:8]}"
+        reason = f"some tables or rows were left out: peersync jobs show {view.id[:8]}"
     elif view.state == "cancelled":
         error = error or ErrorRecord(Cancelled.code, "its full sync was cancelled")
     elif status == "error" and error is None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from peersync.agent.people.operation import FOUND, TAKEN, Operation
 from peersync.agent.proof.repair_view import RepairRequest, RepairView
-from peersync.agent.proof.verify_api import ProofsQuery
+from peersync.agent.proof.verify_api import ProofsQuery, ShowQuery
 from peersync.agent.proof.view import ProofView, VerifyRequest, VerifyView
 from peersync.agent.script_api import OfDatabaseQuery
 
@@ -27,7 +27,14 @@ PROOF_OPERATIONS: Final = (
         query=OfDatabaseQuery,
         errors=FOUND,
     ),
-    Operation("GET", "/api/admin/verify/{id}", "One of them", {200: VerifyView}, errors=FOUND),
+    Operation(
+        "GET",
+        "/api/admin/verify/{id}",
+        "One of them",
+        {200: VerifyView},
+        query=ShowQuery,
+        errors=FOUND,
+    ),
     Operation(
         "GET",
         "/api/admin/verify/{id}/values",

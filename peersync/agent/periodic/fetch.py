@@ -1,16 +1,16 @@
 """One frame of a peer's log on its way here, read ahead of who applies it.
 
-A task of its own reads it, so the next frame is asked for, and travels, while this one is
-applied. What waits in memory is bounded; beyond that the connection itself holds the peer back.
+A task of its own reads and unpacks it, so the next frame is asked for, travels, and is ready while
+this one is applied. What waits in memory is bounded; beyond that the connection itself holds the
+peer back.
 Whatever goes wrong on the way is raised where the frame is used.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Final
 
 from peersync.agent.periodic.hub import Counts
@@ -20,9 +20,9 @@ from peersync.transport.client import PeerClient
 from peersync.wire.feed import FeedHead, FeedReader, FeedRequest
 
 CHANGES_PATH: Final = "/api/sync/changes"
-PIECES_AHEAD: Final = 64  # of at most 64 KiB, compressed
+PIECES_AHEAD: Final = 64  # of at most 128 KiB, unpacked
 
-Item = bytes | Exception | None  # None: the end
+Item = FeedHead | bytes | Exception | None  # None: the end
 
 
 class Fetch:
@@ -47,10 +47,10 @@ class Fetch:
         self._path = f"{CHANGES_PATH}?ahead=1" if ahead else CHANGES_PATH
         self._timeout_s = asked.wait_s + read_timeout_s
         self._queue: asyncio.Queue[Item] = asyncio.Queue(PIECES_AHEAD)
-        self._reader = FeedReader()
-        self._rows: Iterator[bytes] = iter(())
 
     async def run(self) -> None:
+        reader = FeedReader()
+        told = False
         try:
             async with self._client.open_stream(
                 self._path, method="POST", body=self._asked, read_timeout_s=self._timeout_s
@@ -58,7 +58,12 @@ class Fetch:
                 async for piece in stream:
                     self.arrived_at = self.arrived_at or time.time()
                     self._counts.wire_bytes += len(piece)
-                    await self._queue.put(piece)
+                    for rows in reader.feed(piece):
+                        told = told or await self._tell(reader.head)
+                        await self._queue.put(rows)
+                        await asyncio.sleep(0)  # who applies goes on meanwhile
+                    told = told or await self._tell(reader.head)
+            reader.end()
         except Exception as error:
             await self._queue.put(error)  # raised by who uses the frame
         else:
@@ -66,32 +71,27 @@ class Fetch:
 
     async def head(self) -> FeedHead:
         """What comes. Raises what the peer or the network did instead."""
-        while self._reader.head is None:
-            piece = await self._next()
-            if piece is None:
-                self._reader.end()
-                raise CorruptData("a feed has no head")
-            rows = self._reader.feed(piece)
-            first = next(rows, None)  # a piece may unpack to far more than memory has
-            self._rows = rows if first is None else itertools.chain((first,), rows)
-        return self._reader.head
+        item = await self._next()
+        if not isinstance(item, FeedHead):
+            raise CorruptData("a feed has no head")
+        return item
 
     async def rows(self) -> AsyncIterator[bytes]:
         """COPY text. Only when this has ended without an error is the frame whole."""
-        for rows in self._rows:
+        while isinstance(rows := await self._next(), bytes):
             self._counts.raw_bytes += len(rows)
             yield rows
-        while (piece := await self._next()) is not None:
-            for rows in self._reader.feed(piece):
-                self._counts.raw_bytes += len(rows)
-                yield rows
-        self._reader.end()
 
     def cancel(self) -> None:
         if self.task is not None:
             self.task.cancel()
 
-    async def _next(self) -> bytes | None:
+    async def _tell(self, head: FeedHead | None) -> bool:
+        if head is not None:
+            await self._queue.put(head)
+        return head is not None
+
+    async def _next(self) -> FeedHead | bytes | None:
         item = await self._queue.get()
         if isinstance(item, Exception):
             raise item

@@ -19,7 +19,7 @@ from peersync.agent.periodic.hub import Hub
 from peersync.agent.periodic.loop import Periodic
 from peersync.core.errors import BadRequest, Locked
 from peersync.postgres.history import History
-from peersync.postgres.log.members import Member, read_members, read_replica
+from peersync.postgres.log.members import Member, last_said, read_members, read_replica
 from peersync.postgres.log.membership import dissolve, say_leave
 from peersync.postgres.log.publish import publish
 from peersync.postgres.pool import Database
@@ -77,9 +77,8 @@ class Leaving:
                 await publish(conn)
                 behind = await self._fetched(hub, conn, wanted.timeout_s)
                 if behind and not wanted.force:
-                    position = await _position(conn)
                     has = {m.node_name: _has(hub, m, replica.origin) for m in behind}
-                    raise _not_yet(hub.name, has, position)
+                    raise _not_yet(hub.name, has, await last_said(conn))
                 async with conn.transaction():
                     await say_leave(conn, replica.origin)
                 hub.news.tell()
@@ -103,11 +102,10 @@ class Leaving:
         """
         replica = await read_replica(conn)
         assert replica is not None
+        wanted = await last_said(conn)
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
-            behind = [
-                m for m in await _others(conn) if _has(hub, m, replica.origin) < replica.position
-            ]
+            behind = [m for m in await _others(conn) if _has(hub, m, replica.origin) < wanted]
             waited = [m for m in behind if not direct or m.origin in hub.proved]
             if not waited or asyncio.get_running_loop().time() >= deadline:
                 return behind
@@ -118,11 +116,6 @@ async def _others(conn: asyncpg.Connection) -> list[Member]:
     replica = await read_replica(conn)
     own = replica.origin if replica else None
     return [m for m in await read_members(conn) if m.counts and m.origin != own]
-
-
-async def _position(conn: asyncpg.Connection) -> int:
-    replica = await read_replica(conn)
-    return replica.position if replica else 0
 
 
 def _has(hub: Hub, member: Member, origin: int) -> int:

@@ -1,4 +1,8 @@
-"""Asks a member how far it is, after telling it how far this database is."""
+"""Asks a member how far it is, after telling it how far this database is.
+
+The one question on which proofs rest: both sides learn by it what the other has. What the answer
+proves is said in `links` and `barrier`.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 
 import asyncpg
 import msgspec
@@ -41,17 +41,13 @@ Id = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 ConflictState = Literal["open", "resolved", "restored"]
 
 
-class ConflictsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """`open`: only those that nobody has settled. `since` <= at < `until`.
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """What a list and a bulk have in common. `since` <= at < `until`.
 
     `peer`: one of the sides was made there; `before`: only those with a smaller id.
     """
 
-    database: str
     table: str | None = None
-    limit: Limit = 50
-    open: bool = False
-    state: ConflictState | None = None
     peer: Word | None = None
     kind: Word | None = None
     strategy: Word | None = None
@@ -60,23 +56,25 @@ class ConflictsQuery(msgspec.Struct, frozen=True, kw_only=True):
     before: Id | None = None
 
 
+class ConflictsQuery(Filter, frozen=True, kw_only=True):
+    """`open`: only those that nobody has settled."""
+
+    database: str
+    limit: Limit = 50
+    open: bool = False
+    state: ConflictState | None = None
+
+
 class SettleConflicts(
-    msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
+    Filter, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
 ):
-    """`POST /api/admin/conflicts/settle`; the filter is that of the list.
+    """`POST /api/admin/conflicts/settle`.
 
     keep and take are for conflicts that are open, restore for those that were decided.
     """
 
     database: str
     choice: Bulk
-    table: str | None = None
-    peer: Word | None = None
-    kind: Word | None = None
-    strategy: Word | None = None
-    since: Time | None = None
-    until: Time | None = None
-    before: Id | None = None
     limit: Limit = 200
     dry_run: bool = False
     requested_by: str = "api"
@@ -91,25 +89,6 @@ class SettleConflicts(
 
 
 Connects = Callable[[str, str], AbstractAsyncContextManager[asyncpg.Connection]]
-
-
-class Filter(Protocol):
-    """What a list and a bulk have in common."""
-
-    @property
-    def table(self) -> str | None: ...
-    @property
-    def peer(self) -> str | None: ...
-    @property
-    def kind(self) -> str | None: ...
-    @property
-    def strategy(self) -> str | None: ...
-    @property
-    def since(self) -> str | None: ...
-    @property
-    def until(self) -> str | None: ...
-    @property
-    def before(self) -> int | None: ...
 
 
 class SettleApi:

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from peersync.agent.jobs import Jobs
+from peersync.agent.plan import Plan
 from peersync.agent.proof.pairs import SPLIT_OTHERWISE
 from peersync.agent.proof.repair_sync import LOOK_S, wait_ended
 from peersync.agent.proof.repair_view import RepairView
@@ -58,6 +59,7 @@ class Repair:
         self.view = view
         self.cancelled = False
         self._cancelled_by = ""
+        self._just_planned = False
         self._wanted = wanted
         self._verifies = verifies
         self._jobs = jobs
@@ -84,9 +86,10 @@ class Repair:
                 hint=f"take the database anew: peersync pull {self.view.peer}; or name tables",
             )
         warnings = () if before.matched else (_NOT_NEWER.format(self.changed),)
-        started = await start(self._jobs, self._request(wrong, dry_run=True))
+        plan = await self._plan(wrong)
         self._refuse_cancelled()
-        self.set(state="planned", plan=started.plan, warnings=warnings)
+        self._just_planned = True
+        self.set(state="planned", plan=plan, warnings=warnings)
         await self._note(self.view)
         self._refuse_cancelled()
         return True
@@ -103,6 +106,8 @@ class Repair:
                 if t.result == "differs" and f"{t.schema}.{t.name}" not in split
             ]
             self.set(state="writing")
+            if not self._just_planned:
+                await self._plan(wrong)
             job = secrets.token_hex(16)
             # before there is one: an agent that stops from here on finds it again by its id
             await self._note(msgspec.structs.replace(self.view, session=job))
@@ -162,6 +167,17 @@ class Repair:
     def _refuse_cancelled(self) -> None:
         if self.cancelled:
             raise Cancelled("cancelled: nothing was changed")
+
+    async def _plan(self, wrong: list[TableProof]) -> Plan:
+        """BadRequest where a table was dropped since: a repair creates none."""
+        plan = (await start(self._jobs, self._request(wrong, dry_run=True))).plan
+        gone = [f"{t.schema}.{t.name}" for t in plan.tables if t.action == "create"]
+        if gone:
+            raise BadRequest(
+                f"{', '.join(gone)}: not on {self.changed} any more; nothing was changed",
+                hint="compare again: peersync repair, or create tables with: peersync pull",
+            )
+        return plan
 
     def _tables(self) -> tuple[str, ...]:
         """Those that were written, and nothing else."""

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -107,7 +107,9 @@ class DigestsApi:
         self, conn: asyncpg.Connection, database: Database, asked: DigestRequest
     ) -> Shape | None:
         """What is asked for, as far as the peer may know of it."""
-        if asked.what == "probe":
+        if asked.what == "probe":  # the tables are asked for next
+            with suppress(PeersyncError, *TRANSLATED):
+                await self._look(conn, database)
             return None
         if asked.table is None:
             raise BadRequest("which table?")

@@ -185,6 +185,13 @@ class Verifies:
         return without_values(run.view)
 
     # --- looking ------------------------------------------------------------------------
+    async def wait(self, id_: str, timeout_s: float) -> None:
+        """Until it has ended, but no longer; one that does not run here has."""
+        run = self._find(id_)
+        task = self._tasks.get(run.id) if run is not None else None
+        if task is not None and timeout_s > 0:
+            await asyncio.wait({task}, timeout=timeout_s)
+
     async def get(self, id_: str, *, values: bool = False) -> VerifyView:
         """By the beginning of its id; with `values` those that it was asked to keep."""
         run = self._find(id_)

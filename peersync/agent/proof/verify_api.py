@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from aiohttp import web
 
@@ -19,6 +21,12 @@ class ProofsQuery(msgspec.Struct, frozen=True, kw_only=True):
 
     database: Name | None = None
     peer: Name | None = None
+
+
+class ShowQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """`wait`: seconds to wait for its end, before it is shown as it is."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0
 
 
 class VerifyApi:
@@ -49,6 +57,8 @@ class VerifyApi:
         return json_response(await self._verifies.history(asked.limit, asked.database))
 
     async def _show(self, request: web.Request) -> web.Response:
+        asked = read_query(request, ShowQuery)
+        await self._verifies.wait(request.match_info["id"], asked.wait)
         return json_response(await self._verifies.get(request.match_info["id"]))
 
     async def _values(self, request: web.Request) -> web.Response:

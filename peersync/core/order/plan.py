@@ -17,6 +17,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from peersync.core.order.change import Transaction
 from peersync.core.order.vector import Vector, missing
@@ -57,7 +58,7 @@ class Stop:
         return f"{this} is of an origin that is no member here"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """Consecutive transactions of one origin, to be applied in one local transaction."""
 
@@ -72,7 +73,7 @@ class Run:
     def last(self) -> int:
         return self.transactions[-1].position
 
-    @property
+    @cached_property
     def changes(self) -> int:
         return sum(transaction.changes for transaction in self.transactions)
 

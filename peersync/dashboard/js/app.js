@@ -107,8 +107,7 @@ async function start(was) {
 
 /** The other pages, so that each opens at once. */
 function prefetch() {
-  if (document.head.querySelector('[data-next]')) return;
-  document.head.append(...links().map(a => h('link', { rel: 'modulepreload', href: `js/pages/${a.dataset.page}.js`, dataset: { next: '' } })));
+  document.head.append(...links().map(a => h('link', { rel: 'modulepreload', href: `js/pages/${a.dataset.page}.js` })));
 }
 
 function account() {
@@ -148,7 +147,9 @@ function dress() {
   const icon = document.querySelector('link[rel=icon]');
   if (icon.dataset.look === state) return;
   icon.dataset.look = state;
-  icon.href = `data:image/svg+xml,${encodeURIComponent(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="8" fill="${colour}"/><path d="M8 12h15l-4-4M24 20H9l4 4" fill="none" stroke="#fff" stroke-width="3"/></svg>`)}`;
+  const logo = document.querySelector('.brand svg').cloneNode(true);
+  logo.firstChild.setAttribute('fill', colour);
+  icon.href = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(logo))}`;
 }
 
 function pulse() {

@@ -21,6 +21,9 @@ export const section = (title, ...what) => card(h('h2', title), what);
 /** A screen reader says what comes into it. */
 export const said = () => h('div.body', { role: 'status' });
 
+/** A secret that is shown only now, until somebody has it. */
+export const once = (place, title, secret, ...note) => { fill(place, h('div.warning', h('h3', title), secret, quiet(note), row(button('I have it', () => fill(place))))); };
+
 export const facts = pairs => h('dl', Object.entries(pairs).map(([name, what]) => (what || what === 0) && [h('dt', name), h('dd', what)]));
 
 const ICONS = {
@@ -28,10 +31,10 @@ const ICONS = {
   pause: 'M5.5 3v10M10.5 3v10', idle: 'M4 8h8', right: 'M2 8h11M9 4l4 4-4 4',
 };
 const LOOKS = {
-  ok: 'in sync,done,ok,synced,given,success,live,member,active,proved,fine,equal,identical',
-  busy: 'syncing,running,giving,planned,cancelling,waiting,joining,asked',
+  ok: 'in sync,done,ok,synced,given,success,live,member,active,proved,fine,equal,identical,copied,captured,applied',
+  busy: 'syncing,running,giving,planned,cancelling,waiting,joining,asked,comparing,copying',
   warn: 'behind,conflict,differs,in flight,partly,partial,warning,undone,stale,reconnecting,interrupted,parked,timeout',
-  bad: 'failed,unreachable,error,blocked,denied',
+  bad: 'failed,unreachable,error,blocked,denied,refused',
   pause: 'paused,held',
 };
 const look = word => Object.keys(LOOKS).find(name => LOOKS[name].split(',').includes(word)) ?? 'idle';
@@ -40,7 +43,7 @@ export const icon = name => s('svg.icon', { viewBox: '0 0 16 16', 'aria-hidden':
 
 export function badge(state, text) {
   const word = String(state ?? 'unknown').replaceAll('_', ' ').toLowerCase();
-  return h(`span.badge.${look(word)}`, icon(look(word)), h('span', text ?? word));
+  return h(`span.badge.${look(word)}`, icon(look(word)), h('span', text ?? (word === 'conflict' ? 'waits for you' : word)));
 }
 
 /** A page's head, to which the focus goes; returns the element for what the page has. */

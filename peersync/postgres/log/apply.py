@@ -30,7 +30,7 @@ from peersync.postgres.log.rows import ShapeLike
 from peersync.postgres.log.staging import FRAME, copy_in, take_from_frame
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
-from peersync.wire.feed import FeedHead, TransactionHead
+from peersync.wire.feed import FeedHead
 
 _TARGETS: Final = queries("apply")["targets"]
 _HOLDERS: Final = queries("catalog")["lock_holders"]
@@ -245,7 +245,15 @@ class Applier:
 def transactions_of(head: FeedHead) -> list[Transaction]:
     """The heads of a frame as the core knows them, each with all that it had seen."""
     return [
-        Transaction(t.origin, t.position, t.hlc, t.kind, t.changes, seen, _subject(t))
+        Transaction(
+            t.origin,
+            t.position,
+            t.hlc,
+            t.kind,
+            t.changes,
+            seen,
+            None if t.info is None else _subject(t.info),
+        )
         for t, seen in zip(head.transactions, head.seens, strict=True)
     ]
 
@@ -254,8 +262,8 @@ def member_of(row: Any) -> Member:
     return Member(**{**row, "seen": decode_vector(row["seen"])})
 
 
-def _subject(head: TransactionHead) -> int | None:
-    subject = (head.info or {}).get("origin")
+def _subject(info: Mapping[str, Any]) -> int | None:
+    subject = info.get("origin")
     return subject if isinstance(subject, int) else None
 
 

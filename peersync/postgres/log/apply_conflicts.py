@@ -115,7 +115,7 @@ DELETE FROM {IN} AS i USING peersync_clash AS c
 # What is written a second time: the winner of each pair, whichever it is.
 _AGAIN = f"""
 INSERT INTO {AGAIN} (origin, position, ordinal, at, shape, op, key, image)
-SELECT v.origin, v.position, v.ordinal, coalesce(k.at, i.at),
+SELECT v.origin, v.position, v.ordinal, coalesce(k.at::text, i.at),
        CASE WHEN c.kept_wins AND c.op NOT IN ('D', 'T') OR i.op = 'T' THEN c.shape ELSE i.shape END,
        CASE WHEN c.kept_wins AND c.op IN ('D', 'T') THEN 'D'
             WHEN c.kept_wins THEN c.op WHEN i.op = 'T' THEN 'D' ELSE i.op END, c.key,

@@ -36,7 +36,8 @@ SELECT t.origin, t.position, t.hlc, t.kind, t.changes, coalesce(b.bytes, 0), t.a
                FROM peersync_in GROUP BY position) AS b USING (position)"""
 _KEEP_CHANGES: Final = """
 INSERT INTO peersync.relayed (origin, position, ordinal, at, tbl, shape, op, key, image, old)
-SELECT i.origin, i.position, i.ordinal, i.at, s.tbl, i.shape, i.op, i.key, i.image, i.old
+SELECT i.origin, i.position, i.ordinal, i.at::timestamptz, s.tbl, i.shape, i.op, i.key,
+       i.image, i.old
   FROM peersync_in AS i JOIN {shapes} USING (shape)"""
 
 

@@ -78,6 +78,7 @@ class Settling:
         self._changes = changes
         self._heads = heads
         self._compact: list[str] = []
+        self._analyzed = False
         self._merging = Merging(session, origin)
 
     async def write(
@@ -90,8 +91,8 @@ class Settling:
         """
         plain, merging = merging_of(batches)
         after = self._grown(self._vector, seen)
-        if self._changes > ANALYZE_FROM and (after or merging or supersede):
-            await self._conn.execute(f"ANALYZE {IN}")  # for joins; the rest reads it through
+        if supersede or (after and self._receives):
+            await self._analyze()
         pending: set[Place] = set()
         if merging and (after or self._origin is None):
             pending = await self._find(after, self._vector, merging)
@@ -166,6 +167,7 @@ class Settling:
         self._session.window_used = True
         if not await keep_window(self._conn, after, upto, tables, cleared, self._changes):
             return 0
+        await self._analyze()
         await self._heads()
         for statement in self._compact:
             await self._conn.execute(statement)
@@ -181,9 +183,16 @@ class Settling:
     ) -> set[Place]:
         """Rows to be merged. The stages of conflicts are empty afterwards."""
         self._session.window_used = True
+        await self._analyze()
         await self._heads()
         shapes = shapes_sql(self.tables)
         return await self._merging.find(after, upto, batches, shapes, self._changes)
+
+    async def _analyze(self) -> None:
+        """Once, for joins; what only reads the staged rows through does without."""
+        if self._changes > ANALYZE_FROM and not self._analyzed:
+            self._analyzed = True
+            await self._conn.execute(f"ANALYZE {IN}")
 
     async def _look(self, plain: list[Batch], merging: list[Batch], pending: set[Place]) -> None:
         """R2: whose change got a place while these were being written. `pending`: to be merged."""

@@ -55,7 +55,7 @@ INSERT INTO peersync.quarantine AS q (
 SELECT '{cause}', i.origin, i.position, i.ordinal,
        coalesce(t.hlc, (SELECT k.hlc FROM peersync.transaction AS k  -- one of ours, written again
                          WHERE k.origin = i.origin AND k.position = i.position), 0),
-       i.at, s.tbl, s.schema_name, s.table_name,
+       i.at::timestamptz, s.tbl, s.schema_name, s.table_name,
        i.shape, i.op, i.key, i.image, i.old, {words}
   FROM {table} AS i LEFT JOIN peersync_tx AS t USING (origin, position)
   JOIN {shapes} USING (shape){more}

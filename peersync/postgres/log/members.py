@@ -94,6 +94,12 @@ async def read_replica(conn: asyncpg.Connection) -> Replica | None:
     return None if row is None else Replica(**row)
 
 
+async def last_said(conn: asyncpg.Connection) -> int:
+    """The position that the others can be waited for: heartbeats after it are never answered."""
+    position: int = await conn.fetchval(_SQL["last_said"])
+    return position
+
+
 async def read_home(conn: asyncpg.Connection) -> str:
     """What stays as long as the numbers of transactions mean the same; a dump changes it."""
     home: str = await conn.fetchval(_SQL["home"])

@@ -661,6 +661,7 @@ CREATE FUNCTION peersync.publish(OUT published integer, OUT "position" bigint, O
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET jit TO 'off'
+    SET work_mem TO '32MB'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -720,13 +721,13 @@ BEGIN
     ), clocked AS (
         -- hlc = greatest(its own time, the hlc before + 1), without a loop
         SELECT p.*, p.nth + greatest(ours.hlc, max(peersync.micros(p.at) - p.nth)
-                                               OVER (ORDER BY p.nth)) AS hlc
+                                               OVER (ORDER BY p.last ROWS UNBOUNDED PRECEDING)) AS hlc
           FROM placed AS p
     ), written AS (
         INSERT INTO peersync.transaction
                (origin, position, hlc, kind, xid, changes, bytes, at, seen)
         SELECT ours.origin, ours.position + k.nth, k.hlc, 'd', k.xid, k.changes, k.bytes, k.at, vector
-          FROM clocked AS k ORDER BY k.nth
+          FROM clocked AS k ORDER BY k.last
         RETURNING position, hlc)
     SELECT count(*), max(w.position), max(w.hlc)
       INTO publish.published, publish."position", publish.hlc FROM written AS w;

@@ -41,7 +41,7 @@ def link(state: str, peer: str = "server-a", database: str = "shop") -> LinkStat
             [link("failed"), link("failed", "c"), link("unreachable", "d")],
             "The last sync of shop from server-a failed, and 1 more.",
         ),
-        ([UP], [link("partly")], "The last sync of shop from server-a left tables out."),
+        ([UP], [link("partly")], "The last sync of shop from server-a left tables or rows out."),
         ([UP], [link("unreachable")], "server-a can't be reached."),
         (
             [UP],

@@ -10,7 +10,7 @@ const node = side => side.node ?? String(side.origin);
 const winner = one => (one.winner === 'merged' ? 'both, merged' : node(one[one.winner]));
 const toOne = one => link(query(`#/conflict/${one.id}`, { database: one.database }), rowOf(one));
 
-export const stateOf = ({ state }) => (state === 'open' ? badge('conflict', 'waits for you') : badge('done', state === 'resolved' ? 'decided' : state));
+export const stateOf = ({ state }) => (state === 'open' ? badge('conflict') : badge('done', state === 'resolved' ? 'decided' : state));
 
 const COLUMNS = {
   State: [stateOf, one => one.state], Row: [toOne, rowOf], Database: 'text', Found: 'ago at',

@@ -122,13 +122,13 @@ function figures(one, over) {
   const total = one.steps[0]?.total;
   return [
     !over && [percent(one.percent), 'of the whole'],
-    [bytes(one.raw_bytes), total ? `of ${bytes(total)} read` : 'read'], [bytes(one.wire_bytes), 'on the wire'],
+    [bytes(one.raw_bytes), total && !over ? `of ${bytes(total)} read` : 'read'], [bytes(one.wire_bytes), 'on the wire'],
     one.saved_bytes && [bytes(one.saved_bytes), 'not sent again'], [rows(one.rows), 'taken in'],
     !over && [rate(one.rate_bytes_s), ''], !over && (one.eta_s == null ? ['time left', 'not known yet'] : [duration(Math.ceil(one.eta_s)), 'left']),
   ].filter(Boolean);
 }
 
-const of = (amount, done, total) => [amount(done), total != null && total !== done && ` of ${amount(total)}`];
+const of = (amount, done, total) => [amount(done), total != null && amount(total) !== amount(done) && ` of ${amount(total)}`];
 const moving = (done, total, name) => bar(total ? Math.min(100, (100 * done) / total) : null, name);
 
 function far({ name, state, unit, done, total }) {
@@ -136,11 +136,12 @@ function far({ name, state, unit, done, total }) {
   return [of(unit === 'bytes' ? bytes : count, done, total), unit !== 'bytes' && ` ${unit}`, state === 'running' && moving(done, total, name)];
 }
 
-const steps = () => table('The five steps', [], { Step: 'text name', State: ({ state }) => badge(state === 'waiting' ? 'to come' : state), Done: far, Time: num(({ seconds }) => (seconds ? duration(seconds) : '')) });
+const stateOf = ({ state }) => badge(state === 'waiting' ? 'to come' : state);
+const steps = () => table('The five steps', [], { Step: 'text name', State: stateOf, Done: far, Time: num(({ seconds }) => (seconds ? duration(seconds) : '')) });
 
 const BUSY = ['comparing', 'copying'];
 const parts = () => table('How far each table is', [], {
-  Table: tableOf, State: ({ state }) => badge(BUSY.includes(state) ? 'running' : state === 'waiting' ? 'to come' : state === 'copied' ? 'done' : state, state === 'waiting' ? 'to come' : state),
+  Table: tableOf, State: stateOf,
   Rows: num(t => [of(count, t.rows, t.rows_total), BUSY.includes(t.state) && moving(t.rows, t.rows_total, tableOf(t))]), Bytes: num(t => of(bytes, t.bytes, t.bytes_total)),
 });
 

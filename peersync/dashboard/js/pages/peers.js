@@ -1,15 +1,17 @@
 /** Peers: who they are, what they may; who asks to become one; invite, join and remove; who is a member of what. */
-import { ADMIN, PRIMARY, act, acts, ago, ask, b, badge, below, button, card, checkbox, cli, code, command, danger, db, del, duration, errorBox, every, everywhere, facts, field, fill, h, input, list, may, page, post, press, put, quiet, said, section, segment, sleep, small, tell, toast, word } from '../kit.js';
+import { ADMIN, PRIMARY, act, acts, ago, ask, b, badge, below, button, card, checkbox, cli, code, command, danger, db, del, duration, errorBox, every, everywhere, facts, field, fill, h, input, list, may, once, page, post, press, put, quiet, said, section, segment, sleep, small, tell, toast, word } from '../kit.js';
 
 const RIGHTS = { pull: 'pull from here', push: 'push into this server', schema: 'bring table definitions' };
 const OWNER = { ...ADMIN, ...PRIMARY };
 const path = peer => `api/admin/peers/${segment(peer)}`;
 
+const unlike = one => one.looks_like && h('p.warning', `${one.name} is not ${one.looks_like}, however alike they look.`);
+
 /** Who waits to be accepted: the fingerprint is compared first. */
 const requests = (rows, again) => rows.length > 0 && section('Who asks to be a peer', quiet('Accept only where the other server shows the same fingerprint.'), list('Requests', rows, {
-  Server: 'b name', Fingerprint: 'code short_id', 'Came from': one => [one.came_from, one.address && `, reached at ${one.address}`], Asked: 'ago asked_at', Invited: one => one.invited_by, Problem: one => one.problem && badge('blocked', one.problem),
-  ...acts(({ id, name, short_id: shown }) => [
-    press('Accept', `peer accept ${word(name)} --fingerprint ${shown}`, () => tell(`peers/pending/${id}/accept`, {}).then(() => `${name} is a peer now.`), { ...OWNER, again, ask: { title: `Accept ${name}?`, body: ['Its fingerprint has to be ', code(shown), ' over there, too.'] } }),
+  Server: one => [b(one.name), unlike(one)], Fingerprint: 'code short_id', 'Came from': one => [one.came_from, one.address && `, reached at ${one.address}`], Asked: 'ago asked_at', Invited: one => one.invited_by, Problem: one => one.problem && badge('blocked', one.problem),
+  ...acts(({ id, name, short_id: shown, ...one }) => [
+    press('Accept', `peer accept ${word(name)} --fingerprint ${shown}`, () => tell(`peers/pending/${id}/accept`, {}).then(() => `${name} is a peer now.`), { ...OWNER, again, ask: { title: `Accept ${name}?`, body: ['Its fingerprint has to be ', code(shown), ' over there, too.', unlike({ name, ...one })] } }),
     press('Refuse', `peer refuse ${word(name)}`, () => tell(`peers/pending/${id}/refuse`, {}), { ...ADMIN, kind: 'danger', again }),
   ]),
 }, { line: 'peer pending' }));
@@ -27,7 +29,7 @@ function invite(load) {
   const open = load('peers/invites', invites);
   return section('Invite a server', field('Where the other server reaches this one', address, 'HOST:PORT'), field('Ask me first (--confirm)', confirm, 'Who uses the code waits above until an admin has compared the fingerprint.'), act('Make a code', 'peer invite', async () => {
     const told = await tell('peers/invite', { address: address.value || null, confirm: confirm.checked });
-    fill(place, command(told.line, 'Paste it on the other server’s page Peers:'), cli(`peer join ${told.line}`, 'or type there:'), quiet('A secret, for one use. It ends ', ago(told.expires_at), ' and leads to ', b(told.address), '.'));
+    once(place, 'The code', [command(told.line, 'Paste it on the other server’s page Peers:'), cli(`peer join ${told.line}`, 'or type there:')], 'A secret, for one use. It ends ', ago(told.expires_at), ' and leads to ', b(told.address), '.');
     return 'The code is ready.';
   }, { ...OWNER, again: open.again }), place, open);
 }

@@ -4,7 +4,7 @@ import { rowForm, written } from '../rows.js';
 
 const FIELDS = { table: ['Table'], all: ['State', [['', 'Waiting'], ['true', 'Also settled ones']]] };
 
-const told = results => section('What came of it', items(results, one => [badge(one.result === 'refused' ? 'failed' : 'done', one.result), ` ${rowOf(one)} ${one.reason ?? ''}`, one.after && details('The row', written(one))]));
+const told = results => section('What came of it', items(results, one => [badge(one.result), ` ${rowOf(one)} ${one.reason ?? ''}`, one.after && details('The row', written(one))]));
 
 const doing = (label, line, path, body, say, options) => act(label, `quarantine ${line}`, async () => {
   const results = [await tell(`quarantine/${path}`, body())].flat();

@@ -1,5 +1,5 @@
 /** What is configured and where it came from; notifications; users, tokens and sessions. */
-import { ADMIN, act, acts, ago, b, badge, cli, command, danger, del, details, dialog, errorBox, facts, fail, field, fill, filterBar, form, h, input, items, link, list, many, p, page, patch, post, press, quiet, said, section, segment, select, session, tell, word } from '../kit.js';
+import { ADMIN, act, acts, ago, b, badge, cli, command, danger, del, details, dialog, errorBox, facts, fail, field, filterBar, form, h, input, items, link, list, many, once, p, page, patch, post, press, quiet, said, section, segment, select, session, tell, word } from '../kit.js';
 
 const API = 'api/admin/';
 const roles = (role = 'viewer', ...more) => select(['viewer', 'operator', 'admin'], role, ...more);
@@ -39,12 +39,9 @@ function channels({ quiet_until: until, channels: rows, incidents }, again) {
   ];
 }
 
-const once = (place, title, secret, ...note) => { fill(place, h('h3', title), command(secret, ''), quiet(...note)); };
-
-function users(rows, again) {
-  const place = said();
+function users(rows, again, place) {
   const [name, role] = [input({ required: true }), roles()];
-  const first = told => once(place, `The first login of ${told.user}`, told.link, 'Works once; ends ', ago(told.expires_at), '.');
+  const first = told => once(place, `The first login of ${told.user}`, command(told.link, ''), 'Works once; ends ', ago(told.expires_at), '.');
   const path = user => `${API}users/${segment(user.name)}`;
   const ended = ({ revoked_tokens: gone }) => gone?.length && `Its tokens have ended, too: ${gone.join(', ')}.`;
   const shown = list('Users', rows, {
@@ -59,11 +56,10 @@ function users(rows, again) {
     const told = await tell('users', { name: name.value, role: role.value });
     first(told);
     shown[0].update([...rows, { name: told.user, role: role.value, link_expires_at: told.expires_at, sessions: 0 }]);
-  }, { ...ADMIN, needs: [name] }), place];
+  }, { ...ADMIN, needs: [name] })];
 }
 
-function tokens(rows, again) {
-  const place = said();
+function tokens(rows, again, place) {
   const [name, role, days] = [input({ required: true }), roles(), input({ type: 'number', required: true, min: 1, max: 3650, value: 90 })];
   const shown = list('Tokens', rows, {
     Token: 'b name', Role: 'text', Made: one => [ago(one.created_at), ` by ${one.created_by}`], Ends: one => (one.expired ? badge('expired') : ago(one.expires_at)), 'Last used': 'ago',
@@ -71,13 +67,13 @@ function tokens(rows, again) {
   }, { empty: 'No token. Scripts on this machine need none: they use the Unix socket.', line: 'token list' });
   return [shown, form(field('Name', name), field('Role', role), field('Days', days)), act('Make a token', 'token create NAME --role ROLE --days N', async () => {
     const told = await tell('tokens', { name: name.value, role: role.value, days: Number(days.value) });
-    once(place, `Token ${told.name}`, told.token, 'It is shown only now. Send it as: Authorization: Bearer TOKEN');
+    once(place, `Token ${told.name}`, command(told.token, ''), 'It is shown only now. Send it as: Authorization: Bearer TOKEN');
     shown[0].update([told, ...rows]);
-  }, { ...ADMIN, needs: [name, days] }), place];
+  }, { ...ADMIN, needs: [name, days] })];
 }
 
 /** "Firefox, Windows"; all that it said of itself on hover. */
-const browser = text => h('span', { title: text }, [/(Edg|Firefox|Chrome|Safari)(?!.*Edg)/, /Android|iP\w+|Windows|Mac|Linux(?!; A)/].map(one => text.match(one)?.[0]).filter(Boolean).join(', ') || text.split(' ')[0]);
+const browser = text => h('span', { title: text }, [/(Edg|Firefox|Chrome|Safari)(?!.*Edg)/, /Android|iP\w+|Windows|Mac|Linux(?!; A)/].map(one => text.match(one)?.[0].replace('Edg', 'Edge')).filter(Boolean).join(', ') || text.split(' ')[0]);
 
 const sessions = (rows, again) => list('Sessions', rows, {
   User: one => [b(one.user), one.own && ' (this one)'], From: one => [`${one.address} `, browser(one.browser)], Began: 'ago created_at', Seen: 'ago seen_at', Ends: 'ago expires_at',
@@ -87,4 +83,7 @@ const sessions = (rows, again) => list('Sessions', rows, {
 const PARTS = [['Notifications', 'notify', channels], ['Users', 'users', users], ['Tokens', 'tokens', tokens], ['Sessions', 'sessions', sessions], ['Configuration', 'settings', settings]];
 const lead = () => ['You are ', b(session.user), `, ${session.role}. `, session.role !== 'admin' && 'Users, tokens, sessions and the configuration are for the role admin. ', link('#/password', 'Change the password')];
 
-export const show = page('Settings', lead, ({ load }) => PARTS.slice(0, session.role === 'admin' ? 5 : 1).map(([title, path, draw]) => section(title, load(path, draw))));
+export const show = page('Settings', lead, ({ load }) => PARTS.slice(0, session.role === 'admin' ? 5 : 1).map(([title, path, draw]) => {
+  const secret = said(); // stays when the list above is read anew
+  return section(title, load(path, (told, again) => draw(told, again, secret)), secret);
+}));

@@ -1,7 +1,6 @@
 /** Tables of periodic sync: what is captured, what is not and why, how conflicts end; sequences. */
 import { ADMIN, act, ask, b, badge, card, command, count, counted, databases, db, everywhere, facts, field, fill, input, list, num, p, page, query, quiet, said, section, select, tableOf, tell, word } from '../kit.js';
 
-const LOOKS = { captured: 'ok', refused: 'failed' };
 const state = one => (one.parked ? 'parked' : one.state);
 const why = one => one.parked ?? one.reason;
 
@@ -16,7 +15,7 @@ function about(one, again) {
 }
 
 const COLUMNS = {
-  State: [one => badge(LOOKS[state(one)] ?? state(one), state(one)), state], Table: [one => b(tableOf(one)), tableOf], Database: 'text', Rule: 'text strategy',
+  State: [one => badge(state(one)), state], Table: [one => b(tableOf(one)), tableOf], Database: 'text', Rule: 'text strategy',
   Waiting: num(one => counted(one.waiting, query('#/quarantine', { database: one.database, table: tableOf(one) })), one => one.waiting), Why: why,
 };
 

@@ -1,6 +1,6 @@
 /** Verify: whether databases are the same here and on a peer, row by row; and what makes them so again. */
 import { lost } from './sync.js';
-import { PRIMARY, act, ago, ask, b, badge, bar, below, button, checkbox, cli, code, command, count, counted, databases, db, dialog, duration, errorBox, field, fill, form, h, ident, input, items, link, list, many, num, option, p, page, patterns, press, query, quiet, row, said, section, segment, select, sleep, tableOf, tell, toast, word, worst } from '../kit.js';
+import { PRIMARY, act, ago, ask, b, badge, bar, below, button, checkbox, cli, code, count, counted, databases, db, dialog, duration, errorBox, field, fill, form, h, ident, input, items, link, list, many, num, option, p, page, patterns, press, query, quiet, row, said, section, segment, select, sleep, tableOf, tell, toast, word, worst } from '../kit.js';
 
 const WORST = ['failed', 'differs', 'in flight', 'partly', 'not compared', 'equal'];
 const AT_ONCE = 100; // tables of one repair
