@@ -7,13 +7,17 @@ it: a change that lost its place to a row that it had never seen would show here
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
 
 from peersync.core.errors import PeersyncError
+from peersync.postgres.log.staging import CREATE, IN, copy_in
 from tests.integration.apply_rig import Node, drain, make_group
 from tests.plugins.clusters import MakeDatabase
 
@@ -144,3 +148,27 @@ async def test_a_session_that_is_ended_at_any_moment_applies_nothing_twice(
         (n, 20) for n in range(300)
     ]
     assert failed, f"{ended} were ended"
+
+
+async def test_a_server_that_ends_while_it_is_too_slow_to_read_is_not_waited_for(
+    stack: AsyncExitStack, make_database: MakeDatabase
+) -> None:
+    conn = await asyncpg.connect(make_database(18).url())
+    stack.push_async_callback(conn.close)
+    await conn.execute(CREATE)
+    server = conn.get_server_pid()
+
+    async def rows() -> AsyncIterator[bytes]:
+        yield b""
+        os.kill(server, signal.SIGSTOP)
+        asyncio.get_running_loop().call_later(0.5, end)
+        for _ in range(200):
+            yield b"1\t1\t1\tthen\t1\tI\tk\t" + b"x" * 100_000 + b"\t\\N\n"
+
+    def end() -> None:
+        os.kill(server, signal.SIGTERM)
+        os.kill(server, signal.SIGCONT)
+
+    async with asyncio.timeout(120):
+        with pytest.raises(asyncpg.PostgresError):
+            await copy_in(conn, IN, rows())

@@ -57,9 +57,12 @@ def rest(process: subprocess.Popen[bytes], *, first: bytes = b"") -> tuple[bytes
 
 def waits_at_its_end(node: Node) -> bool:
     """Whether a sync has done all that it can do while the rows are held."""
-    return "0" != node.database.psql(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND datname = current_database() AND application_name LIKE 'peersync/restore/%'"
+    return (
+        node.database.psql(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND datname = current_database() AND application_name LIKE 'peersync/restore/%'"
+        )
+        != "0"
     )
 
 

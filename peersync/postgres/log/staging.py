@@ -12,7 +12,9 @@ one transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +33,8 @@ IN: Final = "peersync_in"
 AGAIN: Final = "peersync_again"
 FRAME: Final = "peersync_frame"
 ANALYZE_FROM: Final = 2_000  # rows; below, the planner's guess from the number of pages will do
+
+_LOST_S: Final = 1.0  # the driver itself says it sooner, where it notices
 
 # A number of a row costs more than the row where each is fetched by itself. A time that came over
 # the wire is read where it is kept, which few runs do: to read it is the dearest part of a COPY.
@@ -117,8 +121,30 @@ class Group:
 
 
 async def copy_in(conn: asyncpg.Connection, table: str, rows: AsyncIterable[bytes]) -> int:
-    """Rows of a feed as they came; gives how many."""
-    status: str = await conn.copy_to_table(table, source=rows, columns=list(COLUMNS), format="text")
+    """Rows of a feed as they came; gives how many.
+
+    Where the server goes while it was too slow to read, the driver waits for it for ever: it is
+    told to stop waiting a moment after the connection is lost.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+
+            def give_up(_: object) -> None:
+                with suppress(RuntimeError):  # the COPY has ended meanwhile
+                    limit.reschedule(loop.time() + _LOST_S)
+
+            conn.add_termination_listener(give_up)
+            try:
+                status: str = await conn.copy_to_table(
+                    table, source=rows, columns=list(COLUMNS), format="text"
+                )
+            finally:
+                conn.remove_termination_listener(give_up)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # of who sends the rows
+        raise asyncpg.ConnectionDoesNotExistError("the connection was lost in a COPY") from error
     return int(status.rpartition(" ")[2])
 
 

@@ -28,6 +28,11 @@ BEGIN
      WHERE origin = ours.origin;
 END $$;
 
+CREATE FUNCTION peersync.began_sql() RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ SELECT 'pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.statement_timestamp()), ''hex'')' $$;
+
 CREATE FUNCTION peersync.capture_anew(relation oid, tbl integer, keep_old boolean, op text, source text) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -50,25 +55,21 @@ CREATE FUNCTION peersync.capture_choice(facts jsonb, tbl integer, keep_old boole
 DECLARE
     plain  text := peersync.capture_statement(facts, tbl, keep_old, op, source);
     looked text := peersync.capture_statement(facts || '{"direct": []}', tbl, keep_old, op, source);
-    same   text := '';
 BEGIN
     IF facts -> 'direct' = '[]' OR facts -> 'key' = '[]' OR NOT (facts ->> 'current')::boolean THEN
         RETURN plain;
     END IF;
     IF plain <> looked THEN
         IF op = 'UPDATE' AND source = 'x' THEN
-            same := format('ELSIF NOT EXISTS (SELECT FROM x, y WHERE pg_catalog.record_image_ne(%s, %s)) THEN %s; ',
-                (SELECT format('ROW(%s)', string_agg(format('x.%I', k ->> 0), ', '))
-                   FROM jsonb_array_elements(facts -> 'key') AS k),
-                (SELECT format('ROW(%s)', string_agg(format('y.%I', k ->> 0), ', '))
-                   FROM jsonb_array_elements(facts -> 'key') AS k),
-                peersync.capture_statement(facts, tbl, keep_old, 'SAME', source));
+            plain := format('%s; IF NOT FOUND THEN PERFORM FROM x LIMIT 1; '
+                            'IF FOUND THEN %s; END IF; END IF',
+                            peersync.capture_statement(facts, tbl, keep_old, 'SAME', source), plain);
         END IF;
-        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = statement THEN '
-                        '%s; %sELSE %s; END IF', looked, same, plain);
+        plain := format('IF pg_catalog.current_setting(''peersync.logged'', true) = %s THEN %s; '
+                        'ELSE %s; END IF', peersync.began_sql(), looked, plain);
     END IF;
-    RETURN plain || '; IF FOUND THEN '
-                    'statement := pg_catalog.set_config(''peersync.logged'', statement, true); END IF';
+    RETURN plain || format('; IF FOUND THEN logged := '
+        'pg_catalog.set_config(''peersync.logged'', %s, true); END IF', peersync.began_sql());
 END $$;
 
 CREATE FUNCTION peersync.capture_facts(relation oid) RETURNS jsonb
@@ -268,8 +269,8 @@ BEGIN
     body := format($body$
 /* peersync %1$s */
 DECLARE
-    before    pg_catalog.jsonb;
-    statement pg_catalog.text := EXTRACT(epoch FROM pg_catalog.statement_timestamp());
+    before pg_catalog.jsonb;
+    logged pg_catalog.text;
 BEGIN
     /* in a restored database, a trigger may call what was made for another table since */
     IF TG_RELID = '%2$s'::pg_catalog.oid
@@ -308,7 +309,7 @@ BEGIN
             INSERT INTO peersync.change (tbl, shape, op)
             VALUES (%9$s, peersync.table_shape(TG_RELID), 'X');
         END;
-        statement := pg_catalog.set_config('peersync.logged', statement, true);
+        logged := pg_catalog.set_config('peersync.logged', %14$s, true);
     END IF;
     IF NOT pg_catalog.pg_try_advisory_xact_lock_shared(%11$s, %12$s) THEN
         PERFORM peersync.wake();
@@ -324,7 +325,7 @@ END $body$,
              THEN format('PERFORM peersync.capture_truncate(TG_RELID, %s, %L, TG_WHEN)', tbl, keep_old)
              ELSE format('INSERT INTO peersync.change (tbl, shape, op) VALUES (%s, %L::pg_catalog.int8, ''T'')',
                          tbl, peersync.facts_shape(facts)) END,
-        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick);
+        tbl, keep_old, x'70737963'::int, hashtext('awake'), quick, peersync.began_sql());
     RETURN format(
         'CREATE OR REPLACE FUNCTION peersync.capture_%s() RETURNS trigger LANGUAGE plpgsql '
         'SECURITY DEFINER SET search_path = pg_catalog, pg_temp %s AS %L', relation,
@@ -445,7 +446,7 @@ CREATE FUNCTION peersync.capture_version() RETURNS text
     SELECT md5(string_agg(p.prosrc, '' ORDER BY p.proname)) FROM pg_proc AS p
      WHERE p.pronamespace = 'peersync'::regnamespace
        AND p.proname IN ('capture_source', 'capture_choice', 'capture_statement', 'plain_rows_sql',
-                         'image_sql', 'key_sql', 'key_field', 'quick_stamp')
+                         'began_sql', 'image_sql', 'image_fits_sql', 'key_sql', 'key_field', 'quick_stamp')
 $$;
 
 CREATE FUNCTION peersync.ddl_noticed() RETURNS event_trigger
@@ -505,26 +506,35 @@ CREATE FUNCTION peersync.facts_stamp(facts jsonb, relation oid) RETURNS bigint
      WHERE facts IS NOT NULL
 $$;
 
+CREATE FUNCTION peersync.image_fits_sql(facts jsonb, a text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    SELECT string_agg(format('GREATEST(%s, 0) OPERATOR(pg_catalog.<) %s', k.sizes,
+                             200000000 / k.growth / k.wide), ' AND ' ORDER BY k.growth)
+      FROM (SELECT g.growth, (sum(count(*)) OVER ())::integer AS wide,
+                   string_agg(format('pg_catalog.%s(%s.%I)', g.measure, a, c ->> 0), ', '
+                              ORDER BY n) AS sizes
+              FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)
+              JOIN (VALUES ('text', 2, 'octet_length'), ('any', 256, 'pg_column_size'))
+                   AS g (kind, growth, measure) ON g.kind = c ->> 3
+             WHERE (c ->> 2)::boolean GROUP BY g.growth, g.measure) AS k
+$$;
+
 CREATE FUNCTION peersync.image_sql(facts jsonb, a text, whole boolean) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    SELECT CASE WHEN s.size IS NULL THEN format('pg_catalog.textin(pg_catalog.record_out(%s))', s.r)
-           ELSE format('CASE WHEN %s < 200000000 THEN pg_catalog.textin(pg_catalog.record_out(%s))'
-                       ' ELSE peersync.try_image(%s) END', s.size, s.r, s.r) END
+    SELECT CASE WHEN f.fits IS NULL THEN format('pg_catalog.textin(pg_catalog.record_out(%s))', s.r)
+           ELSE format('CASE WHEN %s THEN pg_catalog.textin(pg_catalog.record_out(%s))'
+                       ' ELSE peersync.try_image(%s) END', f.fits, s.r, s.r) END
       FROM (SELECT CASE WHEN whole AND bool_and((c ->> 2)::boolean) THEN a || '.*'
                         ELSE 'ROW(' || string_agg(CASE WHEN (c ->> 2)::boolean
                                                        THEN format('%s.%I', a, c ->> 0)
                                                        ELSE 'NULL' END, ', ' ORDER BY n) || ')'
-                        END AS r,
-                   string_agg(CASE c ->> 3
-                       WHEN 'text' THEN format(
-                           'coalesce(2 * pg_catalog.octet_length(%s.%I)::int8, 0)', a, c ->> 0)
-                       ELSE format(
-                           'coalesce(256 * pg_catalog.pg_column_size(%s.%I)::int8, 0)', a, c ->> 0)
-                       END, ' + ' ORDER BY n)
-                       FILTER (WHERE (c ->> 2)::boolean AND c ->> 3 IS NOT NULL) AS size
+                        END AS r
               FROM jsonb_array_elements(facts -> 'columns') WITH ORDINALITY AS u (c, n)) AS s
+     CROSS JOIN (SELECT peersync.image_fits_sql(facts, a) AS fits) AS f
 $$;
 
 CREATE FUNCTION peersync.key_field(expression text, form text) RETURNS text
@@ -628,12 +638,25 @@ DECLARE
     old_key text := coalesce(peersync.key_sql(facts, old_alias), 'NULL::pg_catalog.text');
     new_key text := coalesce(peersync.key_sql(facts, new_alias), 'NULL::pg_catalog.text');
     old_row text := peersync.image_sql(facts, old_alias, false);
-    new_row text := peersync.image_sql(facts, new_alias, false);
-    sure    boolean := new_row NOT LIKE '%try_image%';  -- its text can be built
+    -- the fields of a partition have an order of their own
+    whole   boolean := new_alias = 'x' AND NOT (facts ->> 'partitioned')::boolean;
+    new_row text := peersync.image_sql(facts, new_alias, whole);
+    sure    boolean := peersync.image_fits_sql(facts, new_alias) IS NULL;
     letter  text := CASE WHEN keyed AND op IN ('UPDATE', 'SAME') THEN 'U' ELSE 'I' END;
+    -- what tells keys apart: their texts, or a value that is the same where it is equal
+    one     text := facts #>> '{key,0,0}';
+    simple  boolean := jsonb_array_length(facts -> 'key') = 1 AND (
+        SELECT c ->> 1 IN ('smallint', 'integer', 'bigint', 'uuid', 'date')
+          FROM jsonb_array_elements(facts -> 'columns') AS c WHERE c ->> 0 = one);
+    old_id  text := CASE WHEN simple THEN format('%s.%I', old_alias, one) ELSE old_key END;
+    new_id  text := CASE WHEN simple THEN format('%s.%I', new_alias, one) ELSE new_key END;
     gone    text;
     there   text;
 BEGIN
+    IF op = 'SAME' THEN  -- y has one row, of the same key
+        news := format('%s WHERE ARRAY[%s] OPERATOR(pg_catalog.=) ARRAY(SELECT %s FROM %s LIMIT 2)',
+                       news, new_id, old_id, olds);
+    END IF;
     gone := format('SELECT %s, %s, %L::pg_catalog."char", %s, %s, %s FROM %s', tbl, shape, 'D', old_key,
                    CASE WHEN keyed THEN 'NULL::pg_catalog.text' ELSE old_row END,
                    CASE WHEN keyed AND keep_old THEN old_row ELSE 'NULL::pg_catalog.text' END, olds);
@@ -650,9 +673,10 @@ BEGIN
         THEN gone || format(' WHERE %s NOT IN (SELECT %s FROM %s)', old_key, new_key, news)
              || ' UNION ALL ' || there
         WHEN keyed THEN format(
-             'SELECT %s, %s, %L::pg_catalog."char", g.key, NULL::pg_catalog.text, NULL::pg_catalog.text'
+             'SELECT %s, %s, %L::pg_catalog."char", %s, NULL::pg_catalog.text, NULL::pg_catalog.text'
              ' FROM (SELECT %s AS key FROM %s EXCEPT SELECT %s FROM %s) AS g UNION ALL %s',
-             tbl, shape, 'D', old_key, olds, new_key, news, there)
+             tbl, shape, 'D', CASE WHEN simple THEN 'ROW(g.key)::pg_catalog.text' ELSE 'g.key' END,
+             old_id, olds, new_id, news, there)
         ELSE gone || ' UNION ALL ' || there END;
 END $_$;
 
