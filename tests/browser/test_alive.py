@@ -122,7 +122,7 @@ async def test_a_thousand_peers_with_fifty_databases_each_do_not_hold_up_the_pag
     steps = [await worked()]
     for shown in range(200, 501, 100):
         await page.get_by_role("button", name=re.compile("Show .* more")).first.click()
-        await expect(page.get_by_text(f"peer-{shown:04}")).to_be_attached()
+        await expect(page.get_by_text(f"peer-{shown:04}")).to_be_attached(timeout=60_000)
         await page.mouse.wheel(0, 20_000)
         steps.append(await worked())
     await page.get_by_role("button", name=re.compile("^Details of")).first.click()

@@ -9,7 +9,7 @@ default is: peers prune what we say we have.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg
@@ -108,7 +108,9 @@ class Session:
         except BaseException:
             self.window_used = True  # the emptying is taken back, too
             if not self.conn.is_closed():
-                await self.conn.execute("ROLLBACK")
+                # a session that was told FATAL takes nothing more: what it did first is the error
+                with suppress(asyncpg.InterfaceError, asyncpg.InternalClientError):
+                    await self.conn.execute("ROLLBACK")
             raise
         await self.conn.execute("COMMIT")
 
