@@ -14,7 +14,7 @@ import msgspec
 from peersync.agent.jobs import JobView
 from peersync.agent.periodic.answers import LinkView
 from peersync.agent.proof.view import ProofSummary
-from peersync.agent.status_sentence import ORDER, differs
+from peersync.agent.status_sentence import FINE, ORDER, differs
 from peersync.agent.status_view import LinkStatus
 from peersync.core.errors import PeersyncError
 from peersync.core.words import counted
@@ -35,14 +35,17 @@ def with_changes(link: LinkStatus, view: LinkView | None, now: str | None) -> Li
 
 
 def with_proof(link: LinkStatus, proof: ProofSummary | None) -> LinkStatus:
-    """The same with what was proved; a difference is a problem where there is no other."""
+    """The same with what was proved; a difference is said beside what is worse."""
     link = msgspec.structs.replace(link, proof=proof)
-    if proof is None or not differs(link) or link.problem is not None:
+    if proof is None or not differs(link):
         return link
+    words = f"{counted(proof.differing, 'table')} differed when it was verified"
+    both = (words, link.problem) if link.state in FINE else (link.problem, words)
+    hint = f"peersync verify {link.peer} --database {link.database} --rows"
     return msgspec.structs.replace(
         link,
-        problem=f"{counted(proof.differing, 'table')} differed when it was verified",
-        hint=f"peersync verify {link.peer} --database {link.database} --rows",
+        problem="; ".join(filter(None, both)),
+        hint=hint if link.state in FINE else link.hint or hint,
     )
 
 

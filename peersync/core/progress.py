@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 RATE_WINDOW_S = 20.0
 STALL_S = 10.0
 STILL_S = 1.0
-SURE_S = 1.0  # a shorter look gives no rate to build on
+SURE_S = 3.0  # a shorter look gives no rate to build on
 ETA_LIMIT_S = 24 * 3600.0
 BEFORE_COMMIT = 99.0  # percent; whoever rounds it does not come to 100
 
@@ -129,11 +129,16 @@ class RateMeter:
         self._window_s = window_s
         self._samples: deque[tuple[float, int]] = deque()
         self._moved_at: float | None = None
+        self._moves = 0
 
     def sample(self, now_s: float, value: int) -> None:
         """Takes the counter's value at a monotonic time in seconds."""
-        if not self._samples or value != self._samples[-1][1]:
+        if not self._samples:
             self._moved_at = now_s
+        elif value != self._samples[-1][1]:
+            self._moved_at, self._moves = now_s, self._moves + 1
+            if self._moves == 1:  # the time before it began is no part of its rate
+                self._samples = deque([self._samples[-1]])
         self._samples.append((now_s, value))
         while len(self._samples) > 2 and self._samples[1][0] <= now_s - self._window_s:
             self._samples.popleft()
@@ -146,9 +151,10 @@ class RateMeter:
         return (last - first) / (last_at - first_at) if last_at > first_at else None
 
     @property
-    def span_s(self) -> float:
-        """How long it has been looking, the window at most."""
-        return self._samples[-1][0] - self._samples[0][0] if self._samples else 0.0
+    def sure(self) -> bool:
+        """Whether it has seen enough for a guess at what comes: 3 s, and more than one step."""
+        span_s = self._samples[-1][0] - self._samples[0][0] if self._samples else 0.0
+        return span_s >= SURE_S and self._moves >= 2
 
     def still_for(self, now_s: float) -> float:
         """Seconds since the counter last moved."""

@@ -17,7 +17,6 @@ from peersync.core.progress import (
     BEFORE_COMMIT,
     STEPS,
     STILL_S,
-    SURE_S,
     Progress,
     RateMeter,
     Step,
@@ -237,11 +236,11 @@ class SessionRecord:
         return max((round(rate, 1) for rate in rates if rate is not None), default=None)
 
     def _eta(self, now_s: float) -> float | None:
-        """None in the first second, and while nothing moves: an old rate says nothing."""
+        """None in the first seconds, and while nothing moves: an old rate says nothing."""
         restore, convert = self._total(Step.RESTORE), self._total(Step.CONVERT)
         if restore is None or convert is None or self.state is not State.RUNNING:
             return None
-        if self._work.span_s < SURE_S or self._work.still_for(now_s) >= STILL_S:
+        if not self._work.sure or self._work.still_for(now_s) >= STILL_S:
             return None
         moved = self._steps[Step.RESTORE].done + self._steps[Step.CONVERT].done
         return eta_seconds(moved, restore + convert, self._work.per_second())

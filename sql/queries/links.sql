@@ -8,6 +8,11 @@ SELECT count(*) AS transactions,
   FROM unnest($1::bigint[], $2::bigint[]) AS v (origin, position)
   JOIN peersync.transaction AS t ON t.origin = v.origin AND t.position > v.position;
 
+-- name: contradicted
+-- A peer has more of this database than there is: its own numbers prove nothing any more.
+-- $1 its origin
+UPDATE peersync.member SET info = info || '{"contradicted": true}' WHERE origin = $1;
+
 -- name: waiting
 -- Tables whose changes wait, are not caught, or were left out by a person, whether some process
 -- runs the periodic sync of this database, and whether a full sync writes here.

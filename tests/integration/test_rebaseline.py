@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pgcluster
+import psycopg
 
 from tests.integration.test_join import ITEMS, join, shows
 from tests.plugins.clusters import Database, MakeDatabase
@@ -116,6 +118,39 @@ def test_a_clone_becomes_a_node_of_its_own(
     shows(database, "SELECT name FROM item WHERE id = 10", "from the original")
     assert_same_rows(source.database, database)
     assert_same_rows(source.database, target.database)
+
+
+def test_what_a_copy_wrote_under_numbers_that_the_original_used_is_kept(
+    pair_18: TwoNodes, make_database: MakeDatabase, make_node: MakeNode
+) -> None:
+    """A whole machine is copied, both run, and nobody gives the copy an identity of its own."""
+    source, target = pair_18
+    source.database.psql(ITEMS)
+    join(target, source)
+    target.database.psql("UPDATE item SET name = 'both have it' WHERE id = 1")
+    target.run("sync", "now", "--wait", "--timeout", "60")
+    target.stop()
+    database = make_database(18, template=target.database.name, nth=1)
+    clone = make_node("server-c", database, start=False)
+    shutil.rmtree(clone.home / "state")
+    shutil.copytree(target.home / "state", clone.home / "state")
+    # As a copy of PostgreSQL's files would be: the log is at home there, too.
+    (mark,) = (clone.home / "state").rglob("shop.json")
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "home": ""}))
+    target.start()
+    for name in ("one", "two"):
+        target.database.psql(f"UPDATE item SET name = '{name}' WHERE id = 10")
+        target.run("sync", "now", "--wait", "--timeout", "60")
+    database.psql("INSERT INTO item VALUES (900, 'from the copy')")
+    with psycopg.connect(database.conninfo(), autocommit=True) as session:
+        session.execute("SELECT peersync.publish()")  # as its agent does before it meets anybody
+    clone.start()
+    shows(database, "SELECT state FROM peersync.replica", "held")
+    status = clone.run("status", check=False).out
+    assert "peersync node reset-identity" in status
+    clone.run("rebaseline", "server-a", "--yes")
+    found = clone.run("conflicts", "list", "--open", "--json").json["conflicts"]
+    assert "(900)" in [c["key"] for c in found], found
 
 
 def test_rows_without_a_key_come_back_too(pair_18: TwoNodes) -> None:

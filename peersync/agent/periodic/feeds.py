@@ -199,8 +199,7 @@ class Feeds:
             )
         theirs = asked.vector.get(replica.origin, 0)
         if theirs > replica.position:
-            reason = f"{peer.name} has {theirs} of its transactions, it has {replica.position}"
-            await hold(conn, reason)
+            reason = await hold(conn, peer.name, theirs, replica)
             self._hub.recheck.tell()
             raise Denied(f"{self._hub.name} is held on this node: {reason}")
         return replica

@@ -21,7 +21,7 @@ from peersync.agent.periodic.restart import Failures
 from peersync.agent.systemd import Pulse
 from peersync.core.errors import PeersyncError
 from peersync.core.patterns import Patterns
-from peersync.postgres.log.members import Member, Vector, set_state
+from peersync.postgres.log.members import Member, Replica, Vector, set_state
 from peersync.postgres.pool import Database
 from peersync.postgres.sqlfiles import queries
 from peersync.wire.feed import FeedHead
@@ -185,6 +185,18 @@ async def read_backlog(conn: asyncpg.Connection, mine: Vector, theirs: Vector) -
     return Backlog(**await conn.fetchrow(_SQL["backlog"], [*ahead], [*ahead.values()]))
 
 
-async def hold(conn: asyncpg.Connection, reason: str) -> None:
-    """This database neither publishes nor applies from now on (R13)."""
-    await set_state(conn, "held", f"this database is older than its own history: {reason}")
+async def hold(conn: asyncpg.Connection, peer: str, theirs: int, replica: Replica) -> str:
+    """This database neither publishes nor applies from now on (R13); the reason, for people.
+
+    `theirs`: how many of its transactions the peer has, more than there are. Its numbers prove
+    nothing any more, because the peer's may be of other transactions: that is noted, too.
+    """
+    reason = (
+        f"{peer} has {theirs} of its transactions, it has {replica.position}: it was set back,"
+        " or is a copy of a server that still runs (then type on the copy, before all else:"
+        " peersync node reset-identity)"
+    )
+    async with conn.transaction():
+        await conn.execute(_SQL["contradicted"], replica.origin)
+        await set_state(conn, "held", f"this database is older than its own history: {reason}")
+    return reason

@@ -35,6 +35,7 @@ from peersync.postgres.sqlfiles import queries
 from peersync.transport.peers import Peer
 
 _SQL: Final = queries("links")
+_QUARANTINED: Final = ("change", "in quarantine")
 ASK_S: Final = 5.0
 ASK_EXPIRED_S: Final = 1.5
 START_S: Final = 10.0  # for so long periodic sync may need to begin after a join or a start
@@ -250,7 +251,14 @@ Verdict = tuple[str, str | None, str | None]
 
 
 def judge(database: str, facts: Facts) -> Verdict:
-    """(state, problem, hint): the first of the reasons, in the order in which they count."""
+    """(state, problem, hint): of the worst reason; the problem also says what waits beside it."""
+    state, problem, hint = _worst(database, facts)
+    waits = _waits_here(facts) if state in ("failed", "unreachable", "paused") else ""
+    return state, "; ".join(filter(None, (problem, waits))) or None, hint
+
+
+def _worst(database: str, facts: Facts) -> Verdict:
+    """The first of the reasons, in the order in which they count."""
     local, peer = facts.local, facts.peer
     trouble = facts.link.trouble.error if facts.link else None
     if local.replica.state in ("held", "expired"):
@@ -288,9 +296,6 @@ def judge(database: str, facts: Facts) -> Verdict:
     if isinstance(facts.answer, PeersyncError):
         state = "unreachable" if isinstance(facts.answer, PeerUnreachable) else "failed"
         return state, facts.answer.message, facts.answer.hint
-    if facts.conflicts:
-        words = f"{counted(facts.conflicts, 'conflict')} to be decided"
-        return "conflict", words, f"peersync conflicts list --database {database}"
     return _how_far(database, facts)
 
 
@@ -298,12 +303,12 @@ def _how_far(database: str, facts: Facts) -> Verdict:
     """Between two sides that talk to each other."""
     assert isinstance(facts.answer, PositionReply)
     problem, hint = _waits(database, facts, facts.answer)
+    missing, where = _not_synced(database, facts, facts.answer)
     if problem is not None:
-        return "conflict", problem, hint
-    missing, hint = _not_synced(database, facts, facts.answer)
+        return "conflict", "; ".join(filter(None, (problem, missing))), hint
     to_take, to_give = facts.answer.pending_changes, facts.backlog.changes
     if not to_take and not to_give:
-        return "in sync", missing, hint
+        return "in sync", missing, where
     ages = (_age(facts.answer.oldest, facts.now), _age(facts.backlog.oldest, facts.now))
     late = max(age for age in (*ages, 0.0) if age is not None)
     state = "behind" if late > facts.patience_s else "syncing"
@@ -311,19 +316,31 @@ def _how_far(database: str, facts: Facts) -> Verdict:
 
 
 def _waits(database: str, facts: Facts, answer: PositionReply) -> tuple[str | None, str | None]:
-    """What has arrived on either side and could not be applied."""
-    if facts.local.parked:
-        words = f"{counted(facts.local.parked, 'table')} parked: incoming changes wait"
-        return words, f"peersync tables list --database {database}"
-    if facts.quarantined:
-        words = f"{counted(facts.quarantined, 'change')} in quarantine"
-        return words, f"peersync quarantine list --database {database}"
-    if answer.quarantined or answer.parked:
-        words = f"on {facts.peer.name} {counted(answer.quarantined, 'change')} in quarantine"
-        words += f", {counted(answer.parked, 'table')} parked"
-        verb = "tables" if answer.parked else "quarantine"
-        return words, f"on {facts.peer.name}: peersync {verb} list --database {database}"
-    return None, None
+    """What has arrived on either side and waits: all of it, and what to type for the worst."""
+    here, peer = _waits_here(facts), facts.peer.name
+    there = _listed((answer.parked, "table", "parked"), (answer.quarantined, *_QUARANTINED))
+    words = "; ".join(filter(None, (here, there and f"on {peer} {there}")))
+    if not words:
+        return None, None
+    parked, quarantined = facts.local.parked, facts.quarantined
+    if not here:
+        parked, quarantined = answer.parked, answer.quarantined
+    verb = "tables" if parked else "quarantine" if quarantined else "conflicts"
+    hint = f"peersync {verb} list --database {database}"
+    return words, hint if here else f"on {peer}: {hint}"
+
+
+def _waits_here(facts: Facts) -> str:
+    """What a person has to mend or to decide on this side, the worst first."""
+    return _listed(
+        (facts.local.parked, "table", "parked"),
+        (facts.quarantined, *_QUARANTINED),
+        (facts.conflicts, "conflict", "waits for you" if facts.conflicts == 1 else "wait for you"),
+    )
+
+
+def _listed(*found: tuple[int, str, str]) -> str:
+    return ", ".join(f"{counted(number, noun)} {words}" for number, noun, words in found if number)
 
 
 def _not_synced(

@@ -246,9 +246,8 @@ class Puller:
         theirs = head.vector.get(replica.origin, 0)
         if theirs <= replica.position:
             return
-        reason = f"{self._link.peer} has {theirs} of its transactions, it has {replica.position}"
         async with self._hub.database.acquire(f"holding {self._hub.name}") as conn:
-            await hold(conn, reason)
+            reason = await hold(conn, self._link.peer, theirs, replica)
         self._hub.recheck.tell()
         raise PeersyncError(f"{self._hub.name} is held: {reason}")
 

@@ -140,25 +140,34 @@ SELECT pg_catalog.format('%I.%I', h.schema_name, h.table_name), h.shape,
                pg_catalog.format('%I.%I', h.schema_name, h.table_name))
        AND a.attname = u.name AND NOT a.attisdropped AND a.attgenerated = '') AS w
 """
+# A database that a peer contradicted was set back as a whole machine, or is a copy of one that
+# runs: it may have given numbers that the others know for other transactions.
 _COLLECT: Final = """
 CREATE TEMP TABLE peersync_reissue ON COMMIT DROP AS
 SELECT DISTINCT ON (c.tbl, coalesce(c.key, c.id::text))
        c.*, t.schema_name, t.table_name, coalesce(t.strategy, 'newer_wins') AS strategy,
        pg_catalog.first_value(c.op) OVER row_from_first AS first_op,
        pg_catalog.first_value(c.at) OVER row_from_first AS first_at,
-       false AS loses, false AS unsure, NULL::bigint AS rival,
+       c.unsure AS loses, NULL::bigint AS rival,
        NULL::bigint AS rival_position, NULL::bigint AS rival_hlc, NULL::"char" AS rival_op,
        NULL::bigint AS rival_shape, NULL::text AS rival_image
-  FROM (SELECT c.id, x.hlc, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+  FROM (SELECT c.id, x.hlc, c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old,
+               x.position <= cut.position AS unsure
           FROM peersync.transaction AS x JOIN peersync.change AS c ON c.xid = x.xid
-         WHERE x.position > coalesce(({cuts}::jsonb ->> x.origin::text)::bigint, 0)
+         CROSS JOIN LATERAL (
+            SELECT coalesce(({cuts}::jsonb ->> x.origin::text)::bigint, 0) AS position) AS cut
+         WHERE x.position > cut.position
+            OR EXISTS (SELECT FROM peersync.member AS m
+                        WHERE m.origin = x.origin AND m.info ? 'contradicted')
         UNION ALL
-        SELECT c.id, peersync.micros(c.at), c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old
+        SELECT c.id, peersync.micros(c.at), c.at, c.tbl, c.shape, c.op, c.key, c.image, c.old,
+               false
           FROM peersync.change AS c
          WHERE NOT pg_catalog.pg_visible_in_snapshot(
                    c.xid, (SELECT published FROM peersync.replica))
         UNION ALL
-        SELECT w.id, peersync.micros(w.at), w.at, w.tbl, w.shape, w.op, w.key, w.image, w.old
+        SELECT w.id, peersync.micros(w.at), w.at, w.tbl, w.shape, w.op, w.key, w.image, w.old,
+               false
           FROM peersync.withheld AS w) AS c
   JOIN peersync.synced_table AS t USING (tbl)
 WINDOW row_from_first AS (PARTITION BY c.tbl, coalesce(c.key, c.id::text) ORDER BY c.id)
@@ -258,7 +267,7 @@ SELECT r.tbl, r.schema_name, r.table_name, r.key,
                  ELSE 'update_origin_differs' END,
        'rebaseline', 'kept',
        CASE WHEN r.unsure
-            THEN 'it may have been sent before this server was set back to a backup'
+            THEN 'it may have been sent before this server was set back, or copied'
             WHEN r.op = 'T' OR r.key IS NULL
             THEN 'what it removed can''t be told apart from what the others have'
             WHEN r.rival IS NULL

@@ -55,7 +55,7 @@ def facts(**changes: Any) -> Facts:
         (facts(left_out=1), "in sync", "here 1 table left out"),
         (facts(answer=answer(left_out=2)), "in sync", "on server-b 2 tables left out"),
         (facts(uncaptured=1), "in sync", "here the changes of 1 table can't be caught"),
-        (facts(conflicts=1), "conflict", "1 conflict"),
+        (facts(conflicts=1), "conflict", "1 conflict waits for you"),
         (facts(answer=PeerUnreachable("gone")), "unreachable", "gone"),
         (facts(answer=PeerUnreachable("gone"), late_s=9e5), "unreachable", "10.4 d"),
         (facts(answer=Denied("not a member yet")), "failed", "not a member"),
@@ -88,6 +88,22 @@ def test_what_waits_is_listed_where_the_hint_says() -> None:
     assert hint(parked) == "on server-b: peersync tables list --database shop"
     expired = facts(members=[own], member=replace(MEMBER, state="expired"), answer=None)
     assert hint(expired) == "on server-b: peersync rebaseline server-a --database shop"
+
+
+def test_one_trouble_does_not_hide_another() -> None:
+    def said(**known: Any) -> str | None:
+        return judge("shop", facts(**known))[1]
+
+    assert said(parked=1, conflicts=1) == "1 table parked, 1 conflict waits for you"
+    theirs = answer(parked=1, quarantined=3, left_out=1)
+    assert said(quarantined=1, conflicts=2, answer=theirs) == (
+        "1 change in quarantine, 2 conflicts wait for you; "
+        "on server-b 1 table parked, 3 changes in quarantine; on server-b 1 table left out"
+    )
+    gone = said(conflicts=1, answer=PeerUnreachable("gone"))
+    assert gone == "gone; 1 conflict waits for you"
+    hint = judge("shop", facts(parked=1, conflicts=1))[2]
+    assert hint == "peersync tables list --database shop"
 
 
 def test_what_is_not_known_is_not_zero() -> None:

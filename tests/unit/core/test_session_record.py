@@ -164,12 +164,25 @@ def test_while_nothing_moves_nobody_promises_when_it_ends() -> None:
     for second in range(6):
         record.count(Step.CONVERT, second * MIB, 20 * MIB)
         record.count(Step.RESTORE, 0, 20 * MIB)
-        assert (at(record, float(second)).eta_s is None) is (second == 0)
+        assert (at(record, float(second)).eta_s is None) is (second < 3)
     assert at(record, 5.5).eta_s is not None
     assert at(record, 6.0).eta_s is None
     record.count(Step.RESTORE, 20 * MIB)
     record.count(Step.CONVERT, 20 * MIB)
     assert at(record, 9.0).eta_s is None, "the rows are in, the indexes may not be"
+
+
+def test_the_wait_before_the_first_byte_is_no_part_of_what_is_promised() -> None:
+    record = make()
+    record.become(State.RUNNING)
+    for step in (Step.BACKUP, Step.CONVERT, Step.RESTORE):
+        record.begin(step, 0.0)
+    for second in range(14):
+        record.count(Step.CONVERT, max(0, second - 10) * MIB, 20 * MIB)
+        record.count(Step.RESTORE, 0, 20 * MIB)
+        progress = at(record, float(second))
+        assert (progress.eta_s is None) is (second < 13)
+    assert progress.eta_s == pytest.approx(37.0)
 
 
 def test_the_rate_counts_each_byte_once_although_two_steps_handle_it() -> None:
@@ -192,11 +205,12 @@ def test_an_ended_sync_has_no_rate_and_nothing_left() -> None:
     record.begin(Step.CONVERT, 0.0)
     record.count(Step.CONVERT, 1, 10)
     record.count(Step.RESTORE, 1, 10)
-    at(record, 0.0)
-    record.count(Step.RESTORE, 2)
-    assert at(record, 1.0).eta_s is not None
+    for second in range(4):
+        record.count(Step.RESTORE, second + 1)
+        last = at(record, float(second))
+    assert last.eta_s is not None
     record.become(State.FAILED)
-    ended = at(record, 2.0)
+    ended = at(record, 4.0)
     assert (ended.rate_bytes_s, ended.eta_s) == (None, None)
     assert ended.percent is not None
     assert ended.percent < 100
