@@ -8,6 +8,7 @@ gave arrived; it is never told to take an older copy back.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
@@ -23,15 +24,34 @@ from peersync.transport.peers import Peer
 LOOKED_AT = 200
 
 
-def with_changes(link: LinkStatus, view: LinkView | None, now: str | None) -> LinkStatus:
-    """The same where changes travel by themselves; a full sync that runs is shown all the same."""
+def with_changes(
+    link: LinkStatus, view: LinkView | None, now: str | None, proof: ProofSummary | None = None
+) -> LinkStatus:
+    """The same where changes travel by themselves; a full sync that runs is shown all the same.
+
+    Rows that a join has left out never come by themselves: it is "partly" until it is verified.
+    """
     if view is None:
         return link
     if now is not None:
         return msgspec.structs.replace(link, periodic=view)
+    if link.state == "partly" and view.state in FINE and not _verified_since(link, proof):
+        problem = "; ".join(filter(None, (link.problem, view.problem)))
+        verify = f"mend that, then: peersync verify {link.peer} --database {link.database} --rows"
+        hint = f"{link.hint}; {verify}" if link.hint else verify
+        return msgspec.structs.replace(link, problem=problem, hint=hint, periodic=view)
     return msgspec.structs.replace(
         link, state=view.state, problem=view.problem, hint=view.hint, periodic=view
     )
+
+
+def _verified_since(link: LinkStatus, proof: ProofSummary | None) -> bool:
+    """Whether a proof says by itself what became of what the last full sync left out."""
+    if proof is None or proof.not_compared:
+        return False
+    checked = datetime.fromisoformat(proof.checked_at)
+    synced = filter(None, (link.last_sync, link.last_given))
+    return all(datetime.fromisoformat(at) < checked for at in synced)
 
 
 def with_proof(link: LinkStatus, proof: ProofSummary | None) -> LinkStatus:

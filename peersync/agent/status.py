@@ -131,8 +131,9 @@ def links_of(
             continue
         away = unreachable.get(peer.name)
         link = link_status(report.node, name, peer, away, entries, now, read=look.read)
-        link = with_changes(link, views.get(peer.name), now)
-        links.append(with_proof(link, report.proofs.get((name, peer.name))))
+        proof = report.proofs.get((name, peer.name))
+        link = with_changes(link, views.get(peer.name), now, proof)
+        links.append(with_proof(link, proof))
     return links
 
 

@@ -129,7 +129,7 @@ def full_sync(
 ) -> int:
     """Plans, asks, starts and follows a full sync; gives the exit code.
 
-    `done` is called with the database when it has ended well.
+    `done` is called with the database when it has ended well, or partly.
     """
     run = Run(options["yes"], options["dry_run"], wait=not options["no_wait"], mode=options["mode"])
     request = {
@@ -157,8 +157,14 @@ def full_sync(
     interval_s(ctx.environ)  # a wrong one is said before anything is started
     view = asyncio.run(_run(ctx, request, run))
     code = report(ctx, view, run.mode) if view is not None else 0
-    if done is not None and view is not None and view.state == "done":
+    if done is not None and view is not None and view.state in ("done", "partly"):
         done(request["database"])
+        if view.state == "partly" and not (ctx.json or ctx.quiet):
+            of = f"{request['peer']} --database {request['database']}"
+            print_err(
+                "rows were left out, and do not come by themselves: mend what the lines above "
+                f"name, then: peersync verify {of} --rows, and peersync repair {of} --from peer"
+            )
     return code
 
 

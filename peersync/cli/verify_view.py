@@ -168,6 +168,8 @@ def _sentence(view: VerifyView) -> str:
         left = f"; {counted(view.one_way, 'row')} left aside: one-way{left}"
     if view.state != "done":
         return f"{what}: {view.state} after {took}"
+    if not compared:
+        return f"{what}: nothing could be compared{left}"
     if view.result == "differs":
         rows = (("different", view.different), ("missing here", view.missing),
                 ("only here", view.extra))  # fmt: skip

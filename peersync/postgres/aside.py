@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
-from peersync.core.names import TableName
+from peersync.core.names import TableName, quote_ident
 from peersync.postgres.merge import Merge, copy_into
+
+Reason = tuple[str, str]  # why one row is left out, and several, with {} for the number
+_MOST_SHOWN: Final = 1000  # characters
 
 
 @dataclass
@@ -22,7 +25,7 @@ class _Counts:
     rows: int = 0  # of the source
     kept_staged: int = 0  # of the source, in favour of ours
     kept_local: int = 0  # keys
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: dict[Reason, int] = field(default_factory=dict)
 
 
 class Aside:
@@ -56,7 +59,7 @@ class Aside:
     @property
     def words(self) -> list[str]:
         """Why rows were left out: each reason with its number."""
-        return [reason.format(number) for reason, number in self._counts.reasons.items()]
+        return [why[number != 1].format(number) for why, number in self._counts.reasons.items()]
 
     def counts(self) -> object:
         """What `back_to` wants, once the savepoint that follows has been rolled back."""
@@ -66,8 +69,8 @@ class Aside:
         assert isinstance(counts, _Counts)
         self._counts = counts
 
-    def take(self, condition: str, reason: str) -> int:
-        """Leaves out the staged rows `s` that meet the condition; `reason` has {} for a number."""
+    def take(self, condition: str, reason: Reason) -> int:
+        """Leaves out the staged rows `s` that meet the condition."""
         if self._merge.key is not None:
             self._connection.execute(_create(self._merge).encode())
         number = self._connection.execute(_leave_out(self._merge, condition).encode()).rowcount
@@ -77,7 +80,7 @@ class Aside:
             reasons[reason] = reasons.get(reason, 0) + number
         return number
 
-    def put(self, places: Sequence[str], reason: str) -> int:
+    def put(self, places: Sequence[str], reason: Reason) -> int:
         """Leaves out the staged rows at these places (ctids as text)."""
         if not places:
             return 0
@@ -113,6 +116,23 @@ class Aside:
             f"SELECT DISTINCT {row}::text FROM {aside_table(self._merge).sql} AS s LIMIT {limit}"
         )
         return [key for (key,) in self._connection.execute(query.encode()).fetchall()]
+
+    def select(self, limit: int, more: Sequence[str]) -> str | None:
+        """What shows some of the rows that are left out, on the source: their key and `more`.
+
+        None where it would be too long to be read.
+        """
+        columns, few = _columns(self._merge), f"SELECT DISTINCT {{}} FROM {{}} AS s LIMIT {limit}"
+        values = ", ".join(f"pg_catalog.quote_literal(s.{quote_ident(c)}::text)" for c in columns)
+        row = f"'(' || pg_catalog.concat_ws(', ', {values}) || ')'"
+        query = few.format(row, aside_table(self._merge).sql)
+        keys = ", ".join(key for (key,) in self._connection.execute(query.encode()).fetchall())
+        listed = self._merge.listed(tuple(dict.fromkeys((*columns, *more))))
+        found = (
+            f"SELECT {listed} FROM {self._merge.table.name.sql} "
+            f"WHERE ({self._merge.listed(columns)}) IN ({keys})"
+        )
+        return found if len(found) <= _MOST_SHOWN else None
 
     def here(self) -> int:
         """How many rows of the table have the key of a row that was left out."""

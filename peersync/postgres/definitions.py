@@ -17,6 +17,7 @@ from peersync.core.errors import SchemaMismatch
 from peersync.core.names import TableName, quote_ident
 from peersync.core.results import TableResult
 from peersync.dump.pieces import Statement
+from peersync.postgres.aside import Reason
 from peersync.postgres.foreign_keys import read_foreign_keys
 from peersync.postgres.load import TableLoad
 from peersync.postgres.orphans import prune_created
@@ -60,7 +61,7 @@ def _prune(
     return [_pruned(r, by_name.get(TableName(r.schema, r.name), {})) for r in results]
 
 
-def _pruned(result: TableResult, reasons: Mapping[str, int]) -> TableResult:
+def _pruned(result: TableResult, reasons: Mapping[Reason, int]) -> TableResult:
     number = sum(reasons.values())
     if not number:
         return result
@@ -69,5 +70,5 @@ def _pruned(result: TableResult, reasons: Mapping[str, int]) -> TableResult:
         result="partly",
         inserted=result.inserted - number,
         skipped=result.skipped + number,
-        note="; ".join(reason.format(n) for reason, n in reasons.items()),
+        note="; ".join(why[n != 1].format(n) for why, n in reasons.items()),
     )

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import psycopg
 from psycopg import errors as pg
 
-from peersync.postgres.aside import Aside
+from peersync.postgres.aside import Aside, Reason
 from peersync.postgres.foreign_keys import ForeignKey, is_blind, moves
 from peersync.postgres.load import TableLoad
 from peersync.postgres.write import column
@@ -45,10 +45,13 @@ def leave_out_orphans(
     return number
 
 
-def reason(key: ForeignKey) -> str:
-    """Why rows are left out, with {} for their number."""
+def reason(key: ForeignKey) -> Reason:
+    """Why rows are left out."""
     parent = str(key.parent_name).replace("{", "{{").replace("}", "}}")
-    return f"{{}} rows refer to rows of {parent} that are not here and were left out"
+    return (
+        f"{{}} row refers to a row of {parent} that is not here and was left out",
+        f"{{}} rows refer to rows of {parent} that are not here and were left out",
+    )
 
 
 def find_orphans(connection: psycopg.Connection, load: TableLoad, key: ForeignKey) -> Sequence[str]:
@@ -115,12 +118,12 @@ def incomplete(
 
 def prune_created(
     connection: psycopg.Connection, keys: Sequence[ForeignKey]
-) -> dict[int, dict[str, int]]:
+) -> dict[int, dict[Reason, int]]:
     """Deletes rows that refer to nothing from tables that this sync created, transitively.
 
     Gives their numbers by table and reason.
     """
-    found: dict[int, dict[str, int]] = {}
+    found: dict[int, dict[Reason, int]] = {}
     while True:
         before = sum(sum(reasons.values()) for reasons in found.values())
         for key in keys:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg import errors as pg
 
 from peersync.core.errors import PeersyncError
-from peersync.postgres.aside import Aside
+from peersync.postgres.aside import Aside, Reason
 from peersync.postgres.cascades import read_cascades, refuse_cascade
 from peersync.postgres.errors import translate
 from peersync.postgres.load import TableLoad
@@ -36,11 +36,17 @@ _MOVED = (pg.UniqueViolation, pg.ExclusionViolation)
 # ON CONFLICT does not go with rules or deferrable keys: then the first refusal is what is said.
 _NO_ON_CONFLICT = (psycopg.NotSupportedError, pg.ObjectNotInPrerequisiteState)
 _ROUNDS = 20
-_SHOWN_KEYS = 5
+_SHOWN_KEYS = 3
 _FEW_ROWS = 50_000  # that are found one by one faster than by reading the whole table …
 _FEW_OF = 10  # … of which they are a tenth at most
-_COLLIDE = "{} rows collide with rows here on another unique key and were left out"
-_AMBIGUOUS = "{} rows of the source share their key with another row there and were left out"
+_COLLIDE: Reason = (
+    "{} row collides with a row here on another unique key and was left out",
+    "{} rows collide with rows here on another unique key and were left out",
+)
+_AMBIGUOUS: Reason = (
+    "{} row of the source shares its key with another row there and was left out",
+    "{} rows of the source share their key with another row there and were left out",
+)
 _HINTS = {
     "23502": "the column may be empty on the source: drop NOT NULL here, or fill it there",
     "23503": "the row that it refers to is not here: sync that table first, or let this role SET "
@@ -106,21 +112,37 @@ def upsert(
     )
     outcome.skipped = aside.rows - before
     if outcome.skipped:
-        outcome.error = _left_out_words(aside, load, refusal)
+        outcome.error = _left_out_words(connection, aside, load, refusal)
     return outcome
 
 
-def _left_out_words(aside: Aside, load: TableLoad, refusal: psycopg.Error) -> str:
+def _left_out_words(
+    connection: psycopg.Connection, aside: Aside, load: TableLoad, refusal: psycopg.Error
+) -> str:
     """The first refusal may name rows that found their place in the end: these did not."""
     keys = aside.some_keys(_SHOWN_KEYS)
     constraint = refusal.diag.constraint_name
     among = f" ({constraint} was the first that refused)" if constraint else ""
+    which = "row with the key" if aside.rows == 1 else "rows with the keys"
+    unique = _unique_columns(connection, load, constraint) if constraint else ()
+    select = aside.select(_SHOWN_KEYS, unique)
+    look = f"\nto see them on the source: {select}" if select else ""
     return (
-        f"writing {load.table.name}: left out are the rows with the keys {', '.join(keys)}"
-        f"{'' if len(keys) < _SHOWN_KEYS else ' …'}{among}\n"
+        f"writing {load.table.name}: left out: the {which} {', '.join(keys)}"
+        f"{'' if aside.rows <= len(keys) else ' …'}{among}\n"
         "hint: another row here has the same value in a unique key, or they share their key "
-        "with each other: change or delete one of the two, then start again"
+        f"with each other: change or delete one of the two, then start again{look}"
     )
+
+
+def _unique_columns(
+    connection: psycopg.Connection, load: TableLoad, constraint: str
+) -> tuple[str, ...]:
+    """Those of a unique key by its name; none of an index of expressions."""
+    cursor = psycopg.RawCursor(connection)
+    wanted = (load.table.oid, constraint)
+    row = cursor.execute(queries("catalog")["unique_columns"], wanted).fetchone()
+    return tuple(row[0] or ()) if row else ()
 
 
 def _refuse_update_cascades(connection: psycopg.Connection, load: TableLoad) -> None:
@@ -148,7 +170,7 @@ def _copies_that_fit(
     except _NO_ON_CONFLICT:
         raise refusal from None
     outcome.skipped = outcome.absent = differences(connection, merge)[0]
-    outcome.note = _COLLIDE.format(outcome.absent)
+    outcome.note = _COLLIDE[outcome.absent != 1].format(outcome.absent)
     outcome.error = words(translate(refusal, what=f"writing {load.table.name}"))
     return outcome
 
@@ -187,11 +209,7 @@ def _holder_is_only_here(
     connection: psycopg.Connection, load: TableLoad, refusal: psycopg.Error
 ) -> bool:
     """Whether a value is held by a row that the source does not have, so that it stays."""
-    cursor = psycopg.RawCursor(connection)
-    row = cursor.execute(
-        queries("catalog")["unique_columns"], (load.table.oid, refusal.diag.constraint_name or "")
-    ).fetchone()
-    columns = row[0] if row else None
+    columns = _unique_columns(connection, load, refusal.diag.constraint_name or "")
     if not columns or not set(columns) <= set(load.merge.written):
         return True
     return bool(column(connection, load.merge.holds_only_here(columns))[0])

@@ -114,11 +114,14 @@ class AgentClient:
     ) -> AsyncIterator[Answer]:
         try:
             path, data = _checked(path), None if body is None else encode(body)
+            target = f"{path}?{urlencode(params)}" if params else path
+            typed = "".join(headers.values()).encode()
         except UnicodeEncodeError as error:
             raise BadRequest(
                 "what was typed has bytes that are no text in UTF-8", hint="type the name again"
             ) from error
-        target = f"{path}?{urlencode(params)}" if params else path
+        if any(c in typed for c in b"\r\n\0"):
+            raise BadRequest("what was typed has a line break in it", hint="type the key again")
         try:
             async with request(
                 self._path,

@@ -100,16 +100,14 @@ async def request(
     except OSError as error:  # TimeoutError is one
         raise NotConnected(str(error)) from error
     try:
-        with suppress(ConnectionError):  # an answer may have come before all was read
-            writer.write(_question(method, target, body, headers))
-            await writer.drain()
-        async with asyncio.timeout(read_s):
+        writer.write(_question(method, target, body, headers))
+        async with asyncio.timeout(read_s):  # it may answer before it has read all
             head = await _until(reader, b"\r\n\r\n")
         yield _answer(reader, head, read_s)
     except BaseException:
         writer.transport.abort()
         raise
-    writer.close()
+    writer.transport.abort()  # `close` would wait until all of the question is read
     with suppress(OSError):
         await writer.wait_closed()
 

@@ -47,7 +47,7 @@ SELECT w.schema_name, w.table_name, s.tbl, s.state, s.reason, s.parked, coalesce
                   ORDER BY i.bad, i.is_primary DESC, i.width, i.columns, i.name)::text AS keys
          FROM (SELECT x.indisprimary AS is_primary, x.indnkeyatts AS width, ic.relname AS name,
                       x.indimmediate AS immediate,
-                      bool_or(peersync.key_form(u.opclass, a.atttypid, u.coll) IS NULL) AS bad,
+                      bool_or(peersync.key_form(u.opclass, a.atttypid, u.coll, a.attcollation) IS NULL) AS bad,
                       pg_catalog.array_agg(a.attname::text COLLATE "C" ORDER BY u.n) AS columns,
                       pg_catalog.array_agg(pg_catalog.format('OPERATOR(%I.%s)', opn.nspname, op.oprname)
                                            ORDER BY u.n) AS operators

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import psycopg
 import pytest
 
 from tests.fault.rig import OLD, Refused, Rig, ask, eventually
+from tests.plugins.nodes import TwoNodes
 
 
 def cancel(rig: Rig, job: str) -> None:
@@ -140,3 +142,32 @@ def tables(rig: Rig) -> str:
     return rig.target.database.psql(
         "SELECT count(*) FROM pg_tables WHERE tablename IN ('items', 'notes')"
     )
+
+
+def test_a_cancel_while_a_failed_sync_cleans_up_does_not_leave_it_open(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(
+        "CREATE TABLE t (id int PRIMARY KEY, pad text);"
+        "INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 20000) AS n"
+    )
+    target.database.psql("CREATE TABLE t (id int PRIMARY KEY, pad text)")
+    pull = ("pull", "server-a", "--yes", "--no-wait", "--bandwidth", "20kB")
+    job = target.run(*pull).out.split()[0]
+    stages = (
+        "SELECT min(oid::regclass::text) FROM pg_class"
+        " WHERE relname LIKE 'stage\\_%\\_0' AND relkind = 'r'"
+    )
+    stage = eventually("a staging table", lambda: target.database.psql(stages).strip())
+    cleaning = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%clean/%'"
+    with psycopg.connect(target.database.conninfo()) as other:
+        other.execute(f"LOCK TABLE {stage} IN ACCESS SHARE MODE".encode())
+        target.run("peer", "remove", "server-a")
+        eventually("it is cleaned up", lambda: target.database.psql(cleaning).strip())
+        target.run("jobs", "cancel", job)
+        other.rollback()
+
+    def ended() -> str | None:
+        view = target.run("jobs", "show", job, "--json").json
+        return view["completed_at"] and view["state"]
+
+    assert eventually("it has ended", ended) in ("failed", "cancelled")

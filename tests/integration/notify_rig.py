@@ -47,7 +47,7 @@ class Http:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def wait_for(self, count: int, within_s: float = 5.0) -> list[Got]:
+    async def wait_for(self, count: int, within_s: float = 20.0) -> list[Got]:
         async with asyncio.timeout(within_s):
             while len(self.got) < count:
                 await asyncio.sleep(0.01)

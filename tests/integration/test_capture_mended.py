@@ -276,6 +276,21 @@ async def test_a_key_that_can_be_written_in_many_ways_is_refused_or_another_one_
     assert key == ["n"]
 
 
+@pytest.mark.parametrize("database", [15], indirect=True)  # the tests' server 18 has no ICU
+async def test_a_key_of_which_the_index_tells_more_apart_than_the_column_is_refused(
+    agent: asyncpg.Connection, app: asyncpg.Connection
+) -> None:
+    await app.execute(
+        "CREATE COLLATION any_case "
+        "(provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+        "CREATE TABLE t (id text COLLATE any_case NOT NULL);"
+        'CREATE UNIQUE INDEX ON t (id COLLATE "C"); INSERT INTO t VALUES (\'a\'), (\'A\')'
+    )
+    states = await take(agent)
+    assert states["t"].state == "refused"
+    assert "key column id" in (states["t"].reason or "")
+
+
 @BOTH
 async def test_a_table_whose_key_was_refused_is_logged_with_its_rows_when_it_has_another(
     agent: asyncpg.Connection, app: asyncpg.Connection

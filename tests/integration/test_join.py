@@ -163,3 +163,42 @@ def test_a_member_can_not_join_again(pair_18: TwoNodes, option: str) -> None:
     refused = target.run("join", "server-a", "--yes", option, check=False)
     assert refused.code == 1
     assert "takes part in periodic sync already" in refused.err
+
+
+def test_a_value_of_another_unique_key_that_both_have_is_named(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    for node in pair_18:
+        node.database.psql("CREATE TABLE users (id int PRIMARY KEY, email text UNIQUE)")
+    source.database.psql("INSERT INTO users VALUES (1, 'x@y')")
+    target.database.psql("INSERT INTO users VALUES (2, 'x@y')")
+    refused = target.run("merge", "server-a", "--yes", check=False)
+    assert refused.code == 4
+    assert "1 row collides with a row here on another unique key" in refused.err
+    assert "left out: the row with the key (1) (users_email_key" in refused.err
+    select = 'SELECT "id", "email" FROM "public"."users" WHERE ("id") IN ((\'1\'))'
+    assert select in refused.err
+    assert source.database.psql(select).strip() == "1|x@y"
+
+
+def test_rows_that_a_join_leaves_out_are_said_until_they_are_proved(pair_18: TwoNodes) -> None:
+    source, target = pair_18
+    source.database.psql(
+        ITEMS + "SET session_replication_role = replica; DELETE FROM item WHERE id = 500"
+    )
+    joined = target.run("join", "server-a", "--yes", check=False)
+    assert joined.code == 3
+    assert "1 row refers to a row of public.item that is not here" in joined.out + joined.err
+    assert "peersync repair server-a --database shop --from peer" in joined.err
+
+    def states(node: Node) -> list[str]:
+        return [one["state"] for one in node.run("status", "--json", check=False).json["links"]]
+
+    for node in pair_18:
+        eventually("what was left out is said", lambda node=node: states(node) == ["partly"])
+    said = target.run("status", check=False)
+    assert said.code == 1
+    assert "peersync verify server-a" in said.out
+    source.database.psql("DELETE FROM note WHERE item = 500")
+    target.run("sync", "now", "--wait", "--timeout", "60")
+    target.run("verify", "server-a")
+    assert states(target) == ["in sync"]

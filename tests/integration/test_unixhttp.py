@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from peersync.core.errors import AgentNotRunning
+from peersync.core.errors import AgentNotRunning, BadRequest
 from peersync.transport.local import AgentClient
 from peersync.wire.messages import Ok
 
@@ -64,6 +64,31 @@ async def test_half_an_answer_is_never_taken_for_one(tmp_path: Path, answer: byt
     async with _answering(tmp_path / "s", answer) as agent:
         with pytest.raises(AgentNotRunning, match="closed the connection"):
             await agent.get("/x", Ok)
+
+
+async def test_an_answer_to_half_a_question_is_taken(tmp_path: Path) -> None:
+    answered = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(_HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(_OK), _OK))
+        await answered.wait()  # and reads no more
+        writer.transport.abort()
+
+    path, more_than_the_socket_holds = tmp_path / "s", "x" * 8_000_000
+    async with await asyncio.start_unix_server(refuse, path), AgentClient(path) as agent:
+        async with asyncio.timeout(20):
+            assert await agent.post("/x", more_than_the_socket_holds, Ok) == Ok()
+        answered.set()
+
+
+@pytest.mark.parametrize("typed", ["\udcff", "a\nX-More: b"])
+async def test_what_no_header_or_query_can_hold_is_refused(tmp_path: Path, typed: str) -> None:
+    async with AgentClient(tmp_path / "s") as agent:
+        with pytest.raises(BadRequest, match="what was typed"):
+            await agent.post("/x", {}, Ok, headers={"Idempotency-Key": typed})
+        with pytest.raises((BadRequest, AgentNotRunning)):
+            await agent.get("/x", Ok, params={"peer": typed})
 
 
 def test_a_command_does_not_wait_for_an_http_library_to_load() -> None:

@@ -130,6 +130,7 @@ class Puller:
             after = merge(fetch.vector, {t.origin: t.position for t in head.transactions})
             ahead = self._ask(group, replica, after, wait=False, ahead=True)
         vector = await self._apply(applier, head, fetch)
+        fetch.cancel()  # of a frame that another link has applied meanwhile, rows are still to come
         self._link.trouble.over()
         if covers(vector, head.vector):
             self._link.counts.caught_up()

@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 
 from peersync.core.errors import DatabaseError, VerifyFailed
+from peersync.core.words import counted
 from peersync.postgres.mirror import note_only_here
 from peersync.postgres.sqlfiles import queries
 from peersync.postgres.tables import TableWork
@@ -27,16 +28,23 @@ def refuse_incomplete(works: Sequence[TableWork], *, mirrored: bool, sent: bool)
         if work.failed or work.error or work.outcome.absent or work.dropped or work.aside.rows:
             raise VerifyFailed(
                 f"{name} could not be taken over whole, so this database can't join",
-                detail=work.error or "; ".join([*work.aside.words, *work.notes]) or None,
+                detail=_why(work) or None,
                 hint="Mend that, or leave the table out on both sides (exclude = [...] of the "
                 "database in the configuration). Nothing was changed.",
             )
         if work.target_only and not mirrored and not sent:
             raise VerifyFailed(
-                f"{name} has {work.target_only} rows that only this server has",
+                f"{name} has {counted(work.target_only, 'row')} that only this server has",
                 hint="Send them to the others: peersync merge PEER. Or delete them: "
                 "peersync join PEER --mirror. Nothing was changed.",
             )
+
+
+def _why(work: TableWork) -> str:
+    if work.error:
+        return work.error
+    words = "; ".join([*work.aside.words, *work.notes])
+    return "\n".join(filter(None, (words, work.outcome.error)))
 
 
 def send_only_here(connection: psycopg.Connection, works: Sequence[TableWork]) -> int:

@@ -164,7 +164,7 @@ SELECT jsonb_build_object(
                        JOIN unnest(i.indkey::int2[]) WITH ORDINALITY AS w (attnum, n) USING (n)
                        JOIN pg_attribute AS ka ON ka.attrelid = r.oid AND ka.attnum = w.attnum
                       WHERE n <= i.indnkeyatts
-                        AND peersync.key_form(u.opclass, ka.atttypid, u.coll) IS NULL),
+                        AND peersync.key_form(u.opclass, ka.atttypid, u.coll, ka.attcollation) IS NULL),
                    i.indisprimary DESC, i.indnkeyatts, ARRAY(  -- not the index's name: nodes differ in it
                      SELECT ka.attname::text COLLATE "C" FROM unnest(i.indkey::int2[])
                               WITH ORDINALITY AS w (attnum, n)
@@ -173,7 +173,7 @@ SELECT jsonb_build_object(
      CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                         WITH ORDINALITY AS k (attnum, opclass, coll, n)
       JOIN pg_attribute AS a ON a.attrelid = r.oid AND a.attnum = k.attnum
-     CROSS JOIN LATERAL (SELECT peersync.key_form(k.opclass, a.atttypid, k.coll) AS name) AS form
+     CROSS JOIN LATERAL (SELECT peersync.key_form(k.opclass, a.atttypid, k.coll, a.attcollation) AS name) AS form
       JOIN pg_opclass AS oc ON oc.oid = k.opclass
       JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
                         AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
@@ -579,6 +579,15 @@ SELECT CASE WHEN f.name = 'citext' THEN 'citext'
                              WHERE s.amprocnum = 4 AND s.amproclefttype = f.part
                                AND s.amprocrighttype = f.part) THEN 'text' END
   FROM field AS f
+$$;
+
+CREATE FUNCTION peersync.key_form(opclass oid, type oid, coll oid, own oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+SELECT CASE WHEN own = coll OR coalesce((SELECT l.collisdeterministic FROM pg_collation AS l
+                                          WHERE l.oid = own), true)
+            THEN peersync.key_form(opclass, type, coll) END
 $$;
 
 CREATE FUNCTION peersync.key_sql(facts jsonb, a text) RETURNS text
