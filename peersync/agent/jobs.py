@@ -251,6 +251,8 @@ class Jobs:
             target.recorded = False
         if not target.recorded:
             database = target.plan.database
+            if target.cancel_asked:  # its database could not be told: it is not taken up
+                self._recovery.note_cancelled(target.session)
             self._spawn(self.recover(database), name=f"recover-{database}")
 
     async def _tell_hooks(self, target: TargetSession) -> None:

@@ -87,6 +87,10 @@ class Recovery:
         )
         await History(self._databases.get(entry.database)).update(cancelling)
 
+    def note_cancelled(self, session: str) -> None:
+        """It was cancelled while its database was away: closed, and not taken up."""
+        self._cancelled.add(session)
+
     def refuse_cancelled(self, session: str) -> None:
         """Raises Locked for one that was cancelled on its way to be taken up."""
         if session in self._cancelled:

@@ -91,6 +91,7 @@ class TargetSession:
         self._footprint = Footprint(plan, session, database, workers, self._take_committed)
         self._whole: dict[TableName, str] = {}  # tables that are not compared any more, and why
         self._leaving = False
+        self.cancel_asked = False
         self._reason: PeersyncError | None = None
         self.resumable = False
         self.undo: str | None = None  # whether what it changed can be put back
@@ -115,6 +116,7 @@ class TargetSession:
     def cancelling(self, by: str = "") -> None:
         """Says at once that a cancel has been heard; the task's cancellation does the work."""
         if self._record.state is State.RUNNING:
+            self.cancel_asked = True
             self._record.cancelled_by = by or None
             self._record.become(State.CANCELLING)
             self._reports.publish()
@@ -137,18 +139,34 @@ class TargetSession:
                 await self._attempts()
                 telling.cancel()
         except BaseExceptionGroup as group_error:
-            await self._end_with(root_error(group_error))
-        except asyncio.CancelledError as exc:
-            await self._end_with(exc)
-            if not self.state.final:  # the agent stops
-                raise
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()  # it was the session that was cancelled, and that is done
+            await self._close_with(root_error(group_error))
         except BaseException as exc:
-            await self._end_with(exc)
+            await self._close_with(exc)
         else:
             await self._end(self._success(), None)
+
+    async def _close_with(self, cause: BaseException) -> None:
+        """A cancel that comes while it cleans up begins that anew, and leaves nothing half done."""
+        while True:
+            try:
+                await self._end_with(cause)
+            except asyncio.CancelledError as again:
+                task = asyncio.current_task()
+                if self._leaving or self.state.final or not (task and task.cancelling()):
+                    raise
+                self._uncancel(cause)
+                cause = again
+                continue
+            if not self.state.final:  # the agent stops
+                raise cause
+            return self._uncancel(cause)
+
+    def _uncancel(self, cause: BaseException) -> None:
+        """It was the session that was cancelled, and not whoever runs it."""
+        task = asyncio.current_task()
+        assert task is not None
+        if isinstance(cause, asyncio.CancelledError):
+            task.uncancel()
 
     async def follow_up(self) -> None:
         """What is left to do once the session has ended, and nobody here waits for any more."""
@@ -158,6 +176,8 @@ class TargetSession:
                 await self._current.gather_statistics()
 
     async def _tell_end(self) -> None:
+        if not (self.recorded or self.resumable):
+            return  # whether it has committed is not known: who finds out tells it
         await self._reports.end(
             self.error, self.results, resumable=self.resumable, patience=self._backoff()
         )

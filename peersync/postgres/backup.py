@@ -32,7 +32,9 @@ from peersync.postgres.catalog import Fetches
 
 READ_BYTES = 256 * 1024
 # What a database's own settings would change in the text of values, and pg_dump leaves alone.
-_TEXT_FORM = "-c lc_monetary=C -c bytea_output=hex -c TimeZone=UTC"
+_TEXT_FORM = (
+    "-c lc_monetary=C -c bytea_output=hex -c TimeZone=UTC -c standard_conforming_strings=on"
+)
 _STDERR_BYTES = 16 * 1024
 
 # Objects that belong to a server or to a person, not to the rows: never part of a backup.

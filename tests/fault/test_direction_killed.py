@@ -148,7 +148,10 @@ def test_a_direction_that_was_not_set_is_typed_again(
         other = hq if node is branch else branch
         command = ("sync", "direction", direction, "--yes")
         with held(node, "SELECT FROM peersync.replica FOR UPDATE", "members") as until_it_waits:
-            node.database.psql(f"UPDATE item SET name = '{direction}, before' WHERE id = 1")
+            node.database.psql(
+                "SET synchronous_commit = on;"  # the servers of the tests lose the latest commits
+                f"UPDATE item SET name = '{direction}, before' WHERE id = 1"
+            )
             typed = node.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             until_it_waits()
             dies(other, node)

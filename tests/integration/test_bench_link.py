@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -76,16 +76,32 @@ def test_a_round_trip_takes_60_ms_and_the_first_one_a_handshake_more(upstream: i
     assert 0.060 <= later < 0.110  # no second round trip
 
 
+def quickest(measure: Callable[[], float], enough_s: float) -> float:
+    """The best of a few tries: no more than one on a quiet machine."""
+    took = measure()
+    for _ in range(4):
+        if took >= enough_s:
+            took = min(took, measure())
+    return took
+
+
 def test_20_mbit_a_second_come_through_and_no_more(upstream: int) -> None:
-    with Link(upstream, WAN) as link, closing(connect(link)) as client:
-        ask(client, 1)
-        took = ask(client, SECOND_BYTES)
-        assert link.bytes_passed == 2 * (SECOND_BYTES + 1)
+    def took() -> float:
+        with Link(upstream, WAN) as link, closing(connect(link)) as client:
+            ask(client, 1)
+            found = ask(client, SECOND_BYTES)
+            assert link.bytes_passed == 2 * (SECOND_BYTES + 1)
+        return found
+
     # both directions at once: had they one lane between them, it were two seconds
-    assert 1.0 <= took < 1.9
+    assert 1.0 <= quickest(took, 1.9) < 1.9
 
 
 def test_connections_share_the_rate(upstream: int) -> None:
+    assert 1.0 <= quickest(lambda: four_at_once(upstream), 1.9) < 1.9
+
+
+def four_at_once(upstream: int) -> float:
     with Link(upstream, WAN) as link:
         clients = [connect(link) for _ in range(4)]
         begun = time.perf_counter()
@@ -97,7 +113,7 @@ def test_connections_share_the_rate(upstream: int) -> None:
         took = time.perf_counter() - begun
         for client in clients:
             client.close()
-    assert 1.0 <= took < 1.9
+    return took
 
 
 def test_a_sender_feels_the_rate_and_not_a_large_buffer(upstream: int) -> None:
@@ -111,7 +127,7 @@ def test_a_sender_feels_the_rate_and_not_a_large_buffer(upstream: int) -> None:
 
 def test_without_a_shape_nothing_is_held_back(upstream: int) -> None:
     with Link(upstream) as link, closing(connect(link)) as client:
-        assert ask(client, 10 * SECOND_BYTES) < 5.0
+        assert ask(client, 10 * SECOND_BYTES) < 9.0  # at the rate of a WAN it were ten
         link.shape = Shape(bytes_s=SECOND_BYTES)
         assert ask(client, SECOND_BYTES) >= 0.9
 

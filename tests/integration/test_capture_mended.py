@@ -284,7 +284,7 @@ async def test_a_key_of_which_the_index_tells_more_apart_than_the_column_is_refu
         "CREATE COLLATION any_case "
         "(provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
         "CREATE TABLE t (id text COLLATE any_case NOT NULL);"
-        'CREATE UNIQUE INDEX ON t (id COLLATE "C"); INSERT INTO t VALUES (\'a\'), (\'A\')'
+        "CREATE UNIQUE INDEX ON t (id COLLATE \"C\"); INSERT INTO t VALUES ('a'), ('A')"
     )
     states = await take(agent)
     assert states["t"].state == "refused"

@@ -59,7 +59,8 @@ def test_values_of_every_kind_arrive_as_they_were(two_nodes: TwoNodes) -> None:
     source.database.psql(TYPES)
     for node, settings in (
         (source, ("DateStyle = 'German, DMY'", "TimeZone = 'Europe/Berlin'",
-                  "bytea_output = escape", "IntervalStyle = iso_8601", "extra_float_digits = -5")),
+                  "bytea_output = escape", "IntervalStyle = iso_8601", "extra_float_digits = -5",
+                  "standard_conforming_strings = off")),
         (target, ("DateStyle = 'SQL, MDY'", "TimeZone = 'America/St_Johns'", "xmloption = document",
                   "IntervalStyle = sql_standard", "standard_conforming_strings = off",
                   "statement_timeout = 20", "default_transaction_read_only = off",

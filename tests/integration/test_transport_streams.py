@@ -99,7 +99,7 @@ async def test_the_open_download_of_a_removed_peer_is_cut(a: Node, b: Node) -> N
                 if count == 3:
                     await a.book.remove("server-b")
 
-    async with served(a, b, web.get("/x", endless)) as client, asyncio.timeout(3):
+    async with served(a, b, web.get("/x", endless)) as client, asyncio.timeout(20):
         with pytest.raises(PeerUnreachable, match="broke in the middle"):
             await read_for_ever(client)
 
