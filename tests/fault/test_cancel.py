@@ -168,6 +168,6 @@ def test_a_cancel_while_a_failed_sync_cleans_up_does_not_leave_it_open(pair_18: 
 
     def ended() -> str | None:
         view = target.run("jobs", "show", job, "--json").json
-        return view["completed_at"] and view["state"]
+        return str(view["state"]) if view["completed_at"] else None
 
     assert eventually("it has ended", ended) in ("failed", "cancelled")

@@ -43,6 +43,12 @@ def text_of(mail: EmailMessage, kind: str) -> str:
     return text
 
 
+def waiting_mails(node: Node) -> int:
+    channels = node.run("notify", "list", "--json").json["channels"]
+    (waiting,) = (channel["waiting"] for channel in channels if channel["kind"] == "mail")
+    return int(waiting)
+
+
 def pair(make_database: MakeDatabase, make_node: MakeNode, settings: str) -> tuple[Node, Node]:
     source = make_node("server-a", make_database(18), start=False)
     at_once = {"PEERSYNC_NOTIFY_GROUP_S": "0"}
@@ -77,6 +83,7 @@ def test_a_failed_sync_is_mailed_once_and_its_recovery_with_how_long_it_lasted(
         assert "<img src=x onerror=1>" in plain
         assert "<img" not in html
         assert "&lt;img src=x onerror=1&gt;" in html
+        eventually("it knows that the mail arrived", lambda: not waiting_mails(target))
         target.stop()
         target.start()  # it neither says it again nor forgets that it was said
         lasting = target.run("notify", "list", "--json").json

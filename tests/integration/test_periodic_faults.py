@@ -123,28 +123,6 @@ def test_a_row_that_an_application_holds_is_waited_for_and_its_holder_named(
     assert "works again after" in a.log
 
 
-def test_a_large_frame_that_was_applied_meanwhile_is_let_go(pair_18: TwoNodes) -> None:
-    """What is not read of it would hold its connection, and a view of the sender's rows."""
-    a, b = pair_18
-    make_group(a, b)
-    with psycopg.connect(b.database.conninfo()) as another:  # as a second link would
-        another.execute("UPDATE peersync.member SET applied = applied + 1 WHERE origin = 1000")
-        a.database.psql(
-            "INSERT INTO t SELECT 1, string_agg(sha512(n::text::bytea)::text, '')"
-            " FROM generate_series(1, 300000) AS n"
-        )
-        waiting = (
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND application_name ~ 'apply' AND datname = current_database()"
-        )
-        wait_until("the frame is about to be applied", lambda: b.database.psql(waiting))
-    reading = (
-        "SELECT 1 FROM pg_stat_activity WHERE xact_start < now() AND pid <> pg_backend_pid()"
-        " AND query ~ 'COPY' AND datname = current_database()"
-    )
-    wait_until("the view is ended", lambda: not a.database.psql(reading), 20)
-
-
 def test_clocks_too_far_apart_hold_the_link(
     make_database: MakeDatabase, make_node: MakeNode
 ) -> None:

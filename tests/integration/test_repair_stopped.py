@@ -51,6 +51,7 @@ def killed(node: Node, side: str, at: Database, waiting: str, hold: str) -> Iter
         with node.popen(*command) as running:
             eventually("it is about to write", lambda: waits(at, waiting))
             node.kill()
+            running.kill()  # once it knows the sync, it would wait a minute for the agent
             running.wait(60)
         node.database.psql(OF_NOBODY)
         node.start()

@@ -17,6 +17,7 @@ import asyncpg
 
 from peersync.agent.periodic.hub import Hub
 from peersync.postgres.log.capture import LOCKED, TableState, catalog_stamp, enrol
+from peersync.postgres.log.members import read_replica
 
 LOCK_S: Final = 0.1  # for so long the writers of a table may wait
 CAPTURE_S: Final = 2.0  # of who waits for an answer
@@ -33,6 +34,8 @@ async def capture_tables(hub: Hub, conn: asyncpg.Connection, *, patience_s: floa
     """
     until = time.monotonic() + patience_s
     async with hub.capturing:
+        if await read_replica(conn) is None:  # it has left the group while this waited
+            return
         stamp = await catalog_stamp(conn)
         urgent = patience_s > 0 and hub.capture_busy > 0
         if stamp == hub.stamp and time.monotonic() < hub.capture_at and not urgent:

@@ -85,7 +85,8 @@ class Leaving:
                 untold = await self._fetched(hub, conn, _GOODBYE_S, direct=True)
                 late = {m.origin for m in untold}
                 told = [m for m in await _others(conn) if m.origin not in late]
-            await dissolve(conn)
+            async with hub.capturing:  # who looks for tables meanwhile would capture them again
+                await dissolve(conn)
         self._periodic.refresh(hub.name)
         return Left(
             database=hub.name,
