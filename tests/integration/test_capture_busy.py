@@ -11,6 +11,7 @@ from peersync.agent.periodic.capturing import capture_tables
 from peersync.agent.periodic.hub import Hub
 from peersync.postgres.conninfo import resolve
 from peersync.postgres.log.capture import LOCKED, table_states
+from peersync.postgres.log.members import found
 from peersync.postgres.pool import Database
 from tests.integration.log_rig import Connect
 from tests.plugins import clusters
@@ -23,6 +24,7 @@ async def test_who_writes_a_table_that_is_held_hardly_waits_for_its_capture(
     connect: Connect,
 ) -> None:
     hub = Hub("shop", Database("shop", resolve(database.conninfo())))
+    await found(agent, "a" * 32, "alpha")
     await app.execute("CREATE TABLE t (id serial PRIMARY KEY)")
     other = await connect()
     waits = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from peersync.postgres.conninfo import resolve
 from peersync.postgres.log import capture
 from peersync.postgres.log.capture import TableState, catalog_stamp, remove, table_states
 from peersync.postgres.log.members import found
+from peersync.postgres.log.membership import dissolve
 from peersync.postgres.migrate import migrate, uninstall
 from peersync.postgres.pool import PINNED
 from peersync.postgres.pool import Database as Pool
@@ -40,10 +42,17 @@ async def test_a_table_that_is_made_during_the_look_is_found_by_the_next_one(
 
     monkeypatch.setattr(capturing, "enrol", slow)
     hub = Hub("shop", Pool("shop", resolve(database.conninfo())))
+    await found(agent, "a" * 32, "alpha")
     for _ in range(2):
         await capturing.capture_tables(hub, agent)
     states = {s.name.name: s.state for s in await table_states(agent)}
     assert states == {"meanwhile": "captured"}
+    async with hub.capturing:  # it leaves while a peer waits for a look
+        look = asyncio.create_task(capturing.capture_tables(hub, agent, patience_s=1))
+        await asyncio.sleep(0)
+        await dissolve(agent)
+    await look
+    assert await triggers(agent) == 0
 
 
 async def triggers(agent: asyncpg.Connection) -> int:

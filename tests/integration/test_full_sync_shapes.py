@@ -156,7 +156,7 @@ def test_values_that_swap_and_values_that_collide(pair_18: TwoNodes) -> None:
     assert here("SELECT u, v FROM collides WHERE id IN (6, 7, 100) ORDER BY id") == (
         "6|v6\n7|v0\n999|own"
     )
-    assert "the keys (7) (collides_u_key" in done["collides"]["error"]
+    assert "the row with the key (7) (collides_u_key" in done["collides"]["error"]
     assert here("SELECT count(*), count(DISTINCT u) FROM chain") == "51|51"
     assert done["chain"]["skipped"] + done["chain"]["updated"] == 50
     assert "check constraint" in done["checked"]["error"]

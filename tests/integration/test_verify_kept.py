@@ -116,7 +116,9 @@ def test_a_full_sync_over_a_kept_table_is_seen(
     make_database: MakeDatabase, make_node: MakeNode, tmp_path: Path
 ) -> None:
     a, b = members(make_database, make_node, KEEPS)
-    b.run("sync", "now", "--wait")  # what is still on its way would overwrite the drift
+    wait_until(  # what is still on its way, or parked for a moment, would overwrite the drift
+        "both have all rows", lambda: b.run("sync", "now", "--wait", check=False).code == 0
+    )
     b.database.psql(
         "SET session_replication_role = replica; UPDATE t SET v = 'drift' WHERE id % 300 = 7"
     )
