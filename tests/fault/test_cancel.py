@@ -151,15 +151,15 @@ def test_a_cancel_while_a_failed_sync_cleans_up_does_not_leave_it_open(pair_18: 
         "INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 20000) AS n"
     )
     target.database.psql("CREATE TABLE t (id int PRIMARY KEY, pad text)")
-    pull = ("pull", "server-a", "--yes", "--no-wait", "--bandwidth", "20kB")
-    job = target.run(*pull).out.split()[0]
     stages = (
         "SELECT min(oid::regclass::text) FROM pg_class"
         " WHERE relname LIKE 'stage\\_%\\_0' AND relkind = 'r'"
     )
-    stage = eventually("a staging table", lambda: target.database.psql(stages).strip())
     cleaning = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '%clean/%'"
     with psycopg.connect(target.database.conninfo()) as other:
+        other.execute("LOCK TABLE t IN SHARE MODE")  # it can't commit before it fails
+        job = target.run("pull", "server-a", "--yes", "--no-wait").out.split()[0]
+        stage = eventually("a staging table", lambda: target.database.psql(stages).strip())
         other.execute(f"LOCK TABLE {stage} IN ACCESS SHARE MODE".encode())
         target.run("peer", "remove", "server-a")
         eventually("it is cleaned up", lambda: target.database.psql(cleaning).strip())
