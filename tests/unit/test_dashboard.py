@@ -11,7 +11,7 @@ import peersync.dashboard
 FILES = [
     p
     for p in sorted(Path(peersync.dashboard.__path__[0]).rglob("*"))
-    if p.suffix in (".html", ".css", ".js", ".svg")
+    if p.suffix in (".html", ".css", ".js")
 ]
 MAX_BYTES = 160_100  # of all pages together; the first view needs 11 files of them
 MAX_SENT_BYTES = 67_750  # the same as it is sent

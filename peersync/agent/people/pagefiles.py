@@ -24,9 +24,8 @@ _TYPES: Final = {
     ".html": "text/html",
     ".css": "text/css",
     ".js": "text/javascript",
-    ".svg": "image/svg+xml",
 }
-_NAME: Final = r"[a-z0-9_-]+\.(?:html|css|js|svg)"
+_NAME: Final = r"[a-z0-9_-]+\.(?:html|css|js)"
 _MOST_BYTES: Final = 1024 * 1024
 
 
