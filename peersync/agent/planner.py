@@ -95,7 +95,14 @@ async def plan_pull(
         plan = await comparison.fill(plan, mirror=options.mirror)
     action = "push" if offered else "pull"
     narrow = options.narrow.words if options.narrow else None
-    done = msgspec.structs.replace(plan, action=action, expected_s=expected_s, narrowed=narrow)
+    chosen = bool(options.tables or options.exclude_tables)  # then what the source has is not told
+    done = msgspec.structs.replace(
+        plan,
+        action=action,
+        expected_s=expected_s,
+        narrowed=narrow,
+        only_here=() if chosen else plan.only_here,
+    )
     return done, replica
 
 

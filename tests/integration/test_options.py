@@ -26,6 +26,18 @@ def rows(pair: TwoNodes) -> tuple[str, str]:
     )
 
 
+def test_a_plan_of_chosen_tables_says_nothing_of_the_others(pair: TwoNodes) -> None:
+    source, target = pair
+    for node in pair:
+        node.database.psql(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)"
+        )
+    target.database.psql("CREATE TABLE own (id int PRIMARY KEY)")
+    pull = ("pull", source.name, "--dry-run", "--json")
+    assert target.run(*pull).json["plan"]["only_here"] == ["public.own"]
+    assert target.run(*pull, "--tables", "a").json["plan"]["only_here"] == []
+
+
 def test_without_mirror_rows_that_are_only_here_stay(pair: TwoNodes) -> None:
     pair.target.pull("server-a")
     assert rows(pair) == ("1a 2b 3mine", "x x x y")
